@@ -1,0 +1,45 @@
+//! The drain ledger: what became of every process run, told by those who live to tell it.
+//!
+//! A scrape comes every 15 to 60 s, a drain takes 5, and then the process is gone: no scrape ever sees
+//! how it ended. So each process opens a row at start, marks T0 in it, and closes it with its report. A
+//! row that is not closed though its process is gone was killed, with a drain begun or without. Whoever
+//! is alive exports the totals.
+
+use async_trait::async_trait;
+use serde::Serialize;
+
+use super::engine::EngineError;
+
+/// The ledger, kept in the queue's database.
+#[async_trait]
+pub trait Ledger {
+    /// Marks T0 in this process' row. Repeating it changes nothing.
+    async fn mark_drain(&self, drain_id: &str, cause: &str) -> Result<(), EngineError>;
+
+    /// Closes this process' row with its report; compare-and-set, a closed row stays as it is.
+    /// `outcome` is the report's one-word outcome, `report` the whole of it as JSON.
+    async fn close_drain(
+        &self,
+        drain_id: &str,
+        cause: &str,
+        outcome: &str,
+        seconds: f64,
+        report: &str,
+    ) -> Result<(), EngineError>;
+
+    /// How many drains ended how, over all processes that ever used this database.
+    async fn drain_totals(&self) -> Result<Vec<DrainTotal>, EngineError>;
+}
+
+/// One line of the totals.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct DrainTotal {
+    /// Why the process was asked to stop; `unknown` for one that was killed before it knew.
+    pub cause: String,
+    /// `clean`, `cut`, … as the report says; `killed` for a process that never closed its row.
+    pub outcome: String,
+    /// Processes.
+    pub count: u64,
+    /// The sum of their drains' durations, as far as they were reported.
+    pub seconds: f64,
+}

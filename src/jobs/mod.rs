@@ -1,0 +1,6 @@
+//! Jobs: the queue contract, the workers, the handlers.
+
+pub mod engine;
+pub mod handler;
+pub mod job;
+pub mod ledger;
