@@ -1,1 +1,8 @@
+//! Roll a pod without losing one request or one job.
+#![forbid(unsafe_code)]
+
+#[cfg(feature = "jobs")]
 pub mod jobs;
+pub mod lifecycle;
+
+pub use lifecycle::{Drain, DrainReport, Error, Lifecycle, Moment};

@@ -159,7 +159,9 @@ pub struct Submitted {
 #[non_exhaustive]
 pub enum Rejected {
     /// The key came before, with another payload or content type.
-    #[error("this Idempotency-Key was used for job {first} with another payload; use a new key for a new job")]
+    #[error(
+        "this Idempotency-Key was used for job {first} with another payload; use a new key for a new job"
+    )]
     KeyReused {
         /// The job that the key belongs to.
         first: JobId,
@@ -312,7 +314,8 @@ impl FromStr for QueueName {
 
     fn from_str(s: &str) -> Result<Self, Self::Err> {
         let valid = (1..=63).contains(&s.len())
-            && s.bytes().all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'))
+            && s.bytes()
+                .all(|b| matches!(b, b'a'..=b'z' | b'0'..=b'9' | b'-' | b'_'))
             && s.starts_with(|c: char| c.is_ascii_alphanumeric());
         if valid {
             Ok(Self(s.to_owned()))

@@ -50,10 +50,8 @@ pub trait Engine: Ledger + Send + Sync + 'static {
     async fn reserve(&self, queue: &QueueName, limit: usize) -> Result<Vec<Reserved>, EngineError>;
 
     /// Writes outcomes; one answer for each, in the same order. May be repeated with the same argument.
-    async fn settle(
-        &self,
-        settlements: &Arc<Vec<Settlement>>,
-    ) -> Result<Vec<Settled>, EngineError>;
+    async fn settle(&self, settlements: &Arc<Vec<Settlement>>)
+    -> Result<Vec<Settled>, EngineError>;
 
     /// Gives back everything that this process holds, by process id and not by the claims that anybody
     /// remembers, without counting an attempt. The jobs are runnable after `delay`: zero when their

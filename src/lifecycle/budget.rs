@@ -1,0 +1,178 @@
+//! The grace period, cut into the instants of a drain.
+//!
+//! ```text
+//!  T0                    route_end   lame_duck_end        soft      close     hard  cut_end  teardown_end report_end deadline kill
+//!  ├──────────────────────────┼────────────┼────────────────┼─────────┼────────┼───────┼───────────┼──────────┼────────┼──────┤
+//!   who still routes here?     clients leave  requests, jobs   told to end  swept  cutting  hooks       reports           margin
+//! ```
+//!
+//! With the defaults and 30 s: 9.7, 14.5, 20, 22.5, 25, 26, 28, 28.9, 29, 30 s.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::settings::DrainSettings;
+
+/// The instants of one drain, always in the order of the picture above.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Budget {
+    /// The drain began.
+    pub t0: Instant,
+    /// Nobody waits longer than this for the end of routing.
+    pub route_end: Instant,
+    /// The lame-duck share is spent: idle connections are closed.
+    pub lame_duck_end: Instant,
+    /// The soft deadline: handlers are told to end.
+    pub soft: Instant,
+    /// The listener closes though somebody still comes, so that what was taken in can end before `hard`.
+    pub close: Instant,
+    /// The hard deadline: what is left is cut and given back.
+    pub hard: Instant,
+    /// Nobody waits longer than this for what was cut to be gone.
+    pub cut_end: Instant,
+    /// The last hook ends.
+    pub teardown_end: Instant,
+    /// The last report ends. A little before the deadline, so that the watchdog stays silent.
+    pub report_end: Instant,
+    /// The process has exited.
+    pub deadline: Instant,
+    /// SIGKILL.
+    pub kill: Instant,
+}
+
+/// How long a process lives after a second signal.
+pub const HURRY: Duration = Duration::from_secs(1);
+
+// === impl Budget ===
+
+impl Budget {
+    /// Cuts the time from `t0` to SIGKILL at `kill` into steps.
+    ///
+    /// Where `kill` is near, margins and reserves shrink with it: no step takes more than the share given
+    /// in the code, so that jobs and requests always get at least half of whatever there is.
+    pub fn new(t0: Instant, kill: Instant, settings: &DrainSettings) -> Self {
+        let kill = kill.max(t0);
+        let grace = kill - t0;
+        let margin = settings.margin.min(grace / 10);
+        let usable = grace - margin;
+        let slack = Duration::from_millis(100).min(usable / 20);
+        let reporting = settings.reporting.min(usable / 10);
+        let teardown = settings.teardown.min(usable / 8);
+        let notice = settings.stop_notice.min(usable / 5);
+
+        let deadline = t0 + usable;
+        let report_end = deadline - slack;
+        let teardown_end = deadline - reporting.max(slack);
+        let hard = teardown_end - teardown;
+        let soft = hard - notice;
+        let share = settings.lame_duck_share.clamp(0.0, 1.0);
+        let lame_duck_end = (t0 + usable.mul_f64(share)).min(soft);
+        Self {
+            t0,
+            route_end: t0 + (lame_duck_end - t0) * 2 / 3,
+            lame_duck_end,
+            soft,
+            close: hard - notice / 2,
+            hard,
+            cut_end: hard + teardown / 3,
+            teardown_end,
+            report_end,
+            deadline,
+            kill,
+        }
+    }
+
+    /// What is left after a second signal at `now`: everything is cut at once, and about a second remains
+    /// to give jobs back, run hooks and report. Never later than what was planned.
+    pub fn hurried(self, now: Instant) -> Self {
+        let at = |share: u32, planned: Instant| planned.min(now + HURRY * share / 10);
+        Self {
+            t0: self.t0,
+            route_end: self.route_end.min(now),
+            lame_duck_end: self.lame_duck_end.min(now),
+            soft: self.soft.min(now),
+            close: self.close.min(now),
+            hard: self.hard.min(now),
+            cut_end: at(4, self.cut_end),
+            teardown_end: at(7, self.teardown_end),
+            report_end: at(9, self.report_end),
+            deadline: at(10, self.deadline),
+            kill: self.kill,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn in_order(b: &Budget) -> bool {
+        let instants = [
+            b.t0,
+            b.route_end,
+            b.lame_duck_end,
+            b.soft,
+            b.close,
+            b.hard,
+            b.cut_end,
+            b.teardown_end,
+            b.report_end,
+            b.deadline,
+            b.kill,
+        ];
+        instants.is_sorted()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn thirty_seconds_are_cut_as_the_picture_says() {
+        let t0 = Instant::now();
+        let b = Budget::new(t0, t0 + Duration::from_secs(30), &DrainSettings::default());
+        let at = |i: Instant| ((i - t0).as_secs_f64() * 10.0).round() / 10.0;
+        assert_eq!(
+            [
+                b.route_end,
+                b.lame_duck_end,
+                b.soft,
+                b.close,
+                b.hard,
+                b.cut_end,
+                b.teardown_end,
+                b.report_end,
+                b.deadline,
+                b.kill
+            ]
+            .map(at),
+            [9.7, 14.5, 20.0, 22.5, 25.0, 26.0, 28.0, 28.9, 29.0, 30.0]
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn every_grace_period_is_cut_in_order_and_half_of_it_is_for_work(
+            grace in 0u64..4_000_000, margin in 0u64..10_000, share in -1.0f64..2.0,
+            notice in 0u64..100_000, teardown in 0u64..100_000, reporting in 0u64..100_000, hurry in 0u64..5_000_000,
+        ) {
+            let settings = DrainSettings {
+                margin: Duration::from_millis(margin),
+                lame_duck_share: share,
+                stop_notice: Duration::from_millis(notice),
+                teardown: Duration::from_millis(teardown),
+                reporting: Duration::from_millis(reporting),
+                ..DrainSettings::default()
+            };
+            let t0 = Instant::now();
+            let grace = Duration::from_millis(grace);
+            let budget = Budget::new(t0, t0 + grace, &settings);
+            prop_assert!(in_order(&budget), "{budget:?}");
+            prop_assert!(budget.soft - t0 >= grace.mul_f64(0.5), "{budget:?}");
+
+            let now = t0 + Duration::from_millis(hurry);
+            let hurried = budget.hurried(now);
+            prop_assert!(hurried.deadline <= budget.deadline);
+            prop_assert!(hurried.deadline <= now + HURRY);
+            prop_assert!(hurried.hard <= now);
+        }
+    }
+}

@@ -1,0 +1,295 @@
+//! [`Lifecycle`]: what a program puts together before it runs.
+
+use std::{error::Error as StdError, fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
+
+use tokio::{sync::mpsc, time::Instant};
+
+use super::{
+    conductor::{Input, Shape},
+    drain::Drain,
+    report::DrainReport,
+    settings::DrainSettings,
+    shell,
+    signals::Signals,
+};
+
+/// Whatever went wrong in a part of the program.
+pub type BoxError = Box<dyn StdError + Send + Sync>;
+
+type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
+
+/// A program with a drain.
+///
+/// Rooms add themselves by methods of their own: `http`, `admin`, `workers`, `kubernetes`.
+#[must_use = "a lifecycle does nothing until it is run"]
+pub struct Lifecycle {
+    pub(super) drain: Drain,
+    pub(super) inputs: mpsc::UnboundedReceiver<Input>,
+    pub(super) settings: DrainSettings,
+    pub(super) shape: Shape,
+    pub(super) signals: Option<Signals>,
+    pub(super) services: Vec<Service>,
+    pub(super) background: Vec<Service>,
+    pub(super) hooks: Vec<Hook>,
+    pub(super) reporters: Vec<Reporter>,
+}
+
+/// A part of the program that is waited for, or runs beside.
+pub(super) struct Service {
+    pub(super) name: String,
+    pub(super) future: BoxFuture<Result<(), BoxError>>,
+}
+
+/// A teardown hook.
+pub(super) struct Hook {
+    pub(super) name: String,
+    pub(super) bound: Duration,
+    pub(super) run: Box<dyn FnOnce(Deadline) -> BoxFuture<Result<(), BoxError>> + Send>,
+}
+
+/// Somebody who wants to know how it ended.
+pub(super) struct Reporter {
+    pub(super) name: String,
+    pub(super) run: Box<dyn FnOnce(Arc<DrainReport>) -> BoxFuture<Result<(), BoxError>> + Send>,
+}
+
+/// An instant by which something must have ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Deadline(Instant);
+
+/// Why [`Lifecycle::run`] did not end well. Wherever a drain took place, its report is in it.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused a thread or a signal handler.
+    #[error("cannot take SIGTERM and SIGINT: {0}")]
+    Signals(#[source] std::io::Error),
+    /// A part of the program failed, and that began the drain.
+    #[error("{name} failed: {source}")]
+    Failed {
+        /// The part.
+        name: String,
+        /// What it said.
+        source: BoxError,
+        /// How the drain went.
+        report: Arc<DrainReport>,
+    },
+    /// Requests were cut, or jobs given back, because their time was over.
+    #[error(
+        "{} requests and {} jobs did not end before the hard deadline; \
+         a longer grace period would have let them",
+        .report.requests.cut, .report.jobs.released.count + .report.jobs.left.count
+    )]
+    Cut {
+        /// How the drain went.
+        report: Arc<DrainReport>,
+    },
+    /// A teardown hook failed; the others ran all the same.
+    #[error("teardown hook '{name}' failed: {error}")]
+    Teardown {
+        /// The first hook that failed.
+        name: String,
+        /// What it said.
+        error: String,
+        /// How the drain went.
+        report: Arc<DrainReport>,
+    },
+}
+
+// === impl Lifecycle ===
+
+impl Lifecycle {
+    /// A program with nothing in it yet.
+    pub fn builder() -> Self {
+        let (drain, inputs) = Drain::new();
+        Self {
+            drain,
+            inputs,
+            settings: DrainSettings::default(),
+            shape: Shape::default(),
+            signals: None,
+            services: Vec::new(),
+            background: Vec::new(),
+            hooks: Vec::new(),
+            reporters: Vec::new(),
+        }
+    }
+
+    /// The handle that rooms, handlers and hooks watch the drain by.
+    pub fn drain(&self) -> &Drain {
+        &self.drain
+    }
+
+    /// Replaces the default settings.
+    pub fn settings(mut self, settings: DrainSettings) -> Self {
+        self.settings = settings;
+        self
+    }
+
+    /// The settings in force.
+    pub fn drain_settings(&self) -> &DrainSettings {
+        &self.settings
+    }
+
+    /// From SIGTERM to SIGKILL, where nobody tells it better; 30 s by default.
+    pub fn grace(mut self, grace: Duration) -> Self {
+        self.settings.grace = grace;
+        self
+    }
+
+    /// Uses signals that were installed earlier, or a [trigger](Signals::manual). Without, `run` installs
+    /// them.
+    pub fn signals(mut self, signals: Signals) -> Self {
+        self.signals = Some(signals);
+        self
+    }
+
+    /// Runs something at teardown: after the last request and job, the last registered first, one by one.
+    /// It gets its deadline and at most 10 s, see [`teardown_within`](Self::teardown_within).
+    ///
+    /// An error is reported and ends up in [`Error::Teardown`]; it stops no other hook. A hook that has
+    /// not ended by its deadline is dropped.
+    pub fn teardown<F, Fut, E>(self, name: &str, hook: F) -> Self
+    where
+        F: FnOnce(Deadline) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<BoxError> + Send + 'static,
+    {
+        self.teardown_within(name, Duration::from_secs(10), hook)
+    }
+
+    /// As [`teardown`](Self::teardown), with a bound of its own. All hooks together have what the settings
+    /// keep for the teardown, and whatever the drain has left over.
+    pub fn teardown_within<F, Fut, E>(mut self, name: &str, bound: Duration, hook: F) -> Self
+    where
+        F: FnOnce(Deadline) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<BoxError> + Send + 'static,
+    {
+        self.hooks.push(Hook {
+            name: name.to_owned(),
+            bound,
+            run: Box::new(move |deadline| {
+                let hook = hook(deadline);
+                Box::pin(async move { hook.await.map_err(Into::into) })
+            }),
+        });
+        self
+    }
+
+    /// Gets the report while the process still lives, before anything that it needs is gone. All reporters
+    /// run side by side.
+    pub fn on_report<F, Fut, E>(mut self, name: &str, reporter: F) -> Self
+    where
+        F: FnOnce(Arc<DrainReport>) -> Fut + Send + 'static,
+        Fut: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<BoxError> + Send + 'static,
+    {
+        self.reporters.push(Reporter {
+            name: name.to_owned(),
+            run: Box::new(move |report| {
+                let reporter = reporter(report);
+                Box::pin(async move { reporter.await.map_err(Into::into) })
+            }),
+        });
+        self
+    }
+
+    /// A part of the program. If it fails or panics before a drain, that begins one.
+    pub fn service<Fut, E>(mut self, name: &str, service: Fut) -> Self
+    where
+        Fut: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<BoxError> + Send + 'static,
+    {
+        self.services.push(Service::new(name, service));
+        self
+    }
+
+    /// Something that serves until the very end, behind the last report, such as probes and metrics.
+    pub fn background<Fut, E>(mut self, name: &str, service: Fut) -> Self
+    where
+        Fut: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<BoxError> + Send + 'static,
+    {
+        self.background.push(Service::new(name, service));
+        self
+    }
+
+    /// There is a listener that traffic is routed to: the drain has a lame-duck phase.
+    pub fn serves_traffic(mut self) -> Self {
+        self.shape.serves = true;
+        self
+    }
+
+    /// Somebody will observe cause, deadline and endpoints through the [`Drain`].
+    pub fn is_observed(mut self) -> Self {
+        self.shape.observed = true;
+        self
+    }
+
+    /// Runs the program until its drain has ended. Everything is bound before; the first signal is T0.
+    ///
+    /// After it returns, the process should end: the watchdog stays armed.
+    ///
+    /// # Errors
+    /// See [`Error`].
+    pub async fn run(self) -> Result<Arc<DrainReport>, Error> {
+        shell::run(self).await
+    }
+}
+
+impl fmt::Debug for Lifecycle {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lifecycle")
+            .field("settings", &self.settings)
+            .field("shape", &self.shape)
+            .finish_non_exhaustive()
+    }
+}
+
+// === impl Service ===
+
+impl Service {
+    fn new<Fut, E>(name: &str, future: Fut) -> Self
+    where
+        Fut: Future<Output = Result<(), E>> + Send + 'static,
+        E: Into<BoxError> + Send + 'static,
+    {
+        Self {
+            name: name.to_owned(),
+            future: Box::pin(async move { future.await.map_err(Into::into) }),
+        }
+    }
+}
+
+// === impl Deadline ===
+
+impl Deadline {
+    pub(super) fn new(at: Instant) -> Self {
+        Self(at)
+    }
+
+    /// The instant.
+    pub fn at(&self) -> Instant {
+        self.0
+    }
+
+    /// What is left of the time; zero when it has passed.
+    pub fn remaining(&self) -> Duration {
+        self.0.saturating_duration_since(Instant::now())
+    }
+}
+
+// === impl Error ===
+
+impl Error {
+    /// How the drain went, where there was one.
+    pub fn report(&self) -> Option<&Arc<DrainReport>> {
+        match self {
+            Self::Signals(_) => None,
+            Self::Failed { report, .. } | Self::Cut { report } | Self::Teardown { report, .. } => {
+                Some(report)
+            }
+        }
+    }
+}

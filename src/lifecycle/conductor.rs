@@ -1,0 +1,676 @@
+//! The conductor: a drain as a pure state machine. Inputs are facts, outputs are [`Action`]s, time is an
+//! argument. It does no I/O, spawns nothing and reads no clock, so that thousands of drains can be run
+//! through it in a second (`tests/it/contract.rs`).
+//!
+//! ```text
+//!              signal                    unrouted                all gone, or share spent
+//!   Serving ──────────▶ Routing ──────────────────────▶ Leaving ──────────────────────▶ Emptying
+//!      │                 │ endpoints, settle, quiet       clients are asked to go        │ requests, jobs
+//!      │ no listener     └───── share spent ─────────────────────────────────────────────┤
+//!      └─────────────────────────────────────────────────────────────────────────────────┤
+//!                                                                     hard deadline      │ nothing left
+//!                                                           Cutting ◀────────────────────┤
+//!                                                              │ gone, or bound          ▼
+//!                                              Reporting ◀── Hooks ◀──────────────── Closing (the listener)
+//! ```
+//!
+//! Every step is left at once when its condition holds, and at the latest at an instant of the
+//! [`Budget`]. An input only records a fact; [`advance`](Conductor::advance) then looks at all facts and
+//! takes as many steps as they allow. So the order in which facts arrive does not matter, and a fact that
+//! comes twice does no harm.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{
+    budget::Budget,
+    observation::{Cause, DeadlineSource, Endpoints, Kill, Load, Peers},
+    phase::{Moment, Phase},
+    settings::{DrainSettings, ReadinessPolicy},
+};
+
+/// A second signal within this time after the first is the first one, doubled by a terminal or supervisor.
+pub const SIGNAL_ECHO: Duration = Duration::from_secs(1);
+
+/// How long the readiness policy `auto` waits to learn about other endpoints before it acts without.
+const PEERS_WAIT: Duration = Duration::from_secs(1);
+
+/// What a conductor has to know about its process before the first input.
+#[derive(Clone, Debug, Default)]
+pub struct Shape {
+    /// There is a listener that traffic is routed to.
+    pub serves: bool,
+    /// Somebody looks at the endpoints and will say what they are; without, there is nothing to wait for.
+    pub observed: bool,
+    /// The bound of each teardown hook, in the order of registration.
+    pub hooks: Vec<Duration>,
+}
+
+/// A fact.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Input {
+    /// Everything is bound and served.
+    Started,
+    /// SIGTERM or SIGINT came at this instant, which may lie a little in the past.
+    Signal(Instant),
+    /// The program itself ends, for this reason.
+    Shutdown(Cause),
+    /// Why it must end. Believed over what was believed before.
+    Cause(Cause),
+    /// When SIGKILL comes. Believed over what was believed before.
+    Kill(Kill),
+    /// Who routes here.
+    Endpoints(Endpoints),
+    /// Who else could take the traffic.
+    Peers(Peers),
+    /// What is being carried.
+    Load(Load),
+    /// A hook has ended, and whether well.
+    HookEnded {
+        /// Its place in [`Shape::hooks`].
+        index: usize,
+        /// No error.
+        ok: bool,
+    },
+    /// All reports are written.
+    Reported,
+    /// Time has passed.
+    Tick,
+}
+
+/// What the shell has to do.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Action {
+    /// Show this phase.
+    Enter(Phase),
+    /// Tell the rooms.
+    Raise(Moment),
+    /// `/readyz` fails from now on, for good.
+    FailReadiness,
+    /// The instants of the drain are these, until the next such action: arm the watchdog, tell the rooms.
+    Plan(Budget),
+    /// Run a hook; one that has not ended at this instant is abandoned and reported as an error.
+    RunHook {
+        /// Its place in [`Shape::hooks`].
+        index: usize,
+        /// Its bound.
+        until: Instant,
+    },
+    /// Write all reports, within this bound.
+    Report {
+        /// Their bound.
+        until: Instant,
+    },
+    /// Go.
+    Exit,
+}
+
+/// What the conductor remembers of a drain, for the report.
+#[derive(Clone, Debug)]
+pub struct Record {
+    /// T0.
+    pub t0: Instant,
+    /// Why.
+    pub cause: Cause,
+    /// Who said until when.
+    pub deadline_source: DeadlineSource,
+    /// The plan in force.
+    pub budget: Budget,
+    /// Each phase entered since T0, and when.
+    pub phases: Vec<(Phase, Instant)>,
+    /// Each moment raised, and when.
+    pub moments: Vec<(Moment, Instant)>,
+    /// How the wait for the end of routing ended.
+    pub routing: Option<RoutingEnd>,
+    /// A second signal came.
+    pub hurried: bool,
+    /// Something was still carried at the end of the cut.
+    pub left: Load,
+    /// What was carried when the hard deadline came.
+    pub cut: Load,
+    /// Hooks that failed or were abandoned.
+    pub hooks_failed: usize,
+}
+
+/// How the wait for the end of routing ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RoutingEnd {
+    /// The endpoints were seen to be gone.
+    Removed,
+    /// There was nothing to wait for: no listener, no Service, not in a cluster.
+    NotApplicable,
+    /// Not allowed to look: waited by the clock.
+    NoPermission,
+    /// Nobody answered: waited by the clock.
+    Unavailable,
+    /// Still routed to when the time was spent.
+    TimedOut,
+}
+
+/// The state machine.
+#[derive(Debug)]
+pub struct Conductor {
+    settings: DrainSettings,
+    shape: Shape,
+    phase: Phase,
+    step: Step,
+    // Facts.
+    started: bool,
+    ready: bool,
+    endpoints: Endpoints,
+    peers: Peers,
+    load: Load,
+    reported: bool,
+    running_hook: Option<(usize, Instant)>,
+    // The drain, once there is one.
+    record: Option<Record>,
+    actions: Vec<Action>,
+}
+
+/// Where in the picture above.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Step {
+    Starting,
+    Serving,
+    Routing {
+        removed: Option<Instant>,
+    },
+    Leaving,
+    Emptying,
+    Cutting,
+    Closing,
+    /// So many hooks are still to run, the last registered first.
+    Hooks {
+        left: usize,
+    },
+    Reporting,
+    Stopped,
+}
+
+// === impl Conductor ===
+
+impl Conductor {
+    /// A process that is starting.
+    pub fn new(settings: DrainSettings, shape: Shape) -> Self {
+        Self {
+            settings,
+            shape,
+            phase: Phase::Starting,
+            step: Step::Starting,
+            started: false,
+            ready: true,
+            endpoints: Endpoints::Unknown,
+            peers: Peers::Unknown,
+            load: Load::default(),
+            reported: false,
+            running_hook: None,
+            record: None,
+            actions: Vec::new(),
+        }
+    }
+
+    /// Takes a fact and says what to do now. `now` never goes back.
+    #[must_use = "actions must be carried out, in order"]
+    pub fn handle(&mut self, now: Instant, input: Input) -> Vec<Action> {
+        self.learn(now, input);
+        while self.advance(now) {}
+        std::mem::take(&mut self.actions)
+    }
+
+    /// The phase that was entered last.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// What is known of the drain, once it has begun.
+    pub fn record(&self) -> Option<&Record> {
+        self.record.as_ref()
+    }
+
+    /// When to come back with a [`Tick`](Input::Tick), if no other fact comes before.
+    pub fn wake_at(&self) -> Option<Instant> {
+        let record = self.record.as_ref()?;
+        let budget = &record.budget;
+        let step = match self.step {
+            Step::Starting | Step::Serving | Step::Stopped => return None,
+            Step::Routing { removed } => match removed.map(|at| self.unrouted_at(at)) {
+                Some(unrouted) => unrouted.min(budget.route_end),
+                None => self.assumed_removed_at(record).min(budget.route_end),
+            },
+            Step::Leaving => budget.lame_duck_end,
+            Step::Emptying | Step::Closing => budget.hard,
+            Step::Cutting => budget.cut_end,
+            Step::Hooks { .. } => match self.running_hook {
+                Some((_, until)) => until.min(budget.teardown_end),
+                None => budget.teardown_end,
+            },
+            Step::Reporting => budget.report_end,
+        };
+        let crossing = [(Moment::Stop, budget.soft), (Moment::Close, budget.close)]
+            .into_iter()
+            .filter(|(moment, _)| self.step.carries() && !self.raised(*moment))
+            .map(|(_, at)| at);
+        let readiness = self.ready.then_some(match self.peers {
+            Peers::Unknown if self.settings.readiness == ReadinessPolicy::Auto => {
+                record.t0 + PEERS_WAIT
+            }
+            _ => budget.lame_duck_end,
+        });
+        crossing.chain(readiness).chain([step]).min()
+    }
+
+    // --- facts in ---
+
+    fn learn(&mut self, now: Instant, input: Input) {
+        match input {
+            Input::Started => self.started = true,
+            Input::Signal(at) => match self.record.as_ref().map(|r| r.t0) {
+                None if self.shape.observed => self.begin(at.min(now), Cause::Unknown),
+                None => self.begin(at.min(now), Cause::Signal),
+                Some(t0) if at.saturating_duration_since(t0) >= SIGNAL_ECHO => self.hurry(now),
+                Some(_) => {}
+            },
+            Input::Shutdown(cause) => {
+                if self.record.is_none() {
+                    self.begin(now, cause);
+                }
+            }
+            Input::Cause(cause) => {
+                if let Some(record) = &mut self.record {
+                    record.cause = cause;
+                }
+            }
+            Input::Kill(kill) => self.replan(now, kill),
+            Input::Endpoints(endpoints) => self.endpoints = endpoints,
+            Input::Peers(peers) => self.peers = peers,
+            Input::Load(load) => self.load = load,
+            Input::HookEnded { index, ok } => self.hook_ended(index, ok),
+            Input::Reported => self.reported = true,
+            Input::Tick => {}
+        }
+    }
+
+    /// T0.
+    fn begin(&mut self, t0: Instant, cause: Cause) {
+        let budget = Budget::new(t0, t0 + self.settings.grace, &self.settings);
+        self.record = Some(Record {
+            t0,
+            cause,
+            deadline_source: DeadlineSource::Settings,
+            budget,
+            phases: Vec::new(),
+            moments: Vec::new(),
+            routing: None,
+            hurried: false,
+            left: Load::default(),
+            cut: Load::default(),
+            hooks_failed: 0,
+        });
+        self.actions.push(Action::Plan(budget));
+        self.raise(t0, Moment::Began);
+        if self.shape.serves {
+            self.enter(t0, Phase::LameDuck);
+            self.step = Step::Routing { removed: None };
+        } else {
+            self.set_routing(RoutingEnd::NotApplicable);
+            self.enter(t0, Phase::Draining);
+            self.step = Step::Emptying;
+        }
+    }
+
+    /// A second signal: the deadline is about a second away.
+    fn hurry(&mut self, now: Instant) {
+        let Some(record) = &mut self.record else {
+            return;
+        };
+        if !record.hurried {
+            record.hurried = true;
+            record.budget = record.budget.hurried(now);
+            self.actions.push(Action::Plan(record.budget));
+        }
+    }
+
+    /// The deadline has moved.
+    fn replan(&mut self, now: Instant, kill: Kill) {
+        let Some(record) = &mut self.record else {
+            return;
+        };
+        let mut budget = Budget::new(record.t0, kill.at, &self.settings);
+        if record.hurried {
+            // Not even a longer grace period takes back that somebody is in a hurry.
+            budget = budget.hurried(now);
+            if budget.deadline >= record.budget.deadline {
+                return;
+            }
+        }
+        record.budget = budget;
+        record.deadline_source = kill.source;
+        self.actions.push(Action::Plan(budget));
+    }
+
+    fn hook_ended(&mut self, index: usize, ok: bool) {
+        if self
+            .running_hook
+            .is_some_and(|(running, _)| running == index)
+        {
+            self.running_hook = None;
+            self.note_hook(ok);
+        }
+    }
+
+    // --- steps out ---
+
+    /// Takes one step if the facts allow one.
+    fn advance(&mut self, now: Instant) -> bool {
+        let Some(budget) = self.record.as_ref().map(|record| record.budget) else {
+            return self.start(now);
+        };
+        self.decide_readiness(now, &budget);
+        self.cross_deadlines(now, &budget);
+        let next = match self.step {
+            Step::Starting | Step::Serving | Step::Stopped => None,
+            Step::Routing { removed } => self.route(now, removed, &budget),
+            Step::Leaving => self.leave(now, &budget),
+            Step::Emptying => self.empty(now, &budget),
+            Step::Cutting => self.cut(now, &budget),
+            Step::Closing => self.close(now, &budget),
+            Step::Hooks { left } => self.hook(now, left, &budget),
+            Step::Reporting => self.report(now, &budget),
+        };
+        match next {
+            Some(step) => {
+                self.step = step;
+                true
+            }
+            None => false,
+        }
+    }
+
+    fn start(&mut self, now: Instant) -> bool {
+        let may = self.started && self.step == Step::Starting;
+        if may {
+            self.step = Step::Serving;
+            self.enter(now, Phase::Serving);
+        }
+        may
+    }
+
+    /// Fails readiness once the policy says so; there is no way back.
+    fn decide_readiness(&mut self, now: Instant, budget: &Budget) {
+        if self.ready && self.readiness_must_fail(now, budget) {
+            self.ready = false;
+            self.actions.push(Action::FailReadiness);
+        }
+    }
+
+    fn readiness_must_fail(&self, now: Instant, budget: &Budget) -> bool {
+        // Without a deletion nothing but the failing probe takes this process out of its Services.
+        let deletion = self.record.as_ref().is_some_and(|record| {
+            matches!(
+                record.cause,
+                Cause::Unknown | Cause::PodDeleted | Cause::Disrupted
+            )
+        });
+        let held_for_nothing = !self.shape.observed || !deletion || now >= budget.lame_duck_end;
+        let gone = !matches!(self.step, Step::Routing { removed: None });
+        match self.settings.readiness {
+            ReadinessPolicy::Immediate => true,
+            _ if held_for_nothing => true,
+            ReadinessPolicy::AfterRemoval => gone,
+            ReadinessPolicy::Auto => match self.peers {
+                Peers::Ready | Peers::NeverAny => true,
+                Peers::NoneReady => false,
+                Peers::Unknown => now >= budget.t0 + PEERS_WAIT,
+            },
+        }
+    }
+
+    /// The soft deadline and the last moment to close the listener, wherever the drain stands.
+    fn cross_deadlines(&mut self, now: Instant, budget: &Budget) {
+        if !self.step.carries() {
+            return;
+        }
+        if now >= budget.soft {
+            self.raise(now, Moment::Stop);
+        }
+        if now >= budget.close {
+            self.raise(now, Moment::Leave);
+            self.raise(now, Moment::Close);
+        }
+    }
+
+    /// Waits until nobody routes here: endpoints gone, then settled, then quiet.
+    fn route(&mut self, now: Instant, removed: Option<Instant>, budget: &Budget) -> Option<Step> {
+        if now >= budget.route_end {
+            self.set_routing(RoutingEnd::TimedOut);
+            return Some(self.ask_to_leave(now));
+        }
+        let record = self.record.as_ref()?;
+        match removed {
+            None => {
+                let end = self.removal(now, record)?;
+                self.set_routing(end);
+                self.raise(now, Moment::Removed);
+                Some(Step::Routing { removed: Some(now) })
+            }
+            // Slices are rebalanced and recreated: what was gone may be back.
+            Some(_) if self.endpoints == Endpoints::Routed => Some(Step::Routing { removed: None }),
+            Some(at) if now >= self.unrouted_at(at) => Some(self.ask_to_leave(now)),
+            Some(_) => None,
+        }
+    }
+
+    /// Whether the endpoints are gone, or must be taken for gone.
+    fn removal(&self, now: Instant, record: &Record) -> Option<RoutingEnd> {
+        if !self.shape.observed {
+            return Some(RoutingEnd::NotApplicable);
+        }
+        let waited = now >= self.assumed_removed_at(record);
+        match self.endpoints {
+            Endpoints::Removed => Some(RoutingEnd::Removed),
+            Endpoints::InNone => Some(RoutingEnd::NotApplicable),
+            Endpoints::Routed => None,
+            Endpoints::Unobservable(super::observation::Unobservable::NoPermission) => {
+                waited.then_some(RoutingEnd::NoPermission)
+            }
+            Endpoints::Unobservable(_) | Endpoints::Unknown => {
+                waited.then_some(RoutingEnd::Unavailable)
+            }
+        }
+    }
+
+    fn assumed_removed_at(&self, record: &Record) -> Instant {
+        match self.endpoints {
+            Endpoints::Routed => record.budget.route_end,
+            _ => record.t0 + self.settings.fallback_wait,
+        }
+    }
+
+    /// When, seen from here, nobody routes to a process whose endpoints went at `removed`.
+    fn unrouted_at(&self, removed: Instant) -> Instant {
+        if !self.shape.observed {
+            return removed;
+        }
+        let since = self.load.last_new.map_or(removed, |last| last.max(removed));
+        (removed + self.settings.settle).max(since + self.settings.quiet)
+    }
+
+    fn ask_to_leave(&mut self, now: Instant) -> Step {
+        self.raise(now, Moment::Removed);
+        self.raise(now, Moment::Leave);
+        Step::Leaving
+    }
+
+    /// Waits until every connection has spoken once more and gone.
+    fn leave(&mut self, now: Instant, budget: &Budget) -> Option<Step> {
+        // Who comes late shows a load balancer that lags, and it is worth waiting until it has caught up.
+        // Outside of a cluster nobody will ever send it elsewhere.
+        let gone =
+            self.load.connections == 0 && (self.load.late_connections == 0 || !self.shape.observed);
+        if !gone && now < budget.lame_duck_end {
+            return None;
+        }
+        self.raise(now, Moment::CloseIdle);
+        self.enter(now, Phase::Draining);
+        Some(Step::Emptying)
+    }
+
+    /// Waits for requests and jobs. Late requests hold nothing up here: they are served to their end while
+    /// the listener closes.
+    fn empty(&mut self, now: Instant, budget: &Budget) -> Option<Step> {
+        let load = &self.load;
+        if load.connections == 0 && load.requests == 0 && load.jobs == 0 {
+            return Some(self.close_listener(now));
+        }
+        (now >= budget.hard).then(|| self.cut_all(now))
+    }
+
+    fn close_listener(&mut self, now: Instant) -> Step {
+        self.raise(now, Moment::Close);
+        self.raise(now, Moment::GiveBack);
+        self.enter(now, Phase::Teardown);
+        Step::Closing
+    }
+
+    /// Waits until the backlog is swept, and what came out of it is served.
+    fn close(&mut self, now: Instant, budget: &Budget) -> Option<Step> {
+        if self.load.is_empty() && self.load.pools == 0 {
+            return Some(self.run_hooks());
+        }
+        (now >= budget.hard).then(|| self.cut_all(now))
+    }
+
+    fn cut_all(&mut self, now: Instant) -> Step {
+        for moment in [
+            Moment::Removed,
+            Moment::Leave,
+            Moment::CloseIdle,
+            Moment::Stop,
+            Moment::Close,
+            Moment::Cut,
+        ] {
+            self.raise(now, moment);
+        }
+        let load = self.load;
+        if let Some(record) = &mut self.record {
+            record.cut = load;
+        }
+        Step::Cutting
+    }
+
+    /// Waits, within a bound, until what was cut is gone.
+    fn cut(&mut self, now: Instant, budget: &Budget) -> Option<Step> {
+        if !self.load.is_empty() && now < budget.cut_end {
+            return None;
+        }
+        self.raise(now, Moment::GiveBack);
+        self.enter(now, Phase::Teardown);
+        Some(self.run_hooks())
+    }
+
+    fn run_hooks(&self) -> Step {
+        Step::Hooks {
+            left: self.shape.hooks.len(),
+        }
+    }
+
+    /// Runs the hooks one by one, then waits, as long as there is time, until all jobs are given back.
+    fn hook(&mut self, now: Instant, left: usize, budget: &Budget) -> Option<Step> {
+        if let Some((_, until)) = self.running_hook {
+            if now < until.min(budget.teardown_end) {
+                return None;
+            }
+            self.running_hook = None;
+            self.note_hook(false);
+        }
+        if now >= budget.teardown_end {
+            (0..left).for_each(|_| self.note_hook(false));
+            return Some(self.start_reports(now, budget));
+        }
+        match left.checked_sub(1) {
+            Some(index) => {
+                let until = budget.teardown_end.min(now + self.shape.hooks[index]);
+                self.running_hook = Some((index, until));
+                self.actions.push(Action::RunHook { index, until });
+                Some(Step::Hooks { left: index })
+            }
+            None => (self.load.pools == 0).then(|| self.start_reports(now, budget)),
+        }
+    }
+
+    fn start_reports(&mut self, now: Instant, budget: &Budget) -> Step {
+        let load = self.load;
+        if let Some(record) = &mut self.record {
+            record.left = load;
+        }
+        self.enter(now, Phase::Reporting);
+        self.actions.push(Action::Report {
+            until: budget.report_end,
+        });
+        Step::Reporting
+    }
+
+    fn report(&mut self, now: Instant, budget: &Budget) -> Option<Step> {
+        if !self.reported && now < budget.report_end {
+            return None;
+        }
+        self.enter(now, Phase::Stopped);
+        self.actions.push(Action::Exit);
+        Some(Step::Stopped)
+    }
+
+    // --- notes ---
+
+    fn enter(&mut self, now: Instant, phase: Phase) {
+        if phase <= self.phase {
+            return;
+        }
+        self.phase = phase;
+        self.actions.push(Action::Enter(phase));
+        if let Some(record) = &mut self.record {
+            record.phases.push((phase, now));
+        }
+    }
+
+    fn raise(&mut self, now: Instant, moment: Moment) {
+        if self.raised(moment) {
+            return;
+        }
+        self.actions.push(Action::Raise(moment));
+        if let Some(record) = &mut self.record {
+            record.moments.push((moment, now));
+        }
+    }
+
+    fn raised(&self, moment: Moment) -> bool {
+        self.record
+            .as_ref()
+            .is_some_and(|r| r.moments.iter().any(|(raised, _)| *raised == moment))
+    }
+
+    fn set_routing(&mut self, end: RoutingEnd) {
+        if let Some(record) = &mut self.record {
+            record.routing = Some(end);
+        }
+    }
+
+    fn note_hook(&mut self, ok: bool) {
+        if let Some(record) = &mut self.record {
+            record.hooks_failed += usize::from(!ok);
+        }
+    }
+}
+
+// === impl Step ===
+
+impl Step {
+    /// Requests and jobs are still carried in this step.
+    fn carries(self) -> bool {
+        matches!(
+            self,
+            Self::Routing { .. } | Self::Leaving | Self::Emptying | Self::Closing
+        )
+    }
+}

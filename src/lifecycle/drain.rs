@@ -1,0 +1,241 @@
+//! [`Drain`]: the handle by which every part of a program knows how far a drain has come.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    budget::Budget,
+    conductor::Input,
+    inflight::{Traffic, Work},
+    metrics,
+    observation::{Cause, Endpoints, Kill, Load, Peers},
+    phase::{Moment, Phase},
+};
+
+/// Knows how far a drain has come; cheap to clone, handed to every room, handler and hook.
+///
+/// ```
+/// # use lameduck::lifecycle::{Drain, Moment};
+/// # async fn example(drain: Drain) {
+/// tokio::select! {
+///     _ = drain.reached(Moment::Stop) => { /* come to an end */ }
+///     _ = async { /* the work */ } => {}
+/// }
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Drain(Arc<Shared>);
+
+struct Shared {
+    epoch: Instant,
+    moments: [CancellationToken; Moment::ALL.len()],
+    plan: watch::Sender<Option<Budget>>,
+    phases: watch::Sender<Vec<(Phase, Instant)>>,
+    ready: AtomicBool,
+    inputs: mpsc::UnboundedSender<Input>,
+    /// Something that the conductor waits for may have come to zero.
+    emptied: Notify,
+    traffic: Mutex<Vec<Arc<Traffic>>>,
+    work: Mutex<Vec<Arc<Work>>>,
+    registry: prometheus::Registry,
+}
+
+// === impl Drain ===
+
+impl Drain {
+    /// A drain that has not begun, and the end at which the shell learns what is said through it.
+    pub(super) fn new() -> (Self, mpsc::UnboundedReceiver<Input>) {
+        let (inputs, receiver) = mpsc::unbounded_channel();
+        let epoch = Instant::now();
+        let drain = Self(Arc::new(Shared {
+            epoch,
+            moments: std::array::from_fn(|_| CancellationToken::new()),
+            plan: watch::Sender::new(None),
+            phases: watch::Sender::new(vec![(Phase::Starting, epoch)]),
+            ready: AtomicBool::new(true),
+            inputs,
+            emptied: Notify::new(),
+            traffic: Mutex::default(),
+            work: Mutex::default(),
+            registry: prometheus::Registry::new(),
+        }));
+        metrics::register(&drain);
+        (drain, receiver)
+    }
+
+    // --- for everybody ---
+
+    /// Waits for a moment; at once where it has passed.
+    pub async fn reached(&self, moment: Moment) {
+        self.token(moment).cancelled().await;
+    }
+
+    /// Whether a moment has passed.
+    pub fn has(&self, moment: Moment) -> bool {
+        self.token(moment).is_cancelled()
+    }
+
+    /// A moment as a token, for code that takes one. Cancelling it would be a lie to everybody: use a
+    /// [child](CancellationToken::child_token) where the token leaves your hands.
+    pub fn token(&self, moment: Moment) -> &CancellationToken {
+        &self.0.moments[moment as usize]
+    }
+
+    /// The instants of the drain as they stand now, `None` before T0. A deadline may still move.
+    pub fn plan(&self) -> Option<Budget> {
+        *self.0.plan.borrow()
+    }
+
+    /// Follows the plan.
+    pub fn plans(&self) -> watch::Receiver<Option<Budget>> {
+        self.0.plan.subscribe()
+    }
+
+    /// The phase now.
+    pub fn phase(&self) -> Phase {
+        self.0
+            .phases
+            .borrow()
+            .last()
+            .map_or(Phase::Starting, |(phase, _)| *phase)
+    }
+
+    /// Every phase so far and when it was entered.
+    pub fn phases(&self) -> Vec<(Phase, Instant)> {
+        self.0.phases.borrow().clone()
+    }
+
+    /// Follows the phases.
+    pub fn phase_changes(&self) -> watch::Receiver<Vec<(Phase, Instant)>> {
+        self.0.phases.subscribe()
+    }
+
+    /// What `/readyz` says: started, and not failed by a drain. Once failed by a drain it stays so.
+    pub fn is_ready(&self) -> bool {
+        self.phase() >= Phase::Serving && self.0.ready.load(Ordering::Acquire)
+    }
+
+    /// Begins a drain from inside the program, as a signal would; does nothing if one has begun.
+    pub fn begin(&self) {
+        self.say(Input::Shutdown(Cause::Requested));
+    }
+
+    /// Where all rooms register their metrics, and the program its own.
+    pub fn registry(&self) -> &prometheus::Registry {
+        &self.0.registry
+    }
+
+    // --- for whoever looks from outside ---
+
+    /// Says why the process must end.
+    pub fn observe_cause(&self, cause: Cause) {
+        self.say(Input::Cause(cause));
+    }
+
+    /// Says when SIGKILL comes.
+    pub fn observe_kill(&self, kill: Kill) {
+        self.say(Input::Kill(kill));
+    }
+
+    /// Says who routes here.
+    pub fn observe_endpoints(&self, endpoints: Endpoints) {
+        self.say(Input::Endpoints(endpoints));
+    }
+
+    /// Says who else could take the traffic.
+    pub fn observe_peers(&self, peers: Peers) {
+        self.say(Input::Peers(peers));
+    }
+
+    // --- for the rooms ---
+
+    /// A gauge of connections and requests, for one server; the drain waits for what it counts.
+    pub fn traffic(&self, server: &str) -> Arc<Traffic> {
+        let traffic = Arc::new(Traffic::new(self.clone(), server));
+        lock(&self.0.traffic).push(traffic.clone());
+        traffic
+    }
+
+    /// A gauge of jobs, for one pool; the drain waits for what it counts.
+    pub fn work(&self, pool: &str) -> Arc<Work> {
+        let work = Arc::new(Work::new(self.clone(), pool));
+        lock(&self.0.work).push(work.clone());
+        work
+    }
+
+    /// All gauges of connections and requests.
+    pub fn all_traffic(&self) -> Vec<Arc<Traffic>> {
+        lock(&self.0.traffic).clone()
+    }
+
+    /// All gauges of jobs.
+    pub fn all_work(&self) -> Vec<Arc<Work>> {
+        lock(&self.0.work).clone()
+    }
+
+    // --- for the shell and the gauges ---
+
+    pub(super) fn load(&self) -> Load {
+        let mut load = Load::default();
+        for traffic in lock(&self.0.traffic).iter() {
+            traffic.add_to(&mut load);
+        }
+        for work in lock(&self.0.work).iter() {
+            work.add_to(&mut load);
+        }
+        load
+    }
+
+    pub(super) fn epoch(&self) -> Instant {
+        self.0.epoch
+    }
+
+    pub(super) fn emptied(&self) -> &Notify {
+        &self.0.emptied
+    }
+
+    pub(super) fn raise(&self, moment: Moment) {
+        self.token(moment).cancel();
+    }
+
+    pub(super) fn set_plan(&self, budget: Budget) {
+        self.0.plan.send_replace(Some(budget));
+    }
+
+    pub(super) fn enter(&self, phase: Phase, at: Instant) {
+        self.0.phases.send_modify(|phases| phases.push((phase, at)));
+    }
+
+    pub(super) fn fail_readiness(&self) {
+        self.0.ready.store(false, Ordering::Release);
+    }
+
+    pub(super) fn say(&self, input: Input) {
+        // Fails only when the shell is gone, and with it everybody who could care.
+        let _ = self.0.inputs.send(input);
+    }
+}
+
+impl fmt::Debug for Drain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Drain")
+            .field("phase", &self.phase())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A panic elsewhere must not take the drain with it.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

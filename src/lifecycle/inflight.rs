@@ -1,0 +1,362 @@
+//! What is being carried: guards that count while they live.
+//!
+//! Connections and requests are counted from their first byte to their last, jobs from before the reserve
+//! is sent until their outcome is durable. The drain waits for nothing else.
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst},
+    },
+    time::Duration,
+};
+
+use tokio::time::Instant;
+
+use super::{
+    drain::{Drain, lock},
+    observation::Load,
+    phase::Moment,
+};
+
+/// Ids kept for a report; beyond that only the count grows.
+const IDS_KEPT: usize = 1_000;
+
+/// Connections and requests of one server.
+#[derive(Debug)]
+pub struct Traffic {
+    drain: Drain,
+    server: String,
+    listeners: AtomicUsize,
+    // Before and after `Moment::Removed`, see `Age`.
+    connections: [AtomicUsize; 2],
+    requests: [AtomicUsize; 2],
+    /// Nanoseconds since the drain's epoch, plus one; 0 for never.
+    last_new: AtomicU64,
+    totals: TrafficTotals,
+}
+
+/// Counters of one server, over the life of the process.
+#[derive(Debug, Default)]
+pub struct TrafficTotals {
+    /// Requests begun.
+    pub requests: AtomicU64,
+    /// Requests begun since T0.
+    pub requests_in_drain: AtomicU64,
+    /// Requests on connections that came after the endpoints were gone.
+    pub late_requests: AtomicU64,
+    /// Connections closed by us because they were idle.
+    pub idle_closed: AtomicU64,
+    /// Connections cut at the hard deadline.
+    pub connections_cut: AtomicU64,
+    /// Requests cut at the hard deadline.
+    pub requests_cut: AtomicU64,
+}
+
+/// An open listener.
+#[derive(Debug)]
+#[must_use = "the listener counts as open while this lives"]
+pub struct ListenerGuard(Arc<Traffic>);
+
+/// An open connection.
+#[derive(Debug)]
+#[must_use = "the connection counts as open while this lives"]
+pub struct ConnectionGuard {
+    traffic: Arc<Traffic>,
+    age: Age,
+    /// It came after T0 and has not spoken yet: its first request shows that somebody routes here.
+    fresh: AtomicBool,
+}
+
+/// A request, from its head to the end of its answer's body.
+#[derive(Debug)]
+#[must_use = "the request counts as in flight while this lives"]
+pub struct RequestGuard {
+    traffic: Arc<Traffic>,
+    age: Age,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Age {
+    InTime = 0,
+    Late = 1,
+}
+
+/// Jobs of one worker pool.
+#[derive(Debug)]
+pub struct Work {
+    drain: Drain,
+    pool: String,
+    pools: AtomicUsize,
+    jobs: AtomicUsize,
+    finished: AtomicU64,
+    finished_in_drain: AtomicU64,
+    released: Mutex<Ids>,
+    left: Mutex<Ids>,
+}
+
+/// Some ids, and how many there were in all.
+#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
+pub struct Ids {
+    /// How many.
+    pub count: u64,
+    /// The first thousand of them.
+    pub ids: Vec<String>,
+}
+
+/// A worker pool that may still hold jobs.
+#[derive(Debug)]
+#[must_use = "the pool counts as open while this lives"]
+pub struct PoolGuard(Arc<Work>);
+
+/// A job from before its reservation until its outcome is durable.
+#[derive(Debug)]
+#[must_use = "the job counts as held while this lives"]
+pub struct JobGuard(Arc<Work>);
+
+// === impl Traffic ===
+
+impl Traffic {
+    pub(super) fn new(drain: Drain, server: &str) -> Self {
+        Self {
+            drain,
+            server: server.to_owned(),
+            listeners: AtomicUsize::default(),
+            connections: Default::default(),
+            requests: Default::default(),
+            last_new: AtomicU64::default(),
+            totals: TrafficTotals::default(),
+        }
+    }
+
+    /// The server's name.
+    pub fn server(&self) -> &str {
+        &self.server
+    }
+
+    /// Counters over the life of the process.
+    pub fn totals(&self) -> &TrafficTotals {
+        &self.totals
+    }
+
+    /// Counts an open listener.
+    pub fn listener(self: &Arc<Self>) -> ListenerGuard {
+        self.listeners.fetch_add(1, SeqCst);
+        ListenerGuard(self.clone())
+    }
+
+    /// Counts an accepted connection.
+    pub fn connection(self: &Arc<Self>) -> ConnectionGuard {
+        let age = if self.drain.has(Moment::Removed) {
+            Age::Late
+        } else {
+            Age::InTime
+        };
+        self.connections[age as usize].fetch_add(1, SeqCst);
+        ConnectionGuard {
+            traffic: self.clone(),
+            age,
+            fresh: AtomicBool::new(self.drain.has(Moment::Began)),
+        }
+    }
+
+    /// Connections now.
+    pub fn connections(&self) -> usize {
+        self.connections.iter().map(|n| n.load(SeqCst)).sum()
+    }
+
+    /// Requests in flight now.
+    pub fn requests(&self) -> usize {
+        self.requests.iter().map(|n| n.load(SeqCst)).sum()
+    }
+
+    pub(super) fn add_to(&self, load: &mut Load) {
+        load.listeners += self.listeners.load(SeqCst);
+        load.connections += self.connections[Age::InTime as usize].load(SeqCst);
+        load.late_connections += self.connections[Age::Late as usize].load(SeqCst);
+        load.requests += self.requests[Age::InTime as usize].load(SeqCst);
+        load.late_requests += self.requests[Age::Late as usize].load(SeqCst);
+        let last_new = match self.last_new.load(SeqCst) {
+            0 => None,
+            nanos => Some(self.drain.epoch() + Duration::from_nanos(nanos - 1)),
+        };
+        load.last_new = load.last_new.max(last_new);
+    }
+
+    fn routed_here(&self) {
+        let nanos = Instant::now() - self.drain.epoch();
+        let nanos = u64::try_from(nanos.as_nanos()).unwrap_or(u64::MAX - 1);
+        self.last_new.fetch_max(nanos + 1, SeqCst);
+    }
+
+    fn left(&self, counter: &AtomicUsize) {
+        if counter.fetch_sub(1, SeqCst) == 1 && self.drain.has(Moment::Began) {
+            self.drain.emptied().notify_one();
+        }
+    }
+}
+
+impl Drop for ListenerGuard {
+    fn drop(&mut self) {
+        self.0.left(&self.0.listeners);
+    }
+}
+
+// === impl ConnectionGuard ===
+
+impl ConnectionGuard {
+    /// Counts a request on this connection.
+    pub fn request(&self) -> RequestGuard {
+        let traffic = &self.traffic;
+        traffic.requests[self.age as usize].fetch_add(1, SeqCst);
+        traffic.totals.requests.fetch_add(1, SeqCst);
+        if traffic.drain.has(Moment::Began) {
+            traffic.totals.requests_in_drain.fetch_add(1, SeqCst);
+            if self.fresh.swap(false, SeqCst) {
+                traffic.routed_here();
+            }
+        }
+        if self.is_late() {
+            traffic.totals.late_requests.fetch_add(1, SeqCst);
+        }
+        RequestGuard {
+            traffic: traffic.clone(),
+            age: self.age,
+        }
+    }
+
+    /// It came after the endpoints were gone.
+    pub fn is_late(&self) -> bool {
+        self.age == Age::Late
+    }
+}
+
+impl Drop for ConnectionGuard {
+    fn drop(&mut self) {
+        let traffic = &self.traffic;
+        traffic.left(&traffic.connections[self.age as usize]);
+    }
+}
+
+impl Drop for RequestGuard {
+    fn drop(&mut self) {
+        let traffic = &self.traffic;
+        traffic.left(&traffic.requests[self.age as usize]);
+    }
+}
+
+// === impl Work ===
+
+impl Work {
+    pub(super) fn new(drain: Drain, pool: &str) -> Self {
+        Self {
+            drain,
+            pool: pool.to_owned(),
+            pools: AtomicUsize::default(),
+            jobs: AtomicUsize::default(),
+            finished: AtomicU64::default(),
+            finished_in_drain: AtomicU64::default(),
+            released: Mutex::default(),
+            left: Mutex::default(),
+        }
+    }
+
+    /// The pool's name.
+    pub fn pool_name(&self) -> &str {
+        &self.pool
+    }
+
+    /// Counts a pool that may hold jobs.
+    pub fn pool(self: &Arc<Self>) -> PoolGuard {
+        self.pools.fetch_add(1, SeqCst);
+        PoolGuard(self.clone())
+    }
+
+    /// Counts a job, or a reservation that may bring one.
+    pub fn hold(self: &Arc<Self>) -> JobGuard {
+        self.jobs.fetch_add(1, SeqCst);
+        JobGuard(self.clone())
+    }
+
+    /// Jobs held now.
+    pub fn jobs(&self) -> usize {
+        self.jobs.load(SeqCst)
+    }
+
+    /// A job ended by its own outcome, and durably so.
+    pub fn finished(&self) {
+        self.finished.fetch_add(1, SeqCst);
+        if self.drain.has(Moment::Began) {
+            self.finished_in_drain.fetch_add(1, SeqCst);
+        }
+    }
+
+    /// A job was given back, and durably so.
+    pub fn released(&self, id: String) {
+        lock(&self.released).push(id);
+    }
+
+    /// A job could not be given back; its lease will do it.
+    pub fn left_behind(&self, id: String) {
+        lock(&self.left).push(id);
+    }
+
+    /// Jobs that ended by their own outcome, since start and since T0.
+    pub fn finished_counts(&self) -> (u64, u64) {
+        (
+            self.finished.load(SeqCst),
+            self.finished_in_drain.load(SeqCst),
+        )
+    }
+
+    /// Jobs that were given back.
+    pub fn released_ids(&self) -> Ids {
+        lock(&self.released).clone()
+    }
+
+    /// Jobs that could not be given back.
+    pub fn left_ids(&self) -> Ids {
+        lock(&self.left).clone()
+    }
+
+    pub(super) fn add_to(&self, load: &mut Load) {
+        load.jobs += self.jobs.load(SeqCst);
+        load.pools += self.pools.load(SeqCst);
+    }
+
+    fn left(&self, counter: &AtomicUsize) {
+        if counter.fetch_sub(1, SeqCst) == 1 && self.drain.has(Moment::Began) {
+            self.drain.emptied().notify_one();
+        }
+    }
+}
+
+impl Drop for PoolGuard {
+    fn drop(&mut self) {
+        self.0.left(&self.0.pools);
+    }
+}
+
+impl Drop for JobGuard {
+    fn drop(&mut self) {
+        self.0.left(&self.0.jobs);
+    }
+}
+
+// === impl Ids ===
+
+impl Ids {
+    fn push(&mut self, id: String) {
+        self.count += 1;
+        if self.ids.len() < IDS_KEPT {
+            self.ids.push(id);
+        }
+    }
+
+    /// Adds another set.
+    pub fn extend(&mut self, other: Self) {
+        self.count += other.count;
+        let room = IDS_KEPT.saturating_sub(self.ids.len());
+        self.ids.extend(other.ids.into_iter().take(room));
+    }
+}

@@ -1,0 +1,176 @@
+//! What the lifecycle exports. Everything is read from the [`Drain`] at the scrape, so that no figure can
+//! be forgotten or late.
+
+use prometheus::{
+    GaugeVec, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    core::{Collector, Desc},
+    proto::MetricFamily,
+};
+use tokio::time::Instant;
+
+use super::{drain::Drain, phase::Phase, report::phase_seconds};
+
+struct LifecycleCollector {
+    drain: Drain,
+    phase: IntGaugeVec,
+    phase_seconds: GaugeVec,
+    ready: IntGauge,
+    connections: IntGaugeVec,
+    requests: IntGaugeVec,
+    requests_total: IntCounterVec,
+    late: IntCounterVec,
+    jobs: IntGaugeVec,
+    finished: IntCounterVec,
+    released: IntCounterVec,
+}
+
+/// Registers the lifecycle's metrics; done once, when the drain's registry is made.
+pub(super) fn register(drain: &Drain) {
+    let collector =
+        LifecycleCollector::new(drain.clone()).expect("the names and labels below are valid");
+    drain
+        .registry()
+        .register(Box::new(collector))
+        .expect("nothing else is registered yet");
+}
+
+impl LifecycleCollector {
+    fn new(drain: Drain) -> prometheus::Result<Self> {
+        let gauges = |name: &str, help: &str, labels: &[&str]| {
+            IntGaugeVec::new(Opts::new(name, help), labels)
+        };
+        let counters = |name: &str, help: &str, labels: &[&str]| {
+            IntCounterVec::new(Opts::new(name, help), labels)
+        };
+        Ok(Self {
+            drain,
+            phase: gauges(
+                "lameduck_phase",
+                "1 for the phase that the process is in, 0 for the others.",
+                &["phase"],
+            )?,
+            phase_seconds: GaugeVec::new(
+                Opts::new(
+                    "lameduck_drain_phase_seconds",
+                    "How long each phase of the drain has taken so far; 0 where it has not begun.",
+                ),
+                &["phase"],
+            )?,
+            ready: IntGauge::new("lameduck_ready", "1 while /readyz succeeds.")?,
+            connections: gauges("lameduck_connections", "Open connections.", &["server"])?,
+            requests: gauges(
+                "lameduck_requests_in_flight",
+                "Requests whose answers have not been sent to their last byte.",
+                &["server"],
+            )?,
+            requests_total: counters("lameduck_requests_total", "Requests begun.", &["server"])?,
+            late: counters(
+                "lameduck_late_requests_total",
+                "Requests on connections that came after the endpoints were gone: somebody still routes here.",
+                &["server"],
+            )?,
+            jobs: gauges(
+                "lameduck_jobs_in_flight",
+                "Jobs that are reserved and not yet durably settled.",
+                &["pool"],
+            )?,
+            finished: counters(
+                "lameduck_jobs_finished_total",
+                "Jobs whose run ended by an outcome of its own.",
+                &["pool"],
+            )?,
+            released: counters(
+                "lameduck_jobs_released_total",
+                "Jobs given back without an attempt counted.",
+                &["pool"],
+            )?,
+        })
+    }
+
+    fn update(&self) {
+        let now = Instant::now();
+        let phases = self.drain.phases();
+        let current = self.drain.phase();
+        let seconds = phase_seconds(&phases, now);
+        for phase in Phase::ALL {
+            let name = phase.as_str();
+            self.phase
+                .with_label_values(&[name])
+                .set(i64::from(phase == current));
+            if phase > Phase::Serving && phase < Phase::Stopped {
+                self.phase_seconds
+                    .with_label_values(&[name])
+                    .set(seconds.get(name).copied().unwrap_or_default());
+            }
+        }
+        self.ready.set(i64::from(self.drain.is_ready()));
+        for traffic in self.drain.all_traffic() {
+            let server = &[traffic.server()];
+            self.connections
+                .with_label_values(server)
+                .set(signed(traffic.connections()));
+            self.requests
+                .with_label_values(server)
+                .set(signed(traffic.requests()));
+            let totals = traffic.totals();
+            set(&self.requests_total, server, &totals.requests);
+            set(&self.late, server, &totals.late_requests);
+        }
+        for work in self.drain.all_work() {
+            let pool = &[work.pool_name()];
+            self.jobs.with_label_values(pool).set(signed(work.jobs()));
+            catch_up(&self.finished, pool, work.finished_counts().0);
+            catch_up(&self.released, pool, work.released_ids().count);
+        }
+    }
+
+    fn parts(&self) -> [&dyn Collector; 10] {
+        [
+            &self.phase,
+            &self.phase_seconds,
+            &self.ready,
+            &self.connections,
+            &self.requests,
+            &self.requests_total,
+            &self.late,
+            &self.jobs,
+            &self.finished,
+            &self.released,
+        ]
+    }
+}
+
+impl Collector for LifecycleCollector {
+    fn desc(&self) -> Vec<&Desc> {
+        self.parts()
+            .into_iter()
+            .flat_map(|part| part.desc())
+            .collect()
+    }
+
+    fn collect(&self) -> Vec<MetricFamily> {
+        self.update();
+        self.parts()
+            .into_iter()
+            .flat_map(|part| part.collect())
+            .collect()
+    }
+}
+
+fn set(counter: &IntCounterVec, labels: &[&str], value: &std::sync::atomic::AtomicU64) {
+    catch_up(
+        counter,
+        labels,
+        value.load(std::sync::atomic::Ordering::SeqCst),
+    );
+}
+
+/// Two scrapes at once may see the same value: a counter only ever catches up.
+fn catch_up(counter: &IntCounterVec, labels: &[&str], value: u64) {
+    let counter = counter.with_label_values(labels);
+    counter.inc_by(value.saturating_sub(counter.get()));
+}
+
+fn signed(value: usize) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,221 @@
+//! The drain report: what happened, in one value, for the log, the ledger, the termination message.
+
+use std::collections::BTreeMap;
+
+use jiff::Timestamp;
+use serde::Serialize;
+use tokio::time::Instant;
+
+use super::{
+    conductor::{Record, RoutingEnd},
+    drain::Drain,
+    inflight::Ids,
+    observation::{Cause, DeadlineSource},
+    phase::{Moment, Phase},
+};
+
+/// What happened in a drain. All durations are seconds.
+#[derive(Clone, Debug, Serialize)]
+#[non_exhaustive]
+pub struct DrainReport {
+    /// The same in every place where this drain is told of.
+    pub drain_id: String,
+    /// How it ended, in one word.
+    pub outcome: Outcome,
+    /// Why it began.
+    pub cause: Cause,
+    /// T0 by the wall clock.
+    pub began_at: Timestamp,
+    /// From T0 to this report.
+    pub seconds: f64,
+    /// From T0 to the deadline.
+    pub budget_seconds: f64,
+    /// Who said so.
+    pub deadline_source: DeadlineSource,
+    /// A second signal came.
+    pub hurried: bool,
+    /// How long each phase took.
+    pub phases: BTreeMap<&'static str, f64>,
+    /// How the wait for the end of routing ended.
+    pub routing: Option<RoutingEnd>,
+    /// From T0 until no endpoint of this process was routed to, where that was seen.
+    pub removal_seconds: Option<f64>,
+    /// Requests since T0.
+    pub requests: Requests,
+    /// Connections since T0.
+    pub connections: Connections,
+    /// Jobs since T0.
+    pub jobs: Jobs,
+    /// The teardown hooks, in the order in which they ran.
+    pub hooks: Vec<HookReport>,
+}
+
+/// How a drain ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+#[non_exhaustive]
+pub enum Outcome {
+    /// Everything came to its own end, or was given back by a handler that ended in time.
+    Clean,
+    /// Requests were cut, or jobs given back, at the hard deadline.
+    Cut,
+    /// Nothing was cut; a hook failed or did not end in time.
+    HookFailed,
+    /// Nothing was cut; the drain began because a part of the program failed.
+    Failed,
+}
+
+/// Requests since T0.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Requests {
+    /// Taken in since T0.
+    pub served: u64,
+    /// Of these, over connections that came after the endpoints were gone.
+    pub late: u64,
+    /// In flight at the hard deadline.
+    pub cut: u64,
+}
+
+/// Connections since T0.
+#[derive(Clone, Copy, Debug, Default, Serialize)]
+pub struct Connections {
+    /// Closed by us because they stayed idle.
+    pub idle_closed: u64,
+    /// Cut at the hard deadline.
+    pub cut: u64,
+}
+
+/// Jobs since T0.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Jobs {
+    /// Ended by their own outcome.
+    pub finished: u64,
+    /// Given back, attempt not counted.
+    pub released: Ids,
+    /// Not even given back; their lease frees them.
+    pub left: Ids,
+}
+
+/// One hook.
+#[derive(Clone, Debug, Serialize)]
+pub struct HookReport {
+    /// Its name.
+    pub name: String,
+    /// How long it took.
+    pub seconds: f64,
+    /// Why it failed.
+    pub error: Option<String>,
+}
+
+// === impl DrainReport ===
+
+impl DrainReport {
+    pub(super) fn new(
+        drain: &Drain,
+        record: &Record,
+        drain_id: &str,
+        failed: bool,
+        hooks: Vec<HookReport>,
+        now: Instant,
+    ) -> Self {
+        let seconds = now - record.t0;
+        let mut report = Self {
+            drain_id: drain_id.to_owned(),
+            outcome: Outcome::Clean,
+            cause: record.cause,
+            began_at: Timestamp::now() - seconds,
+            seconds: rounded(seconds),
+            budget_seconds: rounded(record.budget.deadline - record.t0),
+            deadline_source: record.deadline_source,
+            hurried: record.hurried,
+            phases: phase_seconds(&record.phases, now),
+            routing: record.routing,
+            removal_seconds: removal(record),
+            requests: Requests::default(),
+            connections: Connections::default(),
+            jobs: Jobs::default(),
+            hooks,
+        };
+        report.count(drain);
+        report.outcome = report.judge(record, failed);
+        report
+    }
+
+    /// Whether the exit status is 0.
+    pub fn is_clean(&self) -> bool {
+        self.outcome == Outcome::Clean
+    }
+
+    fn count(&mut self, drain: &Drain) {
+        use std::sync::atomic::Ordering::SeqCst;
+        for traffic in drain.all_traffic() {
+            let totals = traffic.totals();
+            self.requests.served += totals.requests_in_drain.load(SeqCst);
+            self.requests.late += totals.late_requests.load(SeqCst);
+            self.requests.cut += totals.requests_cut.load(SeqCst);
+            self.connections.idle_closed += totals.idle_closed.load(SeqCst);
+            self.connections.cut += totals.connections_cut.load(SeqCst);
+        }
+        for work in drain.all_work() {
+            self.jobs.finished += work.finished_counts().1;
+            self.jobs.released.extend(work.released_ids());
+            self.jobs.left.extend(work.left_ids());
+        }
+    }
+
+    fn judge(&self, record: &Record, failed: bool) -> Outcome {
+        let cut_jobs = record.cut.jobs > 0 || self.jobs.left.count > 0 || record.left.jobs > 0;
+        if self.requests.cut > 0 || record.left.all_requests() > 0 || cut_jobs {
+            Outcome::Cut
+        } else if failed {
+            Outcome::Failed
+        } else if record.hooks_failed > 0 {
+            Outcome::HookFailed
+        } else {
+            Outcome::Clean
+        }
+    }
+}
+
+impl Outcome {
+    /// The word used in logs, metrics and the ledger.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Clean => "clean",
+            Self::Cut => "cut",
+            Self::HookFailed => "hook_failed",
+            Self::Failed => "failed",
+        }
+    }
+}
+
+/// How long each phase since T0 took; the last one until `now`.
+pub(super) fn phase_seconds(
+    phases: &[(Phase, Instant)],
+    now: Instant,
+) -> BTreeMap<&'static str, f64> {
+    let ends = phases.iter().skip(1).map(|(_, at)| *at).chain([now]);
+    phases
+        .iter()
+        .zip(ends)
+        .map(|((phase, begin), end)| {
+            (
+                phase.as_str(),
+                rounded(end.saturating_duration_since(*begin)),
+            )
+        })
+        .collect()
+}
+
+fn removal(record: &Record) -> Option<f64> {
+    let (_, at) = record
+        .moments
+        .iter()
+        .find(|(moment, _)| *moment == Moment::Removed)?;
+    (record.routing == Some(RoutingEnd::Removed)).then(|| rounded(*at - record.t0))
+}
+
+/// Milliseconds are what people read.
+fn rounded(duration: std::time::Duration) -> f64 {
+    (duration.as_secs_f64() * 1_000.0).round() / 1_000.0
+}

@@ -1,0 +1,70 @@
+//! How long to wait for what: every wait, share and margin of a drain, with its default, stated once.
+//!
+//! `docs/architecture.md` justifies each default by a number.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// The settings of a drain. Durations that do not fit into the grace period are scaled down with it (see
+/// [`Budget`](super::Budget)), so that every step still gets its share of a period of two seconds.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+#[non_exhaustive]
+pub struct DrainSettings {
+    /// From SIGTERM to SIGKILL, where nobody tells it better: `terminationGracePeriodSeconds`.
+    pub grace: Duration,
+    /// Left unused at the end of the grace period, because the kubelet counts from when it begins to stop
+    /// the container, a little before the signal arrives. At most a tenth of the grace period.
+    pub margin: Duration,
+    /// The lame-duck share of the budget, 0 to 1: until when idle connections may speak once more.
+    pub lame_duck_share: f64,
+    /// How readiness follows the start of a drain.
+    pub readiness: ReadinessPolicy,
+    /// From removal in the API to removal in every kube-proxy and load balancer, where no traffic shows it.
+    pub settle: Duration,
+    /// No request on a *new* connection for this long, since the removal, shows that nobody routes here.
+    pub quiet: Duration,
+    /// How long after T0 removal is assumed where it can't be observed.
+    pub fallback_wait: Duration,
+    /// Between the soft and the hard deadline: what handlers get to come to an end.
+    pub stop_notice: Duration,
+    /// Kept for the teardown hooks, behind the hard deadline.
+    pub teardown: Duration,
+    /// Kept for reports, behind the teardown.
+    pub reporting: Duration,
+}
+
+/// How readiness follows the start of a drain.
+///
+/// Deleting a pod already makes its endpoint `ready=false, terminating=true`; a failing readiness probe
+/// also clears `serving`, and with it kube-proxy's fallback to serving-terminating endpoints (KEP-1669).
+/// Without a deletion nothing but the failing probe removes the endpoint: then every policy is immediate.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ReadinessPolicy {
+    /// Fails at T0.
+    Immediate,
+    /// Fails once the endpoint is gone.
+    AfterRemoval,
+    /// Fails at T0, unless no other endpoint of a Service is ready: then held until another one is, or
+    /// the lame-duck share is spent. A workload of one replica, where none can come, does not hold.
+    #[default]
+    Auto,
+}
+
+impl Default for DrainSettings {
+    fn default() -> Self {
+        Self {
+            grace: Duration::from_secs(30),
+            margin: Duration::from_secs(1),
+            lame_duck_share: 0.5,
+            readiness: ReadinessPolicy::default(),
+            settle: Duration::from_secs(1),
+            quiet: Duration::from_secs(2),
+            fallback_wait: Duration::from_secs(5),
+            stop_notice: Duration::from_secs(5),
+            teardown: Duration::from_secs(3),
+            reporting: Duration::from_secs(1),
+        }
+    }
+}

@@ -1,0 +1,358 @@
+//! The shell around the conductor: takes facts from signals, rooms, hooks and the clock, asks the
+//! conductor, and does what it says. No decision is made here.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{Instant, sleep_until, timeout_at},
+};
+
+use super::{
+    budget::Budget,
+    builder::{BoxError, Deadline, Error, Hook, Lifecycle, Reporter, Service},
+    conductor::{Action, Conductor, Input},
+    drain::Drain,
+    observation::Cause,
+    phase::{Moment, Phase},
+    report::{DrainReport, HookReport},
+    signals::Signals,
+};
+
+/// Why a part of the program ended though nobody asked it to.
+type Failure = (String, BoxError);
+
+struct Shell {
+    conductor: Conductor,
+    drain: Drain,
+    drain_id: String,
+    signals: Signals,
+    inputs: mpsc::UnboundedReceiver<Input>,
+    services: JoinSet<Result<(), Failure>>,
+    background: JoinSet<Result<(), Failure>>,
+    hooks: Vec<Option<Hook>>,
+    hook_reports: mpsc::UnboundedSender<(usize, HookReport)>,
+    hook_ends: mpsc::UnboundedReceiver<(usize, HookReport)>,
+    reporters: Vec<Reporter>,
+    // What will be told.
+    hooks_told: Vec<HookReport>,
+    failure: Option<Failure>,
+    report: Option<Arc<DrainReport>>,
+    exit: bool,
+}
+
+/// Runs a lifecycle to its end.
+pub(super) async fn run(mut lifecycle: Lifecycle) -> Result<Arc<DrainReport>, Error> {
+    let signals = match lifecycle.signals.take() {
+        Some(signals) => signals,
+        None => Signals::install().map_err(Error::Signals)?,
+    };
+    let mut shell = Shell::new(lifecycle, signals);
+    shell.handle(Input::Started);
+    while !shell.exit {
+        let input = shell.next().await;
+        // The load is looked at whenever anything happens: a gauge cannot be out of date.
+        shell.look_around();
+        shell.handle(input);
+    }
+    shell.result()
+}
+
+// === impl Shell ===
+
+impl Shell {
+    fn new(mut lifecycle: Lifecycle, signals: Signals) -> Self {
+        lifecycle.shape.hooks = lifecycle.hooks.iter().map(|hook| hook.bound).collect();
+        let usable = usable(&lifecycle);
+        signals.expect_grace(usable);
+        let (hook_reports, hook_ends) = mpsc::unbounded_channel();
+        let mut shell = Self {
+            conductor: Conductor::new(lifecycle.settings, lifecycle.shape),
+            drain: lifecycle.drain,
+            drain_id: drain_id(),
+            signals,
+            inputs: lifecycle.inputs,
+            services: JoinSet::new(),
+            background: JoinSet::new(),
+            hooks: lifecycle.hooks.into_iter().map(Some).collect(),
+            hook_reports,
+            hook_ends,
+            reporters: lifecycle.reporters,
+            hooks_told: Vec::new(),
+            failure: None,
+            report: None,
+            exit: false,
+        };
+        for service in lifecycle.services {
+            spawn(&mut shell.services, service);
+        }
+        for service in lifecycle.background {
+            spawn(&mut shell.background, service);
+        }
+        shell
+    }
+
+    /// The next fact.
+    async fn next(&mut self) -> Input {
+        let wake = self.conductor.wake_at();
+        let draining = self.conductor.record().is_some();
+        let tick = async {
+            match wake {
+                Some(at) => sleep_until(at).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            biased;
+            Some(at) = self.signals.received.recv() => Input::Signal(at),
+            Some(input) = self.inputs.recv() => input,
+            Some((index, hook)) = self.hook_ends.recv() => {
+                let ok = hook.error.is_none();
+                self.hooks_told.push(hook);
+                Input::HookEnded { index, ok }
+            }
+            Some(ended) = self.services.join_next() => self.service_ended(ended),
+            Some(ended) = self.background.join_next() => self.service_ended(ended),
+            () = self.drain.emptied().notified(), if draining => Input::Tick,
+            () = tick => Input::Tick,
+        }
+    }
+
+    fn service_ended(
+        &mut self,
+        ended: Result<Result<(), Failure>, tokio::task::JoinError>,
+    ) -> Input {
+        let failure = match ended {
+            Ok(Ok(())) => return Input::Tick,
+            Ok(Err(failure)) => failure,
+            Err(panic) => ("a part of the program".to_owned(), panic.into()),
+        };
+        tracing::error!(part = failure.0, error = %failure.1, "a part of the program failed; draining");
+        self.failure.get_or_insert(failure);
+        Input::Shutdown(Cause::Failed)
+    }
+
+    fn look_around(&mut self) {
+        if self.conductor.record().is_some() {
+            let load = self.drain.load();
+            self.handle(Input::Load(load));
+        }
+    }
+
+    fn handle(&mut self, input: Input) {
+        let now = Instant::now();
+        let actions = self.conductor.handle(now, input);
+        let moved = !actions.is_empty();
+        for action in actions {
+            self.act(now, action);
+        }
+        // What was just announced may have changed what is carried, or T0 may have made it matter.
+        if moved && !self.exit && self.conductor.record().is_some() {
+            let load = self.drain.load();
+            self.handle(Input::Load(load));
+        }
+    }
+
+    fn act(&mut self, now: Instant, action: Action) {
+        match action {
+            Action::Enter(phase) => self.enter(now, phase),
+            Action::Raise(moment) => self.raise(now, moment),
+            Action::FailReadiness => {
+                self.drain.fail_readiness();
+                tracing::info!(drain_id = self.drain_id, "readiness fails from now on");
+            }
+            Action::Plan(budget) => self.plan(now, budget),
+            Action::RunHook { index, until } => self.run_hook(index, until),
+            Action::Report { until } => self.write_reports(now, until),
+            Action::Exit => self.exit = true,
+        }
+    }
+
+    fn enter(&mut self, now: Instant, phase: Phase) {
+        self.drain.enter(phase, now);
+        match self.conductor.record() {
+            Some(record) => tracing::info!(
+                drain_id = self.drain_id,
+                phase = phase.as_str(),
+                cause = ?record.cause,
+                seconds = (now - record.t0).as_secs_f64(),
+                time_left = record.budget.deadline.saturating_duration_since(now).as_secs_f64(),
+                "phase"
+            ),
+            None => tracing::info!(phase = phase.as_str(), "phase"),
+        }
+    }
+
+    fn raise(&mut self, now: Instant, moment: Moment) {
+        self.drain.raise(moment);
+        tracing::debug!(drain_id = self.drain_id, ?moment, at = ?now, "moment");
+    }
+
+    fn plan(&mut self, now: Instant, budget: Budget) {
+        self.drain.set_plan(budget);
+        // The watchdog lives by the operating system's clock, and the drain by tokio's.
+        let left = budget.deadline.saturating_duration_since(now);
+        self.signals.watchdog.arm(std::time::Instant::now() + left);
+        tracing::info!(
+            drain_id = self.drain_id,
+            deadline_seconds = left.as_secs_f64(),
+            "the process has exited by then"
+        );
+    }
+
+    fn run_hook(&mut self, index: usize, until: Instant) {
+        let Some(hook) = self.hooks.get_mut(index).and_then(Option::take) else {
+            return;
+        };
+        let ended = self.hook_reports.clone();
+        tokio::spawn(async move {
+            let begin = Instant::now();
+            let run = tokio::spawn((hook.run)(Deadline::new(until)));
+            let abort = run.abort_handle();
+            let error = match timeout_at(until, run).await {
+                Ok(Ok(Ok(()))) => None,
+                Ok(Ok(Err(error))) => Some(error.to_string()),
+                Ok(Err(panic)) => Some(panic.to_string()),
+                Err(_) => {
+                    abort.abort();
+                    Some("did not end within its bound".to_owned())
+                }
+            };
+            if let Some(error) = &error {
+                tracing::error!(hook = hook.name, error, "teardown hook failed");
+            }
+            let report = HookReport {
+                name: hook.name,
+                seconds: begin.elapsed().as_secs_f64(),
+                error,
+            };
+            let _ = ended.send((index, report));
+        });
+    }
+
+    fn write_reports(&mut self, now: Instant, until: Instant) {
+        self.tell_abandoned_hooks();
+        let Some(record) = self.conductor.record() else {
+            return;
+        };
+        let hooks = std::mem::take(&mut self.hooks_told);
+        let failed = self.failure.is_some();
+        let report = DrainReport::new(&self.drain, record, &self.drain_id, failed, hooks, now);
+        let report = Arc::new(report);
+        log(&report);
+        self.report = Some(report.clone());
+        let drain = self.drain.clone();
+        let reporters = std::mem::take(&mut self.reporters);
+        tokio::spawn(async move {
+            let mut running = JoinSet::new();
+            for Reporter { name, run } in reporters {
+                let report = run(report.clone());
+                running.spawn(async move {
+                    match timeout_at(until, report).await {
+                        Ok(Ok(())) => {}
+                        Ok(Err(error)) => {
+                            tracing::warn!(reporter = name, %error, "report not written")
+                        }
+                        Err(_) => tracing::warn!(reporter = name, "report not written in time"),
+                    }
+                });
+            }
+            running.join_all().await;
+            drain.say(Input::Reported);
+        });
+    }
+
+    /// Hooks that never got their turn, or not to their end.
+    fn tell_abandoned_hooks(&mut self) {
+        while let Ok((_, hook)) = self.hook_ends.try_recv() {
+            self.hooks_told.push(hook);
+        }
+        for hook in self.hooks.iter_mut().rev().filter_map(Option::take) {
+            tracing::error!(hook = hook.name, "no time was left for this teardown hook");
+            self.hooks_told.push(HookReport {
+                name: hook.name,
+                seconds: 0.0,
+                error: Some("no time was left to run it".to_owned()),
+            });
+        }
+    }
+
+    fn result(mut self) -> Result<Arc<DrainReport>, Error> {
+        self.background.abort_all();
+        let report = self
+            .report
+            .expect("a conductor exits only after its report");
+        if let Some((name, source)) = self.failure {
+            return Err(Error::Failed {
+                name,
+                source,
+                report,
+            });
+        }
+        if report.outcome == super::report::Outcome::Cut {
+            return Err(Error::Cut { report });
+        }
+        let failed = report.hooks.iter().find_map(|hook| {
+            let error = hook.error.clone()?;
+            Some((hook.name.clone(), error))
+        });
+        match failed {
+            Some((name, error)) => Err(Error::Teardown {
+                name,
+                error,
+                report,
+            }),
+            None => Ok(report),
+        }
+    }
+}
+
+fn spawn(set: &mut JoinSet<Result<(), Failure>>, service: Service) {
+    let Service { name, future } = service;
+    set.spawn(async move { future.await.map_err(|error| (name, error)) });
+}
+
+/// The time until the deadline that the settings give; what the watchdog goes by until there is a plan.
+fn usable(lifecycle: &Lifecycle) -> Duration {
+    let now = Instant::now();
+    let settings = &lifecycle.settings;
+    Budget::new(now, now + settings.grace, settings).deadline - now
+}
+
+/// Short enough to be read aloud, random enough for one Deployment's history.
+fn drain_id() -> String {
+    format!("{:010x}", fastrand::u64(..1 << 40))
+}
+
+fn log(report: &DrainReport) {
+    let DrainReport {
+        drain_id,
+        outcome,
+        seconds,
+        requests,
+        jobs,
+        ..
+    } = report;
+    macro_rules! line {
+        ($level:ident) => {
+            tracing::$level!(
+                drain_id,
+                outcome = outcome.as_str(),
+                seconds,
+                requests_served = requests.served,
+                requests_late = requests.late,
+                requests_cut = requests.cut,
+                jobs_finished = jobs.finished,
+                jobs_released = jobs.released.count,
+                jobs_left = jobs.left.count,
+                "drained"
+            )
+        };
+    }
+    if report.is_clean() {
+        line!(info);
+    } else {
+        line!(warn);
+    }
+}

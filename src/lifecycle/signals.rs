@@ -1,0 +1,127 @@
+//! SIGTERM and SIGINT, taken on a thread of their own: T0 is when the signal came, not when a busy runtime
+//! found the time to look.
+
+use std::{
+    io,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant as StdInstant},
+};
+
+use signal_hook::{
+    consts::signal::{SIGINT, SIGTERM},
+    iterator,
+};
+use tokio::{sync::mpsc, time::Instant};
+
+use super::{budget::HURRY, conductor::SIGNAL_ECHO, watchdog::Watchdog};
+
+/// The signals that begin a drain, and the watchdog that they arm.
+///
+/// Install it first thing in `main`: until then a SIGTERM kills the process, or, where it is PID 1 of a
+/// container, is ignored by the kernel.
+#[derive(Debug)]
+pub struct Signals {
+    pub(super) received: mpsc::UnboundedReceiver<Instant>,
+    pub(super) watchdog: Watchdog,
+    grace: Arc<Mutex<Duration>>,
+    /// Keeps `received` open where no thread does.
+    _sender: mpsc::UnboundedSender<Instant>,
+}
+
+/// Begins a drain as a signal would, for programs that take their signals themselves, and for tests.
+#[derive(Clone, Debug)]
+pub struct Trigger(mpsc::UnboundedSender<Instant>);
+
+// === impl Signals ===
+
+impl Signals {
+    /// Takes SIGTERM and SIGINT from now on, and starts the watchdog.
+    ///
+    /// # Errors
+    /// Where the operating system refuses a thread or a handler.
+    pub fn install() -> io::Result<Self> {
+        let watchdog = Watchdog::spawn()?;
+        let (sender, received) = mpsc::unbounded_channel();
+        let grace = Arc::new(Mutex::new(Duration::from_secs(30)));
+        let signals = iterator::Signals::new([SIGTERM, SIGINT])?;
+        let thread = Receiver {
+            sender: sender.clone(),
+            watchdog: watchdog.clone(),
+            grace: grace.clone(),
+            first: None,
+        };
+        std::thread::Builder::new()
+            .name("lameduck-signals".into())
+            .spawn(move || thread.run(signals))?;
+        Ok(Self {
+            received,
+            watchdog,
+            grace,
+            _sender: sender,
+        })
+    }
+
+    /// Takes no signals and watches nothing; a drain begins by the trigger.
+    pub fn manual() -> (Self, Trigger) {
+        let (sender, received) = mpsc::unbounded_channel();
+        let signals = Self {
+            received,
+            watchdog: Watchdog::disabled(),
+            grace: Arc::default(),
+            _sender: sender.clone(),
+        };
+        (signals, Trigger(sender))
+    }
+
+    /// What the process does just before its watchdog ends it; see [`Watchdog::last_will`].
+    pub fn last_will(&self, will: impl FnOnce() + Send + 'static) {
+        self.watchdog.last_will(will);
+    }
+
+    /// By when the watchdog must bark if the runtime does not even see the signal.
+    pub(super) fn expect_grace(&self, usable: Duration) {
+        *self.grace.lock().unwrap_or_else(PoisonError::into_inner) = usable;
+    }
+}
+
+// === impl Trigger ===
+
+impl Trigger {
+    /// As if a signal had come just now. A second one, a second or more later, hurries the drain.
+    pub fn fire(&self) {
+        // Fails only where the drain is over.
+        let _ = self.0.send(Instant::now());
+    }
+}
+
+struct Receiver {
+    sender: mpsc::UnboundedSender<Instant>,
+    watchdog: Watchdog,
+    grace: Arc<Mutex<Duration>>,
+    first: Option<StdInstant>,
+}
+
+// === impl Receiver ===
+
+impl Receiver {
+    fn run(mut self, mut signals: iterator::Signals) {
+        for _ in &mut signals {
+            let now = StdInstant::now();
+            match self.first {
+                None => {
+                    self.first = Some(now);
+                    let grace = *self.grace.lock().unwrap_or_else(PoisonError::into_inner);
+                    self.watchdog.arm(now + grace);
+                }
+                Some(first) if now.duration_since(first) >= SIGNAL_ECHO => {
+                    self.watchdog.arm_no_later(now + HURRY);
+                }
+                Some(_) => {}
+            }
+            if self.sender.send(Instant::from_std(now)).is_err() {
+                // The drain is over, and the process about to end: a signal now ends it at once.
+                self.watchdog.arm_no_later(now + HURRY);
+            }
+        }
+    }
+}
