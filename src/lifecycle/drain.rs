@@ -74,6 +74,11 @@ impl Drain {
         (drain, receiver)
     }
 
+    /// One that never begins, for what is not part of the drain.
+    pub(crate) fn detached() -> Self {
+        Self::new().0
+    }
+
     // --- for everybody ---
 
     /// Waits for a moment; at once where it has passed.

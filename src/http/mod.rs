@@ -1,0 +1,103 @@
+//! HTTP connections that can be asked to leave: any tower service over HTTP/1.1 and h2c.
+//!
+//! ```text
+//!   Server ── accepts ──▶ Connection ── sniffs, then drives hyper ──▶ Counted ──▶ your service
+//!     │                       │                                          │
+//!     │ closes last,          │ Patience: what is it doing, and          │ `Connection: close` in lame duck,
+//!     │ backlog swept         │ how far has the drain come?              │ counted to the last byte
+//! ```
+//!
+//! Nothing here decides *when*: the conductor raises its [`Moment`](crate::Moment)s, and every connection
+//! follows them by itself.
+
+mod connection;
+mod io;
+mod patience;
+mod probes;
+mod server;
+mod service;
+mod settings;
+mod sniff;
+
+use std::sync::Arc;
+
+use ::http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use tokio::net::TcpListener;
+use tower::Service;
+
+pub use self::{probes::probes, settings::HttpSettings};
+
+use self::server::Server;
+use crate::lifecycle::{BoxError, Drain, Lifecycle};
+
+impl Lifecycle {
+    /// Serves a listener with any tower service: an axum `Router`, tonic's `Routes`, your own.
+    ///
+    /// In a drain it goes on serving; connections are asked to leave once nobody routes here, and the
+    /// listener closes last.
+    pub fn http<S, B>(self, name: &str, listener: TcpListener, service: S) -> Self
+    where
+        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<BoxError>,
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
+        self.http_with(name, listener, service, HttpSettings::default())
+    }
+
+    /// As [`http`](Self::http), with times and limits of its own.
+    pub fn http_with<S, B>(
+        self,
+        name: &str,
+        listener: TcpListener,
+        service: S,
+        settings: HttpSettings,
+    ) -> Self
+    where
+        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<BoxError>,
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
+        let drain = self.drain().clone();
+        let traffic = drain.traffic(name);
+        let server = Server {
+            listener,
+            open: traffic.listener(),
+            service,
+            drain,
+            traffic,
+            settings: Arc::new(settings),
+        };
+        self.serves_traffic().service(name, server.run())
+    }
+
+    /// Serves [probes and metrics](probes) on a listener of their own, until after the last report. What
+    /// comes here is no traffic: no drain waits for it.
+    pub fn admin(self, listener: TcpListener) -> Self {
+        let router = probes(self.drain().clone());
+        self.admin_with(listener, router)
+    }
+
+    /// As [`admin`](Self::admin), with a router of your own.
+    pub fn admin_with(self, listener: TcpListener, router: axum::Router) -> Self {
+        // Its own drain, which never begins: probes and scrapes are answered to the very end.
+        let drain = Drain::detached();
+        let traffic = drain.traffic("admin");
+        let server = Server {
+            listener,
+            open: traffic.listener(),
+            service: router,
+            drain,
+            traffic,
+            settings: Arc::new(HttpSettings::default()),
+        };
+        self.background("admin", async move { server.run().await })
+    }
+}

@@ -1,0 +1,183 @@
+//! How long a connection is waited for, given what it is doing and how far the drain has come.
+
+use std::{
+    future::Future,
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::sync::WaitForCancellationFutureOwned;
+
+use crate::lifecycle::{Drain, Moment};
+
+use super::{
+    io::{Activity, Doing},
+    settings::HttpSettings,
+};
+
+/// Why a connection is not to go on though its protocol could.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Interrupt {
+    /// It is idle, and it is time to close it.
+    CloseIdle,
+    /// Half a request for too long.
+    TooSlow,
+    /// The hard deadline.
+    Cut,
+}
+
+/// One connection's timers. Polled by its driver whenever the protocol is pending.
+pub(super) struct Patience {
+    drain: Drain,
+    settings: Arc<HttpSettings>,
+    activity: Arc<Activity>,
+    accepted: Instant,
+    stage: Stage,
+    stage_since: Instant,
+    next_stage: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// What it does, since when, and how many requests had begun then.
+    doing: (Doing, Instant, usize),
+    timer: Pin<Box<Sleep>>,
+    /// HTTP/2: frames that are no request come at any time, so that received bytes mean nothing.
+    streams: bool,
+    /// Between 0 and 1, so that not all connections do the same at the same instant.
+    jitter: f64,
+}
+
+/// How far the drain has come, for a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Serving,
+    Leave,
+    CloseIdle,
+    Cut,
+}
+
+// === impl Patience ===
+
+impl Patience {
+    pub(super) fn new(
+        drain: &Drain,
+        settings: &Arc<HttpSettings>,
+        activity: &Arc<Activity>,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            drain: drain.clone(),
+            settings: settings.clone(),
+            activity: activity.clone(),
+            accepted: now,
+            stage: Stage::Serving,
+            stage_since: now,
+            next_stage: Box::pin(drain.token(Moment::Leave).clone().cancelled_owned()),
+            doing: (Doing::Idle, now, 0),
+            timer: Box::pin(sleep_until(now + settings.idle_timeout)),
+            streams: false,
+            jitter: fastrand::f64(),
+        }
+    }
+
+    /// From here on the connection speaks HTTP/2.
+    pub(super) fn streams(&mut self) {
+        self.streams = true;
+    }
+
+    /// Whether it is time to send GOAWAY: spread over a while for connections that were there before, after
+    /// the first request on one that came later. A client that waits for our SETTINGS before it sends would
+    /// otherwise be told to leave before it could ask anything.
+    pub(super) fn must_go_away(&self) -> bool {
+        self.stage >= Stage::Leave && Instant::now() >= self.go_away_at()
+    }
+
+    /// Pending while the connection may go on; wakes the task when that may have changed, or when it
+    /// [must go away](Self::must_go_away).
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Interrupt> {
+        while self.stage < Stage::Cut && self.next_stage.as_mut().poll(cx).is_ready() {
+            self.enter_next_stage();
+        }
+        if self.stage == Stage::Cut {
+            return Poll::Ready(Interrupt::Cut);
+        }
+        self.look();
+        loop {
+            let now = Instant::now();
+            let due = match self.due() {
+                Some((due, interrupt)) if due <= now => return Poll::Ready(interrupt),
+                due => due.map(|(due, _)| due),
+            };
+            let go_away = (self.streams && self.stage >= Stage::Leave).then(|| self.go_away_at());
+            let Some(wake) = due.into_iter().chain(go_away.filter(|at| *at > now)).min() else {
+                return Poll::Pending;
+            };
+            // A timer that fires too early does no harm and costs less than moving it with every request.
+            if wake < self.timer.deadline() || self.timer.is_elapsed() {
+                self.timer.as_mut().reset(wake);
+            }
+            if self.timer.as_mut().poll(cx).is_pending() {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn enter_next_stage(&mut self) {
+        let (stage, next) = match self.stage {
+            Stage::Serving => (Stage::Leave, Moment::CloseIdle),
+            Stage::Leave => (Stage::CloseIdle, Moment::Cut),
+            Stage::CloseIdle | Stage::Cut => (Stage::Cut, Moment::Cut),
+        };
+        self.stage = stage;
+        self.stage_since = Instant::now();
+        let next = self.drain.token(next).clone().cancelled_owned();
+        self.next_stage = Box::pin(next);
+    }
+
+    fn look(&mut self) {
+        let doing = match self.activity.doing() {
+            _ if self.streams && self.activity.in_flight() == 0 => Doing::Idle,
+            doing => doing,
+        };
+        let begun = self.activity.begun();
+        if (doing, begun) != (self.doing.0, self.doing.2) {
+            self.doing = (doing, Instant::now(), begun);
+        }
+    }
+
+    /// When patience ends, and how.
+    fn due(&self) -> Option<(Instant, Interrupt)> {
+        let (doing, since, _) = self.doing;
+        match doing {
+            Doing::Serving => None,
+            Doing::Receiving => Some((since + self.settings.header_timeout, Interrupt::TooSlow)),
+            Doing::Idle if self.stage < Stage::CloseIdle => {
+                Some((since + self.settings.idle_timeout, Interrupt::CloseIdle))
+            }
+            Doing::Idle => {
+                let from = since.max(self.stage_since);
+                let idle_before = self.stage_since.saturating_duration_since(since);
+                Some((from + self.closing_delay(idle_before), Interrupt::CloseIdle))
+            }
+        }
+    }
+
+    /// The longer idle before, the sooner closed: who has just spoken is the likeliest to speak again.
+    fn closing_delay(&self, idle_before: Duration) -> Duration {
+        let share = 1.0 / (1.0 + idle_before.as_secs_f64());
+        self.settings
+            .spread
+            .mul_f64(share * (0.9 + 0.1 * self.jitter))
+    }
+
+    fn go_away_at(&self) -> Instant {
+        let spread = self.settings.spread;
+        if self.accepted < self.stage_since && self.stage == Stage::Leave {
+            self.stage_since + spread.mul_f64(self.jitter)
+        } else if self.activity.begun() > 0 {
+            self.accepted
+        } else {
+            self.accepted + spread
+        }
+    }
+}
