@@ -28,5 +28,8 @@ where
     B::Data: Send,
     B::Error: Into<lifecycle::BoxError>,
 {
-    Lifecycle::builder().http("http", listener, service).run().await
+    Lifecycle::builder()
+        .http("http", listener, service)
+        .run()
+        .await
 }

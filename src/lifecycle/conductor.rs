@@ -254,7 +254,7 @@ impl Conductor {
             .map(|(_, at)| at);
         let readiness = self.ready.then_some(match self.peers {
             Peers::Unknown if self.settings.readiness == ReadinessPolicy::Auto => {
-                record.t0 + PEERS_WAIT
+                (record.t0 + PEERS_WAIT).min(budget.lame_duck_end)
             }
             _ => budget.lame_duck_end,
         });
@@ -413,7 +413,7 @@ impl Conductor {
                 Cause::Unknown | Cause::PodDeleted | Cause::Disrupted
             )
         });
-        let held_for_nothing = !self.shape.observed || !deletion || now >= budget.lame_duck_end;
+        let held_for_nothing = !self.shape.observed || !deletion || self.phase != Phase::LameDuck;
         let gone = !matches!(self.step, Step::Routing { removed: None });
         match self.settings.readiness {
             ReadinessPolicy::Immediate => true,
@@ -435,8 +435,8 @@ impl Conductor {
         if now >= budget.soft {
             self.raise(now, Moment::Stop);
         }
-        if now >= budget.close {
-            self.raise(now, Moment::Leave);
+        if now >= budget.close && !self.raised(Moment::Close) {
+            self.raise_all(now, &[Moment::Removed, Moment::Leave, Moment::CloseIdle]);
             self.raise(now, Moment::Close);
         }
     }
@@ -456,7 +456,9 @@ impl Conductor {
                 Some(Step::Routing { removed: Some(now) })
             }
             // Slices are rebalanced and recreated: what was gone may be back.
-            Some(_) if self.endpoints == Endpoints::Routed => Some(Step::Routing { removed: None }),
+            Some(_) if self.shape.observed && self.endpoints == Endpoints::Routed => {
+                Some(Step::Routing { removed: None })
+            }
             Some(at) if now >= self.unrouted_at(at) => Some(self.ask_to_leave(now)),
             Some(_) => None,
         }
@@ -543,16 +545,8 @@ impl Conductor {
     }
 
     fn cut_all(&mut self, now: Instant) -> Step {
-        for moment in [
-            Moment::Removed,
-            Moment::Leave,
-            Moment::CloseIdle,
-            Moment::Stop,
-            Moment::Close,
-            Moment::Cut,
-        ] {
-            self.raise(now, moment);
-        }
+        self.raise_all(now, &[Moment::Removed, Moment::Leave, Moment::CloseIdle]);
+        self.raise_all(now, &[Moment::Stop, Moment::Close, Moment::Cut]);
         let load = self.load;
         if let Some(record) = &mut self.record {
             record.cut = load;
@@ -641,6 +635,12 @@ impl Conductor {
         self.actions.push(Action::Raise(moment));
         if let Some(record) = &mut self.record {
             record.moments.push((moment, now));
+        }
+    }
+
+    fn raise_all(&mut self, now: Instant, moments: &[Moment]) {
+        for moment in moments {
+            self.raise(now, *moment);
         }
     }
 
