@@ -2,3 +2,4 @@
 
 #[cfg(feature = "sqlite")]
 mod engine_contract;
+mod exec_handler;

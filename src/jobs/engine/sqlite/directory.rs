@@ -5,20 +5,24 @@ use std::{
     io,
     os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
 };
 
 use crate::jobs::engine::EngineError;
 
 const DATABASE: &str = "lameduck.db";
 const LOCK: &str = "lock";
+/// A command that a killed process was just about to start has the lock until its exec: some milliseconds.
+const LOCK_WAIT: Duration = Duration::from_millis(250);
 
 /// A data directory that is ours for as long as this lives.
 #[derive(Debug)]
 pub(super) struct Directory {
     path: PathBuf,
-    // flock(2) under the hood: bound to this open file, so the kernel releases it when the process dies,
-    // and commands do not inherit it, because the standard library opens files close-on-exec.
-    _lock: File,
+    // flock(2) under the hood: the kernel releases it when the process dies. The standard library opens
+    // files close-on-exec, so that commands do not inherit it.
+    lock: File,
 }
 
 impl Directory {
@@ -30,14 +34,9 @@ impl Directory {
             .truncate(false)
             .open(path.join(LOCK))
             .map_err(unusable)?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                return Err(EngineError::InUse {
-                    path: path.display().to_string(),
-                });
-            }
-            Err(TryLockError::Error(error)) => return Err(unusable(error)),
+        if !try_lock(&lock).map_err(unusable)? {
+            let path = path.display().to_string();
+            return Err(EngineError::InUse { path });
         }
         // Made here and not by SQLite, so that payloads are not readable for everybody: the WAL gets the
         // database's permissions.
@@ -48,13 +47,33 @@ impl Directory {
         sync(path).map_err(unusable)?;
         Ok(Self {
             path: path.to_owned(),
-            _lock: lock,
+            lock,
         })
     }
 
     /// Where the database is.
     pub fn database(&self) -> PathBuf {
         self.path.join(DATABASE)
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        // Closing alone would leave it locked while a command that is just being started has the file, too.
+        let _ = self.lock.unlock();
+    }
+}
+
+/// False if another living process has it.
+fn try_lock(lock: &File) -> io::Result<bool> {
+    let deadline = Instant::now() + LOCK_WAIT;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(true),
+            Err(TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::WouldBlock) if Instant::now() > deadline => return Ok(false),
+            Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(5)),
+        }
     }
 }
 
