@@ -50,7 +50,7 @@ pub struct NewJob {
     pub payload: Bytes,
     /// The payload's media type; `application/octet-stream` where the submitter gave none.
     pub content_type: String,
-    /// Not before this instant; `None` means now.
+    /// Not before this instant; `None` means now, and so does an instant in the past: it overtakes nobody.
     pub run_at: Option<Timestamp>,
     /// Attempts in all before the job is dead; at least 1.
     pub max_attempts: u32,
@@ -119,7 +119,7 @@ pub enum Outcome {
 /// What follows a failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AfterFailure {
-    /// Try again, not before this instant.
+    /// Try again, not before this instant; one in the past means now.
     RetryAt(Timestamp),
     /// No attempt left, or none would help.
     Dead,

@@ -4,3 +4,4 @@ pub mod engine;
 pub mod handler;
 pub mod job;
 pub mod ledger;
+pub mod workers;

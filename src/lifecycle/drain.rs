@@ -38,6 +38,7 @@ use super::{
 pub struct Drain(Arc<Shared>);
 
 struct Shared {
+    id: String,
     epoch: Instant,
     moments: [CancellationToken; Moment::ALL.len()],
     plan: watch::Sender<Option<Budget>>,
@@ -59,6 +60,8 @@ impl Drain {
         let (inputs, receiver) = mpsc::unbounded_channel();
         let epoch = Instant::now();
         let drain = Self(Arc::new(Shared {
+            // Short enough to be read aloud, random enough for one Deployment's history.
+            id: format!("{:010x}", fastrand::u64(..1 << 40)),
             epoch,
             moments: std::array::from_fn(|_| CancellationToken::new()),
             plan: watch::Sender::new(None),
@@ -129,6 +132,11 @@ impl Drain {
     /// What `/readyz` says: started, and not failed by a drain. Once failed by a drain it stays so.
     pub fn is_ready(&self) -> bool {
         self.phase() >= Phase::Serving && self.0.ready.load(Ordering::Acquire)
+    }
+
+    /// The name of this process' drain, the same in every place where it is told of.
+    pub fn id(&self) -> &str {
+        &self.0.id
     }
 
     /// Begins a drain from inside the program, as a signal would; does nothing if one has begun.

@@ -29,6 +29,21 @@ pub enum Cause {
     ContainerStopped,
 }
 
+impl Cause {
+    /// The word used in logs, metrics and the ledger.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Unknown => "unknown",
+            Self::Signal => "signal",
+            Self::Requested => "requested",
+            Self::Failed => "failed",
+            Self::PodDeleted => "pod_deleted",
+            Self::Disrupted => "disrupted",
+            Self::ContainerStopped => "container_stopped",
+        }
+    }
+}
+
 /// Until when, and who said so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kill {

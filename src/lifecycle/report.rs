@@ -113,14 +113,13 @@ impl DrainReport {
     pub(super) fn new(
         drain: &Drain,
         record: &Record,
-        drain_id: &str,
         failed: bool,
         hooks: Vec<HookReport>,
         now: Instant,
     ) -> Self {
         let seconds = now - record.t0;
         let mut report = Self {
-            drain_id: drain_id.to_owned(),
+            drain_id: drain.id().to_owned(),
             outcome: Outcome::Clean,
             cause: record.cause,
             began_at: Timestamp::now() - seconds,

@@ -26,7 +26,6 @@ type Failure = (String, BoxError);
 struct Shell {
     conductor: Conductor,
     drain: Drain,
-    drain_id: String,
     signals: Signals,
     inputs: mpsc::UnboundedReceiver<Input>,
     services: JoinSet<Result<(), Failure>>,
@@ -70,7 +69,6 @@ impl Shell {
         let mut shell = Self {
             conductor: Conductor::new(lifecycle.settings, lifecycle.shape),
             drain: lifecycle.drain,
-            drain_id: drain_id(),
             signals,
             inputs: lifecycle.inputs,
             services: JoinSet::new(),
@@ -160,7 +158,7 @@ impl Shell {
             Action::Raise(moment) => self.raise(now, moment),
             Action::FailReadiness => {
                 self.drain.fail_readiness();
-                tracing::info!(drain_id = self.drain_id, "readiness fails from now on");
+                tracing::info!(drain_id = self.drain.id(), "readiness fails from now on");
             }
             Action::Plan(budget) => self.plan(now, budget),
             Action::RunHook { index, until } => self.run_hook(index, until),
@@ -173,7 +171,7 @@ impl Shell {
         self.drain.enter(phase, now);
         match self.conductor.record() {
             Some(record) => tracing::info!(
-                drain_id = self.drain_id,
+                drain_id = self.drain.id(),
                 phase = phase.as_str(),
                 cause = ?record.cause,
                 seconds = (now - record.t0).as_secs_f64(),
@@ -186,7 +184,7 @@ impl Shell {
 
     fn raise(&mut self, now: Instant, moment: Moment) {
         self.drain.raise(moment);
-        tracing::debug!(drain_id = self.drain_id, ?moment, at = ?now, "moment");
+        tracing::debug!(drain_id = self.drain.id(), ?moment, at = ?now, "moment");
     }
 
     fn plan(&mut self, now: Instant, budget: Budget) {
@@ -195,7 +193,7 @@ impl Shell {
         let left = budget.deadline.saturating_duration_since(now);
         self.signals.watchdog.arm(std::time::Instant::now() + left);
         tracing::info!(
-            drain_id = self.drain_id,
+            drain_id = self.drain.id(),
             deadline_seconds = left.as_secs_f64(),
             "the process has exited by then"
         );
@@ -238,7 +236,7 @@ impl Shell {
         };
         let hooks = std::mem::take(&mut self.hooks_told);
         let failed = self.failure.is_some();
-        let report = DrainReport::new(&self.drain, record, &self.drain_id, failed, hooks, now);
+        let report = DrainReport::new(&self.drain, record, failed, hooks, now);
         let report = Arc::new(report);
         log(&report);
         self.report = Some(report.clone());
@@ -318,11 +316,6 @@ fn usable(lifecycle: &Lifecycle) -> Duration {
     let now = Instant::now();
     let settings = &lifecycle.settings;
     Budget::new(now, now + settings.grace, settings).deadline - now
-}
-
-/// Short enough to be read aloud, random enough for one Deployment's history.
-fn drain_id() -> String {
-    format!("{:010x}", fastrand::u64(..1 << 40))
 }
 
 fn log(report: &DrainReport) {

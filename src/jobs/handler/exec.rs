@@ -1,1 +1,257 @@
-//! Commands.
+//! Runs a command for each job.
+//!
+//! ```text
+//!   payload ──▶ stdin ┌─────────┐ stdout ──▶ the result, its first bytes (the rest is read and dropped)
+//!   LAMEDUCK_… in the │ command │ stderr ──▶ the error, its last bytes
+//!   environment       └─────────┘ exit status decides
+//! ```
+//!
+//! | it ended | by itself | after it was told to stop |
+//! | --- | --- | --- |
+//! | exit 0 | done | released; done where [`zero_after_stop_is_done`](Exec::zero_after_stop_is_done) says so |
+//! | exit 75 (`EX_TEMPFAIL`), another failure, a signal | failed | released |
+//!
+//! The command is the leader of a process group of its own. It is told to stop by SIGTERM to the group,
+//! once; when its time is over the group is killed. **The end of the leader is the end of the job**: what
+//! it leaves behind in its group is killed, so that nothing of a finished job lives on. A shell that is
+//! only there to start something should therefore `exec` it: a shell that SIGTERM kills takes with it
+//! whatever it was waiting for.
+//!
+//! What leaves the group (`setsid`, daemons) escapes all this; the job does not wait for it longer than
+//! [`output_grace`](Exec::output_grace), even where it holds the output open.
+//!
+//! Not used is `PR_SET_PDEATHSIG`: it follows the *thread* that spawned, and a runtime's threads come and
+//! go. Instead, whoever ends this process calls [`kill_all_groups`] first. A SIGKILL from outside can't be
+//! answered: in a container the kernel then kills what is left, because PID 1 is gone.
+
+use std::{
+    ffi::OsStr,
+    io,
+    os::unix::process::ExitStatusExt,
+    pin::{Pin, pin},
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use rustix::process::Signal;
+use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
+
+use super::{Context, Handler, Retry, Verdict};
+use crate::jobs::job::Job;
+
+mod group;
+mod output;
+
+pub use group::kill_all_groups;
+use group::{Group, Groups, NotStarted};
+use output::{Head, Tail};
+
+/// How much of stdout is kept as the result.
+const RESULT_LIMIT: usize = 64 << 10;
+/// How much of stderr is kept as the error.
+const ERROR_LIMIT: usize = 8 << 10;
+/// How long the output is waited for when the command has ended. It is at its end at once, unless
+/// somebody who left the group holds it open.
+const OUTPUT_GRACE: Duration = Duration::from_secs(1);
+
+/// A handler that runs a command.
+#[derive(Clone, Debug)]
+pub struct Exec {
+    argv: Vec<String>,
+    result_limit: usize,
+    error_limit: usize,
+    output_grace: Duration,
+    zero_after_stop_is_done: bool,
+}
+
+/// What the command was told so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Told {
+    Nothing,
+    ToStop,
+    NoMore,
+}
+
+// === impl Exec ===
+
+impl Exec {
+    /// Runs this program with these arguments, found by `PATH`, without a shell.
+    pub fn new(argv: Vec<String>) -> Self {
+        Self {
+            argv,
+            result_limit: RESULT_LIMIT,
+            error_limit: ERROR_LIMIT,
+            output_grace: OUTPUT_GRACE,
+            zero_after_stop_is_done: false,
+        }
+    }
+
+    /// Keeps so many bytes of stdout as the result (default: 64 KiB). What comes after them is read, so
+    /// that the command does not block, and dropped.
+    pub fn result_limit(mut self, bytes: usize) -> Self {
+        self.result_limit = bytes;
+        self
+    }
+
+    /// Keeps so many of the last bytes of stderr as the error (default: 8 KiB).
+    pub fn error_limit(mut self, bytes: usize) -> Self {
+        self.error_limit = bytes;
+        self
+    }
+
+    /// Waits so long for the end of the output when the command has ended (default: 1 s).
+    pub fn output_grace(mut self, grace: Duration) -> Self {
+        self.output_grace = grace;
+        self
+    }
+
+    /// Whether exit 0 after SIGTERM means that the job is done (default: no, it is released). Many
+    /// programs exit with 0 when they were merely asked to go.
+    pub fn zero_after_stop_is_done(mut self, yes: bool) -> Self {
+        self.zero_after_stop_is_done = yes;
+        self
+    }
+
+    fn command(&self, job: &Job, context: &Context) -> Command {
+        let (program, arguments) = match self.argv.split_first() {
+            Some((program, arguments)) => (OsStr::new(program), arguments),
+            None => (OsStr::new(""), [].as_slice()),
+        };
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .env("LAMEDUCK_JOB_ID", job.id.to_string())
+            .env("LAMEDUCK_QUEUE", job.queue.as_str())
+            .env("LAMEDUCK_ATTEMPT", job.attempt.to_string())
+            .env("LAMEDUCK_CONTENT_TYPE", &job.content_type)
+            .env("LAMEDUCK_CLAIM", &context.claim)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        command
+    }
+
+    async fn attend(&self, mut group: Group, job: &Job, context: &Context) -> Verdict {
+        let mut result = Head::new(self.result_limit);
+        let mut error = Tail::new(self.error_limit);
+        let (stdin, stdout, stderr) = group.pipes();
+        let (told, status) = {
+            let mut pipes = pin!(async {
+                tokio::join!(
+                    feed(stdin, &job.payload),
+                    result.read(stdout),
+                    error.read(stderr)
+                );
+            });
+            let (told, at_end) = until_ended(&group, context, pipes.as_mut()).await;
+            let status = group.reap().await;
+            if !at_end {
+                let _ = timeout(self.output_grace, pipes).await;
+            }
+            (told, status)
+        };
+        match status {
+            Ok(status) => self.verdict(status, told, result, &error),
+            Err(lost) => failed(format!("the exit status of the command was lost: {lost}")),
+        }
+    }
+
+    fn verdict(&self, status: ExitStatus, told: Told, result: Head, error: &Tail) -> Verdict {
+        let counts = told == Told::Nothing || self.zero_after_stop_is_done;
+        if status.success() && counts {
+            return Verdict::Done {
+                result: result.into_bytes(),
+            };
+        }
+        if told != Told::Nothing {
+            return Verdict::Released;
+        }
+        failed(match error.to_text() {
+            text if text.is_empty() => how_it_ended(status),
+            text => format!("{}: {text}", how_it_ended(status)),
+        })
+    }
+
+    fn not_started(&self, error: &io::Error) -> Verdict {
+        let Some(program) = self.argv.first() else {
+            return failed("no command is configured for this queue".to_owned());
+        };
+        failed(match error.kind() {
+            io::ErrorKind::NotFound => format!(
+                "the command '{program}' can't be started ({error}); is it in the image, and on PATH?"
+            ),
+            io::ErrorKind::PermissionDenied => format!(
+                "the command '{program}' can't be started ({error}); is it executable for user {}?",
+                rustix::process::geteuid().as_raw()
+            ),
+            _ => format!("the command '{program}' can't be started ({error})"),
+        })
+    }
+}
+
+#[async_trait]
+impl Handler for Exec {
+    async fn run(&self, job: &Job, context: Context) -> Verdict {
+        if context.stop.is_cancelled() || context.cut.is_cancelled() {
+            return Verdict::Released;
+        }
+        match Group::spawn(self.command(job, &context), Groups::of_this_process()) {
+            Ok(group) => self.attend(group, job, &context).await,
+            Err(NotStarted::ProcessEnds) => Verdict::Released,
+            Err(NotStarted::Failed(error)) => self.not_started(&error),
+        }
+    }
+}
+
+/// Passes on what the command is to be told, until it has ended. Says what it was told, and whether its
+/// pipes are at their end.
+async fn until_ended(
+    group: &Group,
+    context: &Context,
+    mut pipes: Pin<&mut impl Future<Output = ()>>,
+) -> (Told, bool) {
+    let (mut told, mut at_end) = (Told::Nothing, false);
+    loop {
+        tokio::select! {
+            // In this order, so that a command which has ended already was not told anything.
+            biased;
+            () = group.ended() => return (told, at_end),
+            () = context.cut.cancelled(), if told < Told::NoMore => {
+                group.signal(Signal::KILL);
+                told = Told::NoMore;
+            }
+            () = context.stop.cancelled(), if told < Told::ToStop => {
+                group.signal(Signal::TERM);
+                told = Told::ToStop;
+            }
+            () = &mut pipes, if !at_end => at_end = true,
+        }
+    }
+}
+
+/// Writes the payload. A command need not read it: a closed pipe is its right.
+async fn feed(stdin: Option<tokio::process::ChildStdin>, payload: &[u8]) {
+    if let Some(mut stdin) = stdin {
+        let _ = stdin.write_all(payload).await;
+    }
+}
+
+fn how_it_ended(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("the command ended with exit status {code}"),
+        (_, Some(9)) => {
+            "the command was killed by signal 9 (SIGKILL), as the kernel does at the memory limit"
+                .to_owned()
+        }
+        (_, Some(signal)) => format!("the command was killed by signal {signal}"),
+        _ => format!("the command ended with {status}"),
+    }
+}
+
+fn failed(error: String) -> Verdict {
+    Verdict::Failed {
+        error,
+        retry: Retry::Backoff,
+    }
+}

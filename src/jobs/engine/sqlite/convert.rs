@@ -1,0 +1,55 @@
+//! Between Rust's types and SQLite's.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rusqlite::{Error, Result, Row, types::Type};
+
+use crate::jobs::job::{JobId, QueueName};
+
+/// An instant as it is stored.
+pub(super) fn micros(instant: Timestamp) -> i64 {
+    instant.as_microsecond()
+}
+
+/// An instant some time later; the end of time where there is none.
+pub(super) fn micros_after(instant: Timestamp, delay: Duration) -> i64 {
+    let delay = i64::try_from(delay.as_micros()).unwrap_or(i64::MAX);
+    micros(instant)
+        .saturating_add(delay)
+        .min(micros(Timestamp::MAX))
+}
+
+/// A stored instant.
+pub(super) fn instant(row: &Row<'_>, column: usize) -> Result<Timestamp> {
+    parse_instant(row.get(column)?, column)
+}
+
+/// A stored instant that may be missing.
+pub(super) fn instant_if_any(row: &Row<'_>, column: usize) -> Result<Option<Timestamp>> {
+    row.get::<_, Option<i64>>(column)?
+        .map(|micros| parse_instant(micros, column))
+        .transpose()
+}
+
+/// A count, which is never negative.
+pub(super) fn count(row: &Row<'_>, column: usize) -> Result<u64> {
+    row.get::<_, i64>(column).map(i64::unsigned_abs)
+}
+
+/// A stored job id.
+pub(super) fn job_id(row: &Row<'_>, column: usize) -> Result<JobId> {
+    row.get(column).map(JobId::from_bytes)
+}
+
+/// A stored queue name.
+pub(super) fn queue_name(row: &Row<'_>, column: usize) -> Result<QueueName> {
+    row.get::<_, String>(column)?
+        .parse()
+        .map_err(|error| Error::FromSqlConversionFailure(column, Type::Text, Box::new(error)))
+}
+
+fn parse_instant(micros: i64, column: usize) -> Result<Timestamp> {
+    Timestamp::from_microsecond(micros)
+        .map_err(|error| Error::FromSqlConversionFailure(column, Type::Integer, Box::new(error)))
+}

@@ -1,0 +1,137 @@
+//! The data directory: made, checked, and locked for one process.
+
+use std::{
+    fs::{self, DirBuilder, File, OpenOptions, TryLockError},
+    io,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
+    path::{Path, PathBuf},
+    thread,
+    time::{Duration, Instant},
+};
+
+use crate::jobs::engine::EngineError;
+
+const DATABASE: &str = "lameduck.db";
+const LOCK: &str = "lock";
+/// A command that a killed process was just about to start has the lock until its exec: some milliseconds.
+const LOCK_WAIT: Duration = Duration::from_millis(250);
+
+/// A data directory that is ours for as long as this lives.
+#[derive(Debug)]
+pub(super) struct Directory {
+    path: PathBuf,
+    // flock(2) under the hood: the kernel releases it when the process dies. The standard library opens
+    // files close-on-exec, so that commands do not inherit it.
+    lock: File,
+}
+
+impl Directory {
+    /// Makes the directory if it is missing, locks it, and makes sure that the database file exists.
+    pub fn claim(path: &Path) -> Result<Self, EngineError> {
+        let unusable = |error| unusable(path, error);
+        create(path).map_err(unusable)?;
+        let lock = private_file()
+            .truncate(false)
+            .open(path.join(LOCK))
+            .map_err(unusable)?;
+        if !try_lock(&lock).map_err(unusable)? {
+            let path = path.display().to_string();
+            return Err(EngineError::InUse { path });
+        }
+        // Made here and not by SQLite, so that payloads are not readable for everybody: the WAL gets the
+        // database's permissions.
+        private_file()
+            .truncate(false)
+            .open(path.join(DATABASE))
+            .map_err(unusable)?;
+        sync(path).map_err(unusable)?;
+        Ok(Self {
+            path: path.to_owned(),
+            lock,
+        })
+    }
+
+    /// Where the database is.
+    pub fn database(&self) -> PathBuf {
+        self.path.join(DATABASE)
+    }
+}
+
+impl Drop for Directory {
+    fn drop(&mut self) {
+        // Closing alone would leave it locked while a command that is just being started has the file, too.
+        let _ = self.lock.unlock();
+    }
+}
+
+/// False if another living process has it.
+fn try_lock(lock: &File) -> io::Result<bool> {
+    let deadline = Instant::now() + LOCK_WAIT;
+    loop {
+        match lock.try_lock() {
+            Ok(()) => return Ok(true),
+            Err(TryLockError::Error(error)) => return Err(error),
+            Err(TryLockError::WouldBlock) if Instant::now() > deadline => return Ok(false),
+            Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(5)),
+        }
+    }
+}
+
+/// Makes the directory and its parents, and makes their names durable.
+fn create(path: &Path) -> io::Result<()> {
+    if path.is_dir() {
+        return Ok(());
+    }
+    let mut missing = vec![path];
+    missing.extend(
+        path.ancestors()
+            .skip(1)
+            .take_while(|p| !p.as_os_str().is_empty() && !p.exists()),
+    );
+    DirBuilder::new().recursive(true).mode(0o700).create(path)?;
+    for made in missing {
+        match made.parent() {
+            Some(parent) if parent.as_os_str().is_empty() => sync(Path::new("."))?,
+            Some(parent) => sync(parent)?,
+            None => {}
+        }
+    }
+    Ok(())
+}
+
+/// A new name in a directory survives a power cut only once the directory itself was synced.
+fn sync(directory: &Path) -> io::Result<()> {
+    File::open(directory)?.sync_all()
+}
+
+fn private_file() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).create(true).mode(0o600);
+    options
+}
+
+fn unusable(path: &Path, error: io::Error) -> EngineError {
+    let remedy = match error.kind() {
+        io::ErrorKind::PermissionDenied => format!(
+            "; it has to be writable for user {} (in Kubernetes: securityContext.fsGroup)",
+            rustix::process::geteuid().as_raw()
+        ),
+        io::ErrorKind::ReadOnlyFilesystem => {
+            "; its file system is mounted read-only: mount a writable volume there".to_owned()
+        }
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+            "; there is something else at this path: name another directory (--data)".to_owned()
+        }
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+            "; free some space or enlarge the volume".to_owned()
+        }
+        _ if fs::metadata(path).is_ok_and(|m| !m.is_dir()) => {
+            "; there is something else at this path: name another directory (--data)".to_owned()
+        }
+        _ => String::new(),
+    };
+    EngineError::Unusable {
+        context: format!("preparing the data directory {}", path.display()),
+        message: format!("{error}{remedy}"),
+    }
+}

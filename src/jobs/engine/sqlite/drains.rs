@@ -1,0 +1,123 @@
+//! The drain ledger's rows: one for each process run.
+
+use jiff::Timestamp;
+use rusqlite::{Connection, OptionalExtension, Result, params};
+
+use super::{
+    convert::{count, micros},
+    writer::Turn,
+};
+use crate::jobs::{job::ProcessId, ledger::DrainTotal};
+
+const OPEN: &str = "INSERT INTO processes (id, opened_at) VALUES (?1, ?2)";
+
+const BURY: &str = "UPDATE processes SET outcome = 'killed', closed_at = ?1 WHERE outcome IS NULL";
+
+const MARK: &str = "
+    UPDATE processes SET drain_id = ?2, cause = ?3, drain_at = ?4
+    WHERE id = ?1 AND drain_at IS NULL AND outcome IS NULL";
+
+const CLOSE: &str = "
+    UPDATE processes
+    SET drain_id = ?2, cause = ?3, outcome = ?4, seconds = ?5, report = ?6, closed_at = ?7,
+        drain_at = coalesce(drain_at, ?7)
+    WHERE id = ?1 AND outcome IS NULL";
+
+const NEWEST_TO_FOLD: &str = "
+    SELECT seq FROM processes WHERE outcome IS NOT NULL ORDER BY seq DESC LIMIT 1 OFFSET ?1";
+
+const FOLD: &str = "
+    INSERT INTO drain_totals (cause, outcome, count, seconds)
+    SELECT coalesce(cause, 'unknown'), outcome, count(*), total(seconds)
+    FROM processes WHERE outcome IS NOT NULL AND seq <= ?1 GROUP BY 1, 2
+    ON CONFLICT (cause, outcome) DO UPDATE
+    SET count = drain_totals.count + excluded.count, seconds = drain_totals.seconds + excluded.seconds";
+
+const FORGET: &str = "DELETE FROM processes WHERE outcome IS NOT NULL AND seq <= ?1";
+
+const TOTALS: &str = "
+    SELECT cause, outcome, sum(count), total(seconds) FROM (
+        SELECT cause, outcome, count, seconds FROM drain_totals
+        UNION ALL
+        SELECT coalesce(cause, 'unknown'), outcome, 1, seconds FROM processes WHERE outcome IS NOT NULL
+    ) GROUP BY cause, outcome ORDER BY cause, outcome";
+
+/// At start: every row that is still open is a dead predecessor's. Says how many.
+pub(super) fn bury_predecessors(connection: &Connection, now: Timestamp) -> Result<usize> {
+    connection.prepare_cached(BURY)?.execute([micros(now)])
+}
+
+/// At start: this process' own row.
+pub(super) fn open(connection: &Connection, process: ProcessId, now: Timestamp) -> Result<()> {
+    connection
+        .prepare_cached(OPEN)?
+        .execute(params![process.as_bytes(), micros(now)])
+        .map(drop)
+}
+
+/// Keeps the newest `keep` rows of those that ended; the others live on as numbers. In one transaction,
+/// so that no total ever falls.
+pub(super) fn prune(connection: &Connection, keep: u32) -> Result<()> {
+    let newest: Option<i64> = connection
+        .prepare_cached(NEWEST_TO_FOLD)?
+        .query_row([keep], |r| r.get(0))
+        .optional()?;
+    if let Some(newest) = newest {
+        connection.prepare_cached(FOLD)?.execute([newest])?;
+        connection.prepare_cached(FORGET)?.execute([newest])?;
+    }
+    Ok(())
+}
+
+/// T0.
+pub(super) fn mark(turn: &Turn<'_>, process: ProcessId, drain_id: &str, cause: &str) -> Result<()> {
+    turn.connection
+        .prepare_cached(MARK)?
+        .execute(params![
+            process.as_bytes(),
+            drain_id,
+            cause,
+            micros(turn.now)
+        ])
+        .map(drop)
+}
+
+/// A process' last word.
+pub(super) struct Report {
+    pub drain_id: String,
+    pub cause: String,
+    pub outcome: String,
+    pub seconds: f64,
+    pub report: String,
+}
+
+/// The end, written once.
+pub(super) fn close(turn: &Turn<'_>, process: ProcessId, last: &Report) -> Result<()> {
+    turn.connection
+        .prepare_cached(CLOSE)?
+        .execute(params![
+            process.as_bytes(),
+            last.drain_id,
+            last.cause,
+            last.outcome,
+            last.seconds,
+            last.report,
+            micros(turn.now)
+        ])
+        .map(drop)
+}
+
+/// How many ended how.
+pub(super) fn totals(connection: &Connection) -> Result<Vec<DrainTotal>> {
+    connection
+        .prepare_cached(TOTALS)?
+        .query_map([], |r| {
+            Ok(DrainTotal {
+                cause: r.get(0)?,
+                outcome: r.get(1)?,
+                count: count(r, 2)?,
+                seconds: r.get(3)?,
+            })
+        })?
+        .collect()
+}

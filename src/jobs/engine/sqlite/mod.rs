@@ -1,0 +1,289 @@
+//! The embedded engine: SQLite, one process, nothing else to run.
+//!
+//! ```text
+//!   submit, reserve, settle, …  ──▶ bounded channel ──▶ writer thread ──▶ one COMMIT for all that waited
+//!   job, queues, …              ──▶ bounded channel ──▶ reader thread ──▶ a connection of its own
+//! ```
+//!
+//! Throughput of a durable queue is the number of fsyncs a second times the commands that share one. So
+//! there is one writer, and whatever waits while it commits goes into its next transaction together. Polls
+//! go to another connection and never wait for an fsync.
+//!
+//! The database belongs to one process: an OS lock on a file beside it refuses a second one. A lock and not
+//! a PID file, because the kernel gives it up when the process dies, and in a container every process is
+//! PID 1. For the same reason what a predecessor still held when this one opens is free: its owner is dead.
+//!
+//! The files must be on a local file system (or a block volume). SQLite's locks and its shared memory do
+//! not work over NFS.
+
+use std::{
+    fmt,
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use rusqlite::{Connection, TransactionBehavior};
+use tokio::sync::broadcast;
+
+use super::{Clock, Engine, EngineError, Event};
+use crate::jobs::{
+    job::{
+        JobId, JobRecord, NewJob, ProcessId, QueueName, QueueStats, Rejected, Reserved, Settled,
+        Settlement, Submitted,
+    },
+    ledger::{DrainTotal, Ledger},
+};
+
+mod connection;
+mod convert;
+mod directory;
+mod drains;
+mod lookup;
+mod queue;
+mod reader;
+mod schema;
+mod service;
+mod writer;
+
+use directory::Directory;
+use reader::Reader;
+use writer::{Desk, Figures, Writer};
+
+/// How many events a slow receiver may be behind before it misses some; they are hints.
+const EVENTS: usize = 4096;
+
+/// The embedded engine.
+///
+/// Dropping it ends its threads, which blocks for as long as the commands under way and a checkpoint take;
+/// [`close`](SqliteEngine::close) does the same without blocking the caller's thread.
+pub struct SqliteEngine {
+    process: ProcessId,
+    clock: Clock,
+    events: broadcast::Sender<Event>,
+    figures: Arc<Figures>,
+    // Dropped in this order: the reader goes first, so that the writer's connection is the last one and
+    // folds the WAL in.
+    reader: Reader,
+    writer: Writer,
+}
+
+/// What can be set; the defaults are for production.
+#[derive(Clone)]
+pub struct SqliteOptions {
+    /// Says what time it is.
+    pub clock: Clock,
+    /// Commands in one transaction at most. Above a few hundred the fsync hardly counts any more, and the
+    /// first command of a batch waits for the last.
+    pub batch: usize,
+    /// Commands that may wait for the writer; whoever comes then waits to be let in.
+    pub backlog: usize,
+    /// Ended process runs that the ledger keeps one by one; older ones are only counted.
+    pub ledger_rows: u32,
+}
+
+// === impl SqliteOptions ===
+
+impl Default for SqliteOptions {
+    fn default() -> Self {
+        Self {
+            clock: Arc::new(Timestamp::now),
+            batch: 512,
+            backlog: 4096,
+            ledger_rows: 1_000,
+        }
+    }
+}
+
+// === impl SqliteEngine ===
+
+impl SqliteEngine {
+    /// Opens the queue in `directory` for this process run, and makes it if there is none. Frees what dead
+    /// predecessors held. Blocks.
+    pub fn open(directory: &Path, options: SqliteOptions) -> Result<Self, EngineError> {
+        let directory = Directory::claim(directory)?;
+        let database = directory.database();
+        let mut connection = connection::writer(&database)?;
+        let process = ProcessId::random();
+        take_over(&mut connection, process, &options)
+            .map_err(|error| EngineError::Storage(connection::explain(&database, &error)))?;
+
+        let (events, _) = broadcast::channel(EVENTS);
+        let figures = Arc::new(Figures::default());
+        let desk = Desk {
+            connection,
+            clock: options.clock.clone(),
+            batch: options.batch.max(1),
+            events: events.clone(),
+            figures: figures.clone(),
+            directory,
+        };
+        let reads = connection::reader(&database)?;
+        let no_thread = |error| EngineError::Storage(format!("no thread for the queue: {error}"));
+        Ok(Self {
+            process,
+            clock: options.clock,
+            events,
+            figures,
+            reader: Reader::spawn(options.backlog.max(1), reads, database).map_err(no_thread)?,
+            writer: Writer::spawn(options.backlog.max(1), desk).map_err(no_thread)?,
+        })
+    }
+
+    /// Finishes what was asked before, folds the WAL in, and frees the directory. Whatever is asked later
+    /// is answered with [`EngineError::Closed`].
+    pub async fn close(&self) {
+        self.reader.close().await;
+        self.writer.close().await;
+    }
+
+    /// Commands that were answered after a commit.
+    pub fn commands(&self) -> u64 {
+        self.figures.commands.load(Ordering::Relaxed)
+    }
+
+    /// Commits that it took; the fewer for the same commands, the better they were grouped.
+    pub fn commits(&self) -> u64 {
+        self.figures.commits.load(Ordering::Relaxed)
+    }
+
+    /// Outcomes that came under a claim which was no longer the job's, and were not written.
+    pub fn stale_settlements(&self) -> u64 {
+        self.figures.stale.load(Ordering::Relaxed)
+    }
+}
+
+/// Ends what predecessors left behind and opens this process' row, all or nothing.
+fn take_over(
+    connection: &mut Connection,
+    process: ProcessId,
+    options: &SqliteOptions,
+) -> rusqlite::Result<()> {
+    let now = (options.clock)();
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let killed = drains::bury_predecessors(&transaction, now)?;
+    let freed = queue::release_all(&transaction, now)?;
+    drains::open(&transaction, process, now)?;
+    drains::prune(&transaction, options.ledger_rows)?;
+    transaction.commit()?;
+    if killed > 0 {
+        tracing::warn!(
+            killed,
+            freed,
+            "the process before this one ended without a report; its jobs are free again"
+        );
+    }
+    Ok(())
+}
+
+impl fmt::Debug for SqliteEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteEngine")
+            .field("process", &self.process.to_string())
+            .field("figures", &self.figures)
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Engine for SqliteEngine {
+    fn process(&self) -> ProcessId {
+        self.process
+    }
+
+    async fn submit(
+        &self,
+        jobs: Vec<NewJob>,
+    ) -> Result<Vec<Result<Submitted, Rejected>>, EngineError> {
+        self.writer
+            .call(move |turn| queue::submit(turn, &jobs))
+            .await
+    }
+
+    async fn reserve(&self, queue: &QueueName, limit: usize) -> Result<Vec<Reserved>, EngineError> {
+        let (process, queue) = (self.process, queue.clone());
+        self.writer
+            .call(move |turn| queue::reserve(turn, process, &queue, limit))
+            .await
+    }
+
+    async fn settle(
+        &self,
+        settlements: &Arc<Vec<Settlement>>,
+    ) -> Result<Vec<Settled>, EngineError> {
+        let settlements = Arc::clone(settlements);
+        self.writer
+            .call(move |turn| queue::settle(turn, &settlements))
+            .await
+    }
+
+    async fn release_held(&self, delay: Duration) -> Result<Vec<JobId>, EngineError> {
+        let process = self.process;
+        self.writer
+            .call(move |turn| queue::release_held(turn, process, delay))
+            .await
+    }
+
+    async fn job(&self, id: JobId) -> Result<Option<JobRecord>, EngineError> {
+        let now = (self.clock)();
+        self.reader
+            .call(move |connection| lookup::job(connection, id, now))
+            .await
+    }
+
+    async fn queues(&self) -> Result<Vec<QueueStats>, EngineError> {
+        let now = (self.clock)();
+        self.reader
+            .call(move |connection| lookup::queues(connection, now))
+            .await
+    }
+
+    async fn next_run_at(&self, queue: &QueueName) -> Result<Option<Timestamp>, EngineError> {
+        let queue = queue.clone();
+        self.reader
+            .call(move |connection| lookup::next_run_at(connection, &queue))
+            .await
+    }
+
+    fn events(&self) -> broadcast::Receiver<Event> {
+        self.events.subscribe()
+    }
+}
+
+#[async_trait]
+impl Ledger for SqliteEngine {
+    async fn mark_drain(&self, drain_id: &str, cause: &str) -> Result<(), EngineError> {
+        let process = self.process;
+        let (drain_id, cause) = (drain_id.to_owned(), cause.to_owned());
+        self.writer
+            .call(move |turn| drains::mark(turn, process, &drain_id, &cause))
+            .await
+    }
+
+    async fn close_drain(
+        &self,
+        drain_id: &str,
+        cause: &str,
+        outcome: &str,
+        seconds: f64,
+        report: &str,
+    ) -> Result<(), EngineError> {
+        let process = self.process;
+        let last = drains::Report {
+            drain_id: drain_id.to_owned(),
+            cause: cause.to_owned(),
+            outcome: outcome.to_owned(),
+            seconds,
+            report: report.to_owned(),
+        };
+        self.writer
+            .call(move |turn| drains::close(turn, process, &last))
+            .await
+    }
+
+    async fn drain_totals(&self) -> Result<Vec<DrainTotal>, EngineError> {
+        self.reader.call(drains::totals).await
+    }
+}

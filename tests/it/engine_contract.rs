@@ -1,0 +1,223 @@
+//! What every engine promises, told once and run against each.
+//!
+//! A new engine implements [`Store`] and adds one line of `contract!` beside its own tests.
+
+use std::{
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use jiff::Timestamp;
+use lameduck::jobs::{
+    engine::{Clock, Engine, EngineError},
+    job::{
+        AfterFailure, JobId, JobRecord, NewJob, Outcome, QueueName, Reserved, Settled, Settlement,
+        State,
+    },
+};
+
+mod model;
+mod sqlite;
+mod stories;
+
+/// One place where jobs are kept, and the process runs that use it one after the other.
+trait Store: Sized {
+    /// A fresh one, whose ledger keeps so many rows.
+    async fn keeping(ledger_rows: u32) -> Self;
+
+    /// A fresh one.
+    async fn start() -> Self {
+        Self::keeping(1_000).await
+    }
+
+    /// The time that its engines see.
+    fn clock(&self) -> &TestClock;
+
+    /// A new process run.
+    async fn open(&self) -> Result<Arc<dyn Engine>, EngineError>;
+
+    /// The end of a process run that was given the time to close.
+    async fn close(&mut self, engine: Arc<dyn Engine>);
+
+    /// What SIGKILL does to one; returns when the engine may know that it is dead.
+    async fn kill(&mut self, engine: Arc<dyn Engine>);
+}
+
+/// A clock that stands still until it is told otherwise.
+#[derive(Clone)]
+struct TestClock(Arc<Mutex<Timestamp>>);
+
+impl TestClock {
+    fn new() -> Self {
+        let start = "2026-11-02T12:00:00Z".parse().unwrap();
+        Self(Arc::new(Mutex::new(start)))
+    }
+
+    fn now(&self) -> Timestamp {
+        *self.0.lock().unwrap()
+    }
+
+    fn at(&self, seconds: u64) -> Timestamp {
+        self.now() + Duration::from_secs(seconds)
+    }
+
+    fn advance(&self, seconds: u64) {
+        *self.0.lock().unwrap() += Duration::from_secs(seconds);
+    }
+
+    fn as_clock(&self) -> Clock {
+        let clock = self.clone();
+        Arc::new(move || clock.now())
+    }
+}
+
+// === words for the stories ===
+
+fn queue(name: &str) -> QueueName {
+    name.parse().unwrap()
+}
+
+fn mail() -> QueueName {
+    queue("mail")
+}
+
+/// A job for `mail`, with five attempts.
+fn a_job(payload: &str) -> NewJob {
+    NewJob {
+        queue: mail(),
+        payload: Bytes::copy_from_slice(payload.as_bytes()),
+        content_type: "text/plain".to_owned(),
+        run_at: None,
+        max_attempts: 5,
+        idempotency_key: None,
+    }
+}
+
+async fn submit(engine: &dyn Engine, job: NewJob) -> JobId {
+    let answers = engine.submit(vec![job]).await.unwrap();
+    assert_eq!(answers.len(), 1);
+    let submitted = answers[0].as_ref().unwrap();
+    assert!(!submitted.repeated);
+    submitted.id
+}
+
+/// What `mail` has to do now, at most `limit`.
+async fn reserve(engine: &dyn Engine, limit: usize) -> Vec<Reserved> {
+    engine.reserve(&mail(), limit).await.unwrap()
+}
+
+/// The one job that `mail` has to do now.
+async fn reserve_one(engine: &dyn Engine) -> Reserved {
+    let mut reserved = reserve(engine, 2).await;
+    assert_eq!(
+        reserved.len(),
+        1,
+        "one job should be runnable: {reserved:?}"
+    );
+    reserved.remove(0)
+}
+
+fn payloads(reserved: &[Reserved]) -> Vec<String> {
+    reserved
+        .iter()
+        .map(|r| String::from_utf8(r.job.payload.to_vec()).unwrap())
+        .collect()
+}
+
+async fn settle(engine: &dyn Engine, settlement: Settlement) -> Settled {
+    settle_again(engine, &Arc::new(vec![settlement])).await
+}
+
+async fn settle_again(engine: &dyn Engine, settlements: &Arc<Vec<Settlement>>) -> Settled {
+    let answers = engine.settle(settlements).await.unwrap();
+    assert_eq!(answers.len(), 1);
+    answers[0]
+}
+
+async fn record(engine: &dyn Engine, id: JobId) -> JobRecord {
+    engine
+        .job(id)
+        .await
+        .unwrap()
+        .expect("the job should be known")
+}
+
+async fn state(engine: &dyn Engine, id: JobId) -> State {
+    record(engine, id).await.state
+}
+
+fn completed(result: &'static str) -> Outcome {
+    Outcome::Completed {
+        result: Bytes::from_static(result.as_bytes()),
+    }
+}
+
+fn retry_at(at: Timestamp) -> Outcome {
+    Outcome::Failed {
+        error: "broken".to_owned(),
+        then: AfterFailure::RetryAt(at),
+    }
+}
+
+fn dead() -> Outcome {
+    Outcome::Failed {
+        error: "hopeless".to_owned(),
+        then: AfterFailure::Dead,
+    }
+}
+
+/// Instantiates every story for one kind of [`Store`].
+macro_rules! contract {
+    ($store:ty) => {
+        crate::engine_contract::contract! { $store:
+            a_submitted_job_survives_a_restart
+            a_batch_is_answered_in_its_order
+            a_job_that_nobody_knows_is_none
+            jobs_come_by_run_at_and_then_by_submission
+            an_instant_in_the_past_overtakes_nobody
+            a_job_does_not_run_before_its_time
+            a_reserve_takes_its_limit_of_its_queue
+            every_job_is_reserved_once_however_many_ask
+            a_completed_job_keeps_its_result
+            a_failure_costs_an_attempt_and_waits
+            a_dead_job_keeps_its_error_and_never_runs_again
+            a_release_costs_no_attempt_and_keeps_its_place
+            a_repeated_settlement_changes_nothing
+            a_repetition_is_known_even_while_the_next_attempt_runs
+            an_outcome_under_an_old_claim_is_stale
+            a_batch_of_outcomes_answers_each_for_itself
+            what_a_process_holds_is_released_without_its_claims
+            what_is_released_with_a_delay_waits
+            what_a_killed_process_held_is_free_again
+            what_a_closed_process_still_held_is_free_again
+            a_key_makes_a_repeated_submission_harmless
+            a_key_with_another_payload_is_refused
+            a_key_belongs_to_its_queue
+            a_key_counts_inside_one_batch
+            a_second_process_is_refused_while_the_first_lives
+            a_closed_engine_says_so
+            a_process_that_never_closed_its_row_was_killed
+            a_process_killed_in_its_drain_keeps_its_cause
+            a_drain_is_closed_once
+            totals_never_fall_however_many_rows_are_pruned
+            queues_are_told_in_numbers
+            a_queue_says_when_it_has_work_next
+            a_waiter_hears_of_runnable_jobs
+            a_waiter_hears_of_ended_jobs
+        }
+    };
+    ($store:ty: $($story:ident)*) => {$(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $story() {
+            crate::engine_contract::stories::$story::<$store>().await;
+        }
+    )*
+
+        #[test]
+        fn any_history_goes_as_the_model_says() {
+            crate::engine_contract::model::any_history::<$store>();
+        }
+    };
+}
+use contract;

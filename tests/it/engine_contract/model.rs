@@ -1,0 +1,363 @@
+//! Random histories, compared with the simplest queue that could be right.
+
+use std::collections::BTreeMap;
+
+use lameduck::jobs::job::{QueueStats, Rejected, Submitted};
+use proptest::{prelude::*, sample::Index, test_runner::TestRunner};
+
+use super::*;
+
+const QUEUES: [&str; 2] = ["bulk", "mail"];
+
+/// One thing that somebody does.
+#[derive(Clone, Debug)]
+enum Step {
+    Submit {
+        queue: usize,
+        key: Option<u8>,
+        payload: u8,
+        delay: u64,
+    },
+    Reserve {
+        queue: usize,
+        limit: usize,
+    },
+    /// Settles one of the claims that were ever handed out and not used: current, released, or lost in a
+    /// restart.
+    Settle(Index, End),
+    /// Writes an old settlement again.
+    Repeat(Index),
+    ReleaseHeld(u64),
+    Wait(u64),
+    Restart {
+        kill: bool,
+    },
+}
+
+#[derive(Clone, Copy, Debug)]
+enum End {
+    Complete,
+    Retry(u64),
+    Die,
+    Release,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let end = prop_oneof![
+        3 => Just(End::Complete),
+        2 => (0..3u64).prop_map(End::Retry),
+        1 => Just(End::Die),
+        1 => Just(End::Release),
+    ];
+    let key = proptest::option::weighted(0.3, 0..2u8);
+    prop_oneof![
+        5 => (0..2usize, key, 0..2u8, 0..3u64).prop_map(|(queue, key, payload, delay)| {
+            Step::Submit { queue, key, payload, delay }
+        }),
+        5 => (0..2usize, 0..4usize).prop_map(|(queue, limit)| Step::Reserve { queue, limit }),
+        6 => (any::<Index>(), end).prop_map(|(which, end)| Step::Settle(which, end)),
+        2 => any::<Index>().prop_map(Step::Repeat),
+        1 => (0..3u64).prop_map(Step::ReleaseHeld),
+        2 => (1..3u64).prop_map(Step::Wait),
+        1 => any::<bool>().prop_map(|kill| Step::Restart { kill }),
+    ]
+}
+
+// === the model ===
+
+#[derive(Default)]
+struct Model {
+    /// In the order of submission.
+    jobs: Vec<ModelJob>,
+    keys: BTreeMap<(usize, u8), usize>,
+}
+
+struct ModelJob {
+    id: JobId,
+    queue: usize,
+    payload: u8,
+    phase: Phase,
+    run_at: Timestamp,
+    attempt: u32,
+    releases: u32,
+    claim: Option<[u8; 16]>,
+    settled: Option<[u8; 16]>,
+}
+
+#[derive(Clone, Copy, PartialEq)]
+enum Phase {
+    Waiting,
+    Running,
+    Completed,
+    Dead,
+}
+
+impl Model {
+    fn runnable(&self, queue: usize, now: Timestamp, limit: usize) -> Vec<usize> {
+        let mut found: Vec<_> = (0..self.jobs.len())
+            .filter(|&n| {
+                let job = &self.jobs[n];
+                job.queue == queue && job.phase == Phase::Waiting && job.run_at <= now
+            })
+            .collect();
+        found.sort_by_key(|&n| (self.jobs[n].run_at, n));
+        found.truncate(limit);
+        found
+    }
+
+    fn settle(&mut self, settlement: &Settlement) -> Settled {
+        let token = *settlement.token();
+        let job = self.jobs.iter_mut().find(|j| j.id == settlement.job());
+        let job = job.expect("settlements are for known jobs");
+        if job.claim != Some(token) {
+            return match job.settled == Some(token) {
+                true => Settled::Repeated,
+                false => Settled::Stale,
+            };
+        }
+        match settlement.outcome() {
+            Outcome::Released => job.release(),
+            Outcome::Completed { .. } => job.phase = Phase::Completed,
+            Outcome::Failed { then, .. } => match then {
+                AfterFailure::Dead => job.phase = Phase::Dead,
+                AfterFailure::RetryAt(at) => {
+                    job.phase = Phase::Waiting;
+                    job.run_at = *at;
+                }
+            },
+        }
+        (job.claim, job.settled) = (None, Some(token));
+        Settled::Written
+    }
+
+    fn release_all(&mut self, delay: u64, now: Timestamp) -> Vec<JobId> {
+        let held = self.jobs.iter_mut().filter(|j| j.phase == Phase::Running);
+        held.map(|job| {
+            let before = job.run_at;
+            job.release();
+            job.run_at = match delay {
+                0 => before,
+                _ => now + Duration::from_secs(delay),
+            };
+            job.id
+        })
+        .collect()
+    }
+
+    fn stats(&self, now: Timestamp) -> Vec<QueueStats> {
+        let of = |queue: usize| self.jobs.iter().filter(move |j| j.queue == queue);
+        (0..QUEUES.len())
+            .filter(|&queue| of(queue).next().is_some())
+            .map(|queue| {
+                let in_phase = |phase| of(queue).filter(move |j| j.phase == phase);
+                let pending = || in_phase(Phase::Waiting).filter(|j| j.run_at <= now);
+                QueueStats {
+                    queue: super::queue(QUEUES[queue]),
+                    pending: pending().count() as u64,
+                    scheduled: (in_phase(Phase::Waiting).count() - pending().count()) as u64,
+                    running: in_phase(Phase::Running).count() as u64,
+                    dead: in_phase(Phase::Dead).count() as u64,
+                    oldest_pending: pending().map(|j| j.run_at).min(),
+                }
+            })
+            .collect()
+    }
+}
+
+impl ModelJob {
+    fn release(&mut self) {
+        self.phase = Phase::Waiting;
+        self.attempt -= 1;
+        self.releases += 1;
+        self.claim = None;
+    }
+
+    fn state(&self, now: Timestamp) -> State {
+        match self.phase {
+            Phase::Waiting if self.run_at > now => State::Scheduled,
+            Phase::Waiting => State::Pending,
+            Phase::Running => State::Running,
+            Phase::Completed => State::Completed,
+            Phase::Dead => State::Dead,
+        }
+    }
+}
+
+// === model and engine, side by side ===
+
+struct Run<S> {
+    store: S,
+    engine: Arc<dyn Engine>,
+    model: Model,
+    unused: Vec<lameduck::jobs::job::Claim>,
+    written: Vec<Arc<Vec<Settlement>>>,
+}
+
+impl<S: Store> Run<S> {
+    async fn start() -> Self {
+        let store = S::start().await;
+        Self {
+            engine: store.open().await.unwrap(),
+            store,
+            model: Model::default(),
+            unused: Vec::new(),
+            written: Vec::new(),
+        }
+    }
+
+    async fn take(&mut self, step: Step) {
+        let now = self.store.clock().now();
+        match step {
+            Step::Submit {
+                queue,
+                key,
+                payload,
+                delay,
+            } => self.submit(queue, key, payload, delay).await,
+            Step::Reserve { queue, limit } => self.reserve(queue, limit).await,
+            Step::Settle(which, end) if !self.unused.is_empty() => {
+                let claim = self.unused.swap_remove(which.index(self.unused.len()));
+                let settlement = claim.settle(match end {
+                    End::Complete => completed("ok"),
+                    End::Retry(after) => retry_at(now + Duration::from_secs(after)),
+                    End::Die => dead(),
+                    End::Release => Outcome::Released,
+                });
+                self.settle(Arc::new(vec![settlement])).await;
+            }
+            Step::Repeat(which) if !self.written.is_empty() => {
+                let again = self.written[which.index(self.written.len())].clone();
+                self.settle(again).await;
+            }
+            Step::Settle(..) | Step::Repeat(_) => {}
+            Step::ReleaseHeld(delay) => {
+                let held = Duration::from_secs(delay);
+                let mut released = self.engine.release_held(held).await.unwrap();
+                let mut expected = self.model.release_all(delay, now);
+                released.sort();
+                expected.sort();
+                assert_eq!(released, expected);
+            }
+            Step::Wait(seconds) => self.store.clock().advance(seconds),
+            Step::Restart { kill } => {
+                let engine = self.engine.clone();
+                match kill {
+                    true => self.store.kill(engine).await,
+                    false => self.store.close(engine).await,
+                }
+                self.engine = self.store.open().await.unwrap();
+                self.model.release_all(0, now);
+            }
+        }
+    }
+
+    async fn submit(&mut self, queue: usize, key: Option<u8>, payload: u8, delay: u64) {
+        let run_at = self.store.clock().at(delay);
+        let job = NewJob {
+            queue: super::queue(QUEUES[queue]),
+            payload: Bytes::copy_from_slice(&[payload]),
+            run_at: Some(run_at),
+            idempotency_key: key.map(|key| format!("key-{key}")),
+            ..a_job("")
+        };
+        let answer = self.engine.submit(vec![job]).await.unwrap().remove(0);
+        let seen = key.and_then(|key| self.model.keys.get(&(queue, key)));
+        if let Some(&seen) = seen {
+            let first = &self.model.jobs[seen];
+            let (id, repeated) = (first.id, true);
+            let expected = match first.payload == payload {
+                true => Ok(Submitted { id, repeated }),
+                false => Err(Rejected::KeyReused { first: id }),
+            };
+            assert_eq!(answer, expected);
+            return;
+        }
+        let submitted = answer.unwrap();
+        assert!(!submitted.repeated);
+        if let Some(key) = key {
+            self.model.keys.insert((queue, key), self.model.jobs.len());
+        }
+        self.model.jobs.push(ModelJob {
+            id: submitted.id,
+            queue,
+            payload,
+            phase: Phase::Waiting,
+            run_at,
+            attempt: 0,
+            releases: 0,
+            claim: None,
+            settled: None,
+        });
+    }
+
+    async fn reserve(&mut self, queue: usize, limit: usize) {
+        let expected = self.model.runnable(queue, self.store.clock().now(), limit);
+        let name = super::queue(QUEUES[queue]);
+        let reserved = self.engine.reserve(&name, limit).await.unwrap();
+        assert_eq!(reserved.len(), expected.len());
+        for (reserved, n) in reserved.into_iter().zip(expected) {
+            let job = &mut self.model.jobs[n];
+            job.phase = Phase::Running;
+            job.attempt += 1;
+            job.claim = Some(*reserved.claim.token());
+            assert_eq!(
+                (reserved.job.id, reserved.job.attempt),
+                (job.id, job.attempt)
+            );
+            assert_eq!(reserved.job.payload, [job.payload].as_slice());
+            self.unused.push(reserved.claim);
+        }
+    }
+
+    async fn settle(&mut self, settlement: Arc<Vec<Settlement>>) {
+        let expected = self.model.settle(&settlement[0]);
+        assert_eq!(settle_again(&*self.engine, &settlement).await, expected);
+        self.written.push(settlement);
+    }
+
+    async fn compare(&self) {
+        let now = self.store.clock().now();
+        assert_eq!(self.engine.queues().await.unwrap(), self.model.stats(now));
+    }
+
+    async fn compare_every_job(&self) {
+        let now = self.store.clock().now();
+        for job in &self.model.jobs {
+            let record = record(&*self.engine, job.id).await;
+            assert_eq!(record.state, job.state(now));
+            assert_eq!(
+                (record.attempt, record.releases),
+                (job.attempt, job.releases)
+            );
+            assert_eq!(record.run_at, job.run_at);
+        }
+    }
+}
+
+/// Whatever is done in whatever order, the engine answers as the model does.
+pub fn any_history<S: Store>() {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let mut runner = TestRunner::new(ProptestConfig {
+        cases: 64,
+        failure_persistence: None,
+        ..ProptestConfig::default()
+    });
+    let histories = proptest::collection::vec(step(), 1..60);
+    let verdict = runner.run(&histories, |steps| {
+        runtime.block_on(async {
+            let mut run = Run::<S>::start().await;
+            for step in steps {
+                run.take(step).await;
+                run.compare().await;
+            }
+            run.compare_every_job().await;
+        });
+        Ok(())
+    });
+    if let Err(error) = verdict {
+        panic!("{error}");
+    }
+}

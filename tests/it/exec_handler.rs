@@ -1,0 +1,335 @@
+//! The exec handler with real processes: what it promises about their ends.
+
+use std::{fs, path::PathBuf, time::Duration};
+
+use bytes::Bytes;
+use lameduck::jobs::{
+    handler::{Context, Handler, Retry, Verdict, exec::Exec},
+    job::{Job, JobId},
+};
+use tempfile::TempDir;
+use tokio_util::sync::CancellationToken;
+
+/// Long enough that nobody waits for its end: whoever is still there when the test ends was left over.
+const FOR_EVER: &str = "sleep 1000";
+
+fn job(payload: impl Into<Bytes>) -> Job {
+    Job {
+        id: JobId::random(),
+        queue: "mail".parse().unwrap(),
+        attempt: 2,
+        max_attempts: 5,
+        payload: payload.into(),
+        content_type: "text/plain".to_owned(),
+    }
+}
+
+fn context() -> Context {
+    Context {
+        claim: "the-claim".to_owned(),
+        stop: CancellationToken::new(),
+        cut: CancellationToken::new(),
+    }
+}
+
+fn sh(script: &str) -> Exec {
+    Exec::new(["sh", "-c", script].map(str::to_owned).to_vec())
+}
+
+async fn run(exec: &Exec) -> Verdict {
+    exec.run(&job(""), context()).await
+}
+
+fn done(verdict: Verdict) -> String {
+    match verdict {
+        Verdict::Done { result } => String::from_utf8(result.to_vec()).unwrap(),
+        other => panic!("it should be done: {other:?}"),
+    }
+}
+
+fn error(verdict: Verdict) -> String {
+    match verdict {
+        Verdict::Failed { error, retry } => {
+            assert_eq!(retry, Retry::Backoff);
+            error
+        }
+        other => panic!("it should have failed: {other:?}"),
+    }
+}
+
+/// Returns when the process is dead; a zombie is.
+async fn until_dead(pid: &str) {
+    let stat = PathBuf::from(format!("/proc/{}/stat", pid.trim()));
+    while let Ok(stat) = fs::read_to_string(&stat) {
+        if stat.contains(") Z ") {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// A command that runs, says so by a file, and goes on when its test has done something.
+struct Running {
+    directory: TempDir,
+    context: Context,
+    task: tokio::task::JoinHandle<Verdict>,
+}
+
+impl Running {
+    /// Runs `script`, which writes into `$DIR/ready` once the test may go on.
+    async fn start(script: &str, exec: impl FnOnce(Exec) -> Exec) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let script = format!("DIR={}\n{script}", directory.path().display());
+        let (exec, context) = (exec(sh(&script)), context());
+        let task = tokio::spawn({
+            let context = context.clone();
+            async move { exec.run(&job(""), context).await }
+        });
+        let this = Self {
+            directory,
+            context,
+            task,
+        };
+        this.read("ready").await;
+        this
+    }
+
+    /// Waits until the file has a whole line.
+    async fn read(&self, file: &str) -> String {
+        loop {
+            let text = fs::read_to_string(self.directory.path().join(file)).unwrap_or_default();
+            if text.ends_with('\n') {
+                return text;
+            }
+            assert!(
+                !self.task.is_finished(),
+                "the command ended before it wrote {file}"
+            );
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    async fn verdict(self) -> Verdict {
+        self.task.await.unwrap()
+    }
+}
+
+/// What becomes of a command that does `at_term` when it is told to stop.
+async fn told_to_stop(at_term: &str, exec: impl FnOnce(Exec) -> Exec) -> Verdict {
+    let script = format!("trap '{at_term}' TERM; {FOR_EVER} & echo > $DIR/ready; wait");
+    let running = Running::start(&script, exec).await;
+    running.context.stop.cancel();
+    running.verdict().await
+}
+
+// === what goes in and comes out ===
+
+#[tokio::test]
+async fn the_payload_goes_in_and_the_output_is_the_result() {
+    let job = job("hello, ");
+    let exec = sh(
+        "cat; echo $LAMEDUCK_JOB_ID $LAMEDUCK_QUEUE $LAMEDUCK_ATTEMPT $LAMEDUCK_CONTENT_TYPE $LAMEDUCK_CLAIM \
+         ${PATH:+and the rest}",
+    );
+
+    let said = done(exec.run(&job, context()).await);
+
+    let id = job.id;
+    assert_eq!(
+        said,
+        format!("hello, {id} mail 2 text/plain the-claim and the rest\n")
+    );
+}
+
+#[tokio::test]
+async fn a_failure_tells_its_status_and_what_the_command_said_last() {
+    assert_eq!(
+        error(run(&sh("echo no such user >&2; exit 3")).await),
+        "the command ended with exit status 3: no such user"
+    );
+    assert_eq!(
+        error(run(&sh("exit 75")).await),
+        "the command ended with exit status 75"
+    );
+    assert_eq!(
+        error(run(&sh("kill -15 $$")).await),
+        "the command was killed by signal 15"
+    );
+    let killed = error(run(&sh("kill -9 $$")).await);
+    assert!(killed.contains("memory limit"), "{killed}");
+}
+
+#[tokio::test]
+async fn a_command_that_is_not_there_fails_and_says_so() {
+    let missing = error(run(&Exec::new(vec!["no-such-command".to_owned()])).await);
+    assert!(missing.contains("'no-such-command'"), "{missing}");
+    assert!(missing.contains("on PATH?"), "{missing}");
+
+    let forbidden = error(run(&Exec::new(vec!["/etc/passwd".to_owned()])).await);
+    assert!(forbidden.contains("is it executable"), "{forbidden}");
+
+    let none = error(run(&Exec::new(vec![])).await);
+    assert!(none.contains("no command is configured"), "{none}");
+}
+
+#[tokio::test]
+async fn nobody_has_to_read_the_payload() {
+    let payload = vec![b'x'; 1 << 20];
+    for script in ["exit 0", "exec <&-; echo closed; exit 0"] {
+        done(sh(script).run(&job(payload.clone()), context()).await);
+    }
+}
+
+#[tokio::test]
+async fn a_long_output_is_read_to_its_end_and_kept_in_part() {
+    let exec = sh(
+        "head -c 10000000 /dev/zero | tr '\\0' o; head -c 10000000 /dev/zero | tr '\\0' e >&2; echo end >&2
+         test ! -s /dev/stdin",
+    );
+
+    let result = done(run(&exec).await);
+
+    assert_eq!(result, "o".repeat(64 << 10));
+    let failing = sh("head -c 10000000 /dev/zero | tr '\\0' e >&2; echo end >&2; exit 1");
+    let error = error(run(&failing.error_limit(10)).await);
+    assert_eq!(error, "the command ended with exit status 1: …eeeeeeend");
+}
+
+// === told to stop, and cut ===
+
+#[tokio::test]
+async fn after_sigterm_an_end_is_a_release_and_no_failure() {
+    for at_term in ["exit 75", "exit 1", "exit 0", "trap - TERM; kill -TERM $$"] {
+        let verdict = told_to_stop(at_term, |exec| exec).await;
+        assert_eq!(verdict, Verdict::Released, "{at_term}");
+    }
+}
+
+#[tokio::test]
+async fn exit_0_after_sigterm_is_done_only_where_the_operator_says_so() {
+    let done_at_zero = |exec: Exec| exec.zero_after_stop_is_done(true);
+
+    assert_eq!(
+        done(told_to_stop("echo ready; exit 0", done_at_zero).await),
+        "ready\n"
+    );
+    assert_eq!(
+        told_to_stop("exit 1", done_at_zero).await,
+        Verdict::Released
+    );
+}
+
+#[tokio::test]
+async fn a_command_that_minds_no_sigterm_is_told_once_and_then_cut() {
+    let script = format!(
+        "trap 'echo told >> $DIR/leader' TERM
+         {FOR_EVER} & echo $! > $DIR/child
+         (trap '' TERM; exec {FOR_EVER}) & echo > $DIR/ready
+         while true; do wait; done"
+    );
+    let running = Running::start(&script, |exec| exec).await;
+
+    running.context.stop.cancel();
+    running.read("leader").await;
+    // Its group was told, too.
+    until_dead(&running.read("child").await).await;
+    assert!(!running.task.is_finished());
+    running.context.cut.cancel();
+
+    assert_eq!(running.task.await.unwrap(), Verdict::Released);
+    let told = fs::read_to_string(running.directory.path().join("leader")).unwrap();
+    assert_eq!(told, "told\n");
+}
+
+#[tokio::test]
+async fn a_cut_kills_the_whole_group() {
+    let script = format!(
+        "trap '' TERM; {FOR_EVER} & echo $! > $DIR/child; sh -c 'echo $$ > '$DIR'/grandchild; {FOR_EVER}' &
+         echo > $DIR/ready; wait"
+    );
+    let running = Running::start(&script, |exec| exec).await;
+    let (child, grandchild) = (
+        running.read("child").await,
+        running.read("grandchild").await,
+    );
+
+    running.context.cut.cancel();
+
+    assert_eq!(running.verdict().await, Verdict::Released);
+    until_dead(&child).await;
+    until_dead(&grandchild).await;
+}
+
+#[tokio::test]
+async fn nothing_is_started_when_it_is_time_to_stop() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("started");
+    let exec = sh(&format!("echo > {}", file.display()));
+    let context = context();
+    context.stop.cancel();
+
+    assert_eq!(exec.run(&job(""), context).await, Verdict::Released);
+
+    assert!(!file.exists());
+}
+
+#[tokio::test]
+async fn a_run_that_is_dropped_is_killed() {
+    let script = format!("{FOR_EVER} & echo $! > $DIR/child; echo > $DIR/ready; wait");
+    let running = Running::start(&script, |exec| exec).await;
+    let child = running.read("child").await;
+
+    running.task.abort();
+
+    assert!(running.task.await.unwrap_err().is_cancelled());
+    until_dead(&child).await;
+}
+
+// === what is left behind ===
+
+#[tokio::test]
+async fn what_a_finished_command_left_running_is_killed() {
+    // It holds stdout and stdin open, and minds no SIGTERM.
+    let exec = sh(&format!("trap '' TERM; {FOR_EVER} & echo $!")).output_grace(Duration::MAX);
+
+    let left = done(run(&exec).await);
+
+    until_dead(&left).await;
+}
+
+#[tokio::test]
+async fn who_leaves_the_group_escapes_but_does_not_hold_up_the_job() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("escaped");
+    let file = file.display();
+    // It stays until the other is in a group of its own.
+    let exec = sh(&format!(
+        "setsid sh -c 'echo $$ > {file}; exec {FOR_EVER}' & until test -s {file}; do :; done; cat {file}"
+    ));
+
+    let escaped = done(run(&exec.output_grace(Duration::from_millis(50))).await);
+
+    let pid = rustix::process::Pid::from_raw(escaped.trim().parse().unwrap()).unwrap();
+    assert!(
+        rustix::process::test_kill_process(pid).is_ok(),
+        "it escapes, as documented"
+    );
+    rustix::process::kill_process(pid, rustix::process::Signal::KILL).unwrap();
+    until_dead(&escaped).await;
+}
+
+#[tokio::test]
+async fn what_is_ours_to_reap_is_reaped() {
+    // As PID 1 we would adopt what a command leaves behind; a subreaper does so too.
+    let me = rustix::process::getpid();
+    rustix::process::set_child_subreaper(Some(me)).unwrap();
+
+    let left = done(run(&sh(&format!("{FOR_EVER} & echo $!"))).await);
+
+    // Not even a zombie.
+    let process = PathBuf::from(format!("/proc/{}", left.trim()));
+    while process.exists() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    rustix::process::set_child_subreaper(None).unwrap();
+}
