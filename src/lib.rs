@@ -1,6 +1,8 @@
 //! Roll a pod without losing one request or one job.
 #![forbid(unsafe_code)]
 
+#[cfg(all(feature = "http", feature = "jobs"))]
+pub mod api;
 #[cfg(feature = "http")]
 pub mod http;
 #[cfg(feature = "jobs")]

@@ -1,1 +1,145 @@
-fn main() {}
+//! The program: parse, wire, run.
+
+mod cli;
+mod config;
+mod demo;
+mod logging;
+
+use std::{process::ExitCode, sync::Arc};
+
+use anyhow::Context;
+use clap::Parser;
+use lameduck::{
+    Lifecycle, api,
+    jobs::{
+        engine::{
+            Engine,
+            sqlite::{SqliteEngine, SqliteOptions},
+        },
+        handler::exec::{self, Exec},
+        job::QueueName,
+        workers::{Backoff, Pool},
+    },
+    lifecycle::Signals,
+};
+use tokio::net::TcpListener;
+
+use crate::{
+    cli::{Cli, Command, Serve},
+    config::{Config, Settings},
+};
+
+/// As clap does for a wrong command line.
+const EXIT_USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Serve(serve) => run(*serve),
+        Command::Demo { duration } => demo::run(duration.0),
+        Command::Version => {
+            println!("lameduck {}", env!("CARGO_PKG_VERSION"));
+            ExitCode::SUCCESS
+        }
+    }
+}
+
+fn run(serve: Serve) -> ExitCode {
+    // First thing: a SIGTERM before this line finds nobody.
+    let signals = match Signals::install() {
+        Ok(signals) => signals,
+        Err(error) => return fail(format_args!("cannot take SIGTERM and SIGINT: {error}")),
+    };
+    signals.last_will(|| {
+        exec::kill_all_groups();
+    });
+    logging::install();
+    let config = match configure(serve) {
+        Ok(config) => config,
+        Err(error) => {
+            eprintln!("lameduck: {error}");
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(format_args!("cannot start the runtime: {error}")),
+    };
+    let result = runtime.block_on(serve_jobs(config, signals));
+    // Whatever still runs by now had its time.
+    runtime.shutdown_background();
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(format_args!("{error:#}")),
+    }
+}
+
+fn configure(serve: Serve) -> Result<Config, config::ConfigError> {
+    let settings = match &serve.config {
+        Some(file) => serve.settings.or(Settings::from_file(file)?),
+        None => serve.settings,
+    };
+    settings.resolve()
+}
+
+async fn serve_jobs(config: Config, signals: Signals) -> anyhow::Result<()> {
+    let listener = bind(&config.listen, "listen").await?;
+    let admin = bind(&config.admin, "admin").await?;
+    let engine = open(&config).await?;
+    let queue: QueueName = "default".parse()?;
+    let Config {
+        exec,
+        workers,
+        max_attempts,
+        max_body,
+        drain,
+        ..
+    } = config;
+    let pool = Pool {
+        queue: queue.clone(),
+        workers: workers.get(),
+        handler: Arc::new(Exec::new(exec.0)),
+        backoff: Backoff::default(),
+    };
+    let lifecycle = Lifecycle::builder().settings(drain).signals(signals);
+    let api = api::router(api::Api {
+        engine: engine.clone(),
+        queues: vec![queue],
+        drain: lifecycle.drain().clone(),
+        max_body,
+        max_attempts,
+    });
+    let ended = lifecycle
+        .admin(admin)
+        .workers(engine.clone(), vec![pool])
+        .http("api", listener, api)
+        .on_report("log line", logging::report)
+        .run()
+        .await;
+    engine.close().await;
+    ended?;
+    Ok(())
+}
+
+async fn bind(address: &str, setting: &str) -> anyhow::Result<TcpListener> {
+    let listener = TcpListener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address} (setting '{setting}')"))?;
+    tracing::info!(address = %listener.local_addr()?, setting, "listening");
+    Ok(listener)
+}
+
+async fn open(config: &Config) -> anyhow::Result<Arc<dyn Engine>> {
+    let data = config.data.clone();
+    let open = move || SqliteEngine::open(&data, SqliteOptions::default());
+    let engine = tokio::task::spawn_blocking(open).await??;
+    tracing::info!(data = %config.data.display(), process = %engine.process(), "queue opened");
+    Ok(Arc::new(engine))
+}
+
+fn fail(error: std::fmt::Arguments<'_>) -> ExitCode {
+    tracing::error!("{error}");
+    ExitCode::FAILURE
+}

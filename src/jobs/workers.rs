@@ -86,7 +86,7 @@ impl Lifecycle {
             .iter()
             .map(|pool| drain.work(pool.queue.as_str()))
             .collect();
-        let everything = drain.work("held");
+        let everything = drain.work("process");
         let workers = Workers {
             engine: engine.clone(),
             drain: drain.clone(),

@@ -224,6 +224,7 @@ impl Lifecycle {
     /// Somebody will observe cause, deadline and endpoints through the [`Drain`].
     pub fn is_observed(mut self) -> Self {
         self.shape.observed = true;
+        self.drain.set_observed();
         self
     }
 

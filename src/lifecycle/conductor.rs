@@ -64,8 +64,6 @@ pub enum Input {
     Endpoints(Endpoints),
     /// Who else could take the traffic.
     Peers(Peers),
-    /// What is being carried.
-    Load(Load),
     /// A hook has ended, and whether well.
     HookEnded {
         /// Its place in [`Shape::hooks`].
@@ -211,9 +209,11 @@ impl Conductor {
         }
     }
 
-    /// Takes a fact and says what to do now. `now` never goes back.
+    /// Takes a fact and says what to do now. `now` never goes back, and `load` is what is carried at this
+    /// very instant: an argument and not an input, so that no decision can rest on an old one.
     #[must_use = "actions must be carried out, in order"]
-    pub fn handle(&mut self, now: Instant, input: Input) -> Vec<Action> {
+    pub fn handle(&mut self, now: Instant, load: Load, input: Input) -> Vec<Action> {
+        self.load = load;
         self.learn(now, input);
         while self.advance(now) {}
         std::mem::take(&mut self.actions)
@@ -285,7 +285,6 @@ impl Conductor {
             Input::Kill(kill) => self.replan(now, kill),
             Input::Endpoints(endpoints) => self.endpoints = endpoints,
             Input::Peers(peers) => self.peers = peers,
-            Input::Load(load) => self.load = load,
             Input::HookEnded { index, ok } => self.hook_ended(index, ok),
             Input::Reported => self.reported = true,
             Input::Tick => {}

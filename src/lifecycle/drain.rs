@@ -44,6 +44,8 @@ struct Shared {
     plan: watch::Sender<Option<Budget>>,
     phases: watch::Sender<Vec<(Phase, Instant)>>,
     ready: AtomicBool,
+    /// Somebody looks at the endpoints, so that there is such a thing as late.
+    observed: AtomicBool,
     inputs: mpsc::UnboundedSender<Input>,
     /// Something that the conductor waits for may have come to zero.
     emptied: Notify,
@@ -67,6 +69,7 @@ impl Drain {
             plan: watch::Sender::new(None),
             phases: watch::Sender::new(vec![(Phase::Starting, epoch)]),
             ready: AtomicBool::new(true),
+            observed: AtomicBool::new(false),
             inputs,
             emptied: Notify::new(),
             traffic: Mutex::default(),
@@ -228,6 +231,14 @@ impl Drain {
 
     pub(super) fn enter(&self, phase: Phase, at: Instant) {
         self.0.phases.send_modify(|phases| phases.push((phase, at)));
+    }
+
+    pub(super) fn set_observed(&self) {
+        self.0.observed.store(true, Ordering::Release);
+    }
+
+    pub(super) fn is_observed(&self) -> bool {
+        self.0.observed.load(Ordering::Acquire)
     }
 
     pub(super) fn fail_readiness(&self) {

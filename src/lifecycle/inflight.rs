@@ -216,7 +216,7 @@ impl ConnectionGuard {
                 traffic.routed_here();
             }
         }
-        if self.is_late() {
+        if self.is_late() && traffic.drain.is_observed() {
             traffic.totals.late_requests.fetch_add(1, SeqCst);
         }
         RequestGuard {

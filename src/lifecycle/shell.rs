@@ -51,8 +51,6 @@ pub(super) async fn run(mut lifecycle: Lifecycle) -> Result<Arc<DrainReport>, Er
     shell.handle(Input::Started);
     while !shell.exit {
         let input = shell.next().await;
-        // The load is looked at whenever anything happens: a gauge cannot be out of date.
-        shell.look_around();
         shell.handle(input);
     }
     shell.result()
@@ -131,24 +129,16 @@ impl Shell {
         Input::Shutdown(Cause::Failed)
     }
 
-    fn look_around(&mut self) {
-        if self.conductor.record().is_some() {
-            let load = self.drain.load();
-            self.handle(Input::Load(load));
-        }
-    }
-
     fn handle(&mut self, input: Input) {
         let now = Instant::now();
-        let actions = self.conductor.handle(now, input);
+        let actions = self.conductor.handle(now, self.drain.load(), input);
         let moved = !actions.is_empty();
         for action in actions {
             self.act(now, action);
         }
         // What was just announced may have changed what is carried, or T0 may have made it matter.
-        if moved && !self.exit && self.conductor.record().is_some() {
-            let load = self.drain.load();
-            self.handle(Input::Load(load));
+        if moved && !self.exit {
+            self.handle(Input::Tick);
         }
     }
 

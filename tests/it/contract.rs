@@ -196,7 +196,7 @@ impl Simulation {
                 (self.load.jobs, self.load.listeners) = (0, 0);
             }
         }
-        self.tell(Input::Load(self.load));
+        self.tell(Input::Tick);
     }
 
     fn connections(&mut self, late: bool) -> &mut usize {
@@ -208,15 +208,12 @@ impl Simulation {
     }
 
     fn tell(&mut self, input: Input) {
-        // The shell looks at the load whenever anything happens.
-        for input in [Input::Load(self.load), input] {
-            if let Input::Endpoints(endpoints) = input {
-                self.endpoints = endpoints;
-            }
-            let actions = self.conductor.handle(self.instant(self.now), input);
-            for action in actions {
-                self.act(action);
-            }
+        if let Input::Endpoints(endpoints) = input {
+            self.endpoints = endpoints;
+        }
+        let now = self.instant(self.now);
+        for action in self.conductor.handle(now, self.load, input) {
+            self.act(action);
         }
     }
 
@@ -425,7 +422,7 @@ fn quiet_world() -> World {
 
 fn config() -> ProptestConfig {
     ProptestConfig {
-        cases: 4_000,
+        cases: 3_000,
         max_shrink_iters: 1_000,
         failure_persistence: None,
         ..ProptestConfig::default()

@@ -70,6 +70,10 @@ pub trait Engine: Ledger + Send + Sync + 'static {
     /// What happens in the queue, as hints: an event may be missed (a lagging receiver, another process),
     /// so whoever waits also looks from time to time.
     fn events(&self) -> broadcast::Receiver<Event>;
+
+    /// Finishes what was asked before and lets go of the storage. Whatever is asked later is answered with
+    /// [`EngineError::Closed`]. The last thing that a process does.
+    async fn close(&self);
 }
 
 /// A hint that it is worth looking.

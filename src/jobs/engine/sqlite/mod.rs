@@ -132,13 +132,6 @@ impl SqliteEngine {
         })
     }
 
-    /// Finishes what was asked before, folds the WAL in, and frees the directory. Whatever is asked later
-    /// is answered with [`EngineError::Closed`].
-    pub async fn close(&self) {
-        self.reader.close().await;
-        self.writer.close().await;
-    }
-
     /// Commands that were answered after a commit.
     pub fn commands(&self) -> u64 {
         self.figures.commands.load(Ordering::Relaxed)
@@ -249,6 +242,12 @@ impl Engine for SqliteEngine {
 
     fn events(&self) -> broadcast::Receiver<Event> {
         self.events.subscribe()
+    }
+
+    /// Folds the WAL in and frees the directory.
+    async fn close(&self) {
+        self.reader.close().await;
+        self.writer.close().await;
     }
 }
 

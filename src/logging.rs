@@ -1,0 +1,37 @@
+//! Logs: for people on a terminal, JSON lines everywhere else. `LAMEDUCK_LOG` filters as `RUST_LOG` does.
+
+use std::{
+    io::{IsTerminal, Write},
+    sync::Arc,
+};
+
+use lameduck::DrainReport;
+use tracing_subscriber::EnvFilter;
+
+/// Installs the subscriber.
+pub fn install() {
+    let filter = EnvFilter::try_from_env("LAMEDUCK_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let logs = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr);
+    if std::io::stderr().is_terminal() {
+        logs.with_target(false).compact().init();
+    } else {
+        logs.json().flatten_event(true).init();
+    }
+}
+
+/// Writes the drain report as one line of JSON.
+pub async fn report(report: Arc<DrainReport>) -> Result<(), std::io::Error> {
+    let mut line = serde_json::json!({
+        "timestamp": jiff::Timestamp::now(),
+        "level": if report.is_clean() { "INFO" } else { "WARN" },
+        "message": "drain report",
+    });
+    let fields = serde_json::to_value(&*report)?;
+    if let (Some(line), serde_json::Value::Object(fields)) = (line.as_object_mut(), fields) {
+        line.extend(fields);
+    }
+    let mut stderr = std::io::stderr().lock();
+    writeln!(stderr, "{line}")
+}
