@@ -3,6 +3,8 @@
 
 #[cfg(feature = "jobs")]
 pub mod jobs;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 pub mod lifecycle;
 
 pub use lifecycle::{Drain, DrainReport, Error, Lifecycle, Moment};
