@@ -7,6 +7,8 @@ pub mod api;
 pub mod http;
 #[cfg(feature = "jobs")]
 pub mod jobs;
+#[cfg(feature = "kubernetes")]
+pub mod kubernetes;
 pub mod lifecycle;
 #[cfg(feature = "http")]
 mod metrics;

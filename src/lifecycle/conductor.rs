@@ -131,6 +131,13 @@ pub struct Record {
     pub hooks_failed: usize,
 }
 
+impl Record {
+    /// No signal began this drain, but the program.
+    fn is_own_idea(&self) -> bool {
+        matches!(self.cause, Cause::Requested | Cause::Failed)
+    }
+}
+
 /// How the wait for the end of routing ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -278,7 +285,9 @@ impl Conductor {
                 }
             }
             Input::Cause(cause) => {
-                if let Some(record) = &mut self.record {
+                if let Some(record) = &mut self.record
+                    && !record.is_own_idea()
+                {
                     record.cause = cause;
                 }
             }
@@ -336,6 +345,12 @@ impl Conductor {
         let Some(record) = &mut self.record else {
             return;
         };
+        // Whoever looks from outside takes the end that a program chose itself for a container restart. But
+        // then nobody waits to kill it; only a deletion is news.
+        let restart = matches!(kill.source, DeadlineSource::PodSpec | DeadlineSource::Cap);
+        if restart && record.is_own_idea() {
+            return;
+        }
         let mut budget = Budget::new(record.t0, kill.at, &self.settings);
         if record.hurried {
             // Not even a longer grace period takes back that somebody is in a hurry.

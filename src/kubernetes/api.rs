@@ -1,0 +1,357 @@
+//! Requests to the API server, each bounded in time and size.
+//!
+//! kube's `Api` and `watcher` are made for controllers, which live for ever and may wait for ever. A drain
+//! has seconds. What is done differently here, and why:
+//!
+//! - every request has a time limit for its head and one for its body: an API server that accepts and never
+//!   answers must cost two seconds, not the drain;
+//! - nothing is retried underneath (kube would, on 429, 503 and 504): who asks decides whether it still matters;
+//! - the answer's head is kept: `Date` is the only honest clock for a `deletionTimestamp`, and `Retry-After`
+//!   the only honest wait;
+//! - a body has a largest size.
+
+use std::{fmt::Debug, time::Duration};
+
+use http_body_util::BodyExt;
+use kube::{
+    Client, Config, Resource,
+    api::{ListParams, ObjectList, WatchParams},
+    client::Body,
+    core::{Request, Status},
+};
+use serde::de::DeserializeOwned;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use super::{
+    metrics::Metrics,
+    watch::{WATCH, Watch},
+};
+
+/// Until an answer's head is there, connecting included.
+const HEAD: Duration = Duration::from_secs(2);
+/// Until its body is there, from then on.
+const BODY: Duration = Duration::from_secs(5);
+/// The largest body taken: a page of fifty slices of a thousand endpoints each stays below this.
+const LARGEST_BODY: usize = 64 << 20;
+/// The largest error body taken; it only ends up in a log line.
+const LARGEST_ERROR: usize = 16 << 10;
+
+/// The API server, for one namespace.
+#[derive(Clone)]
+pub(super) struct Api {
+    client: Client,
+    namespace: String,
+    metrics: Metrics,
+}
+
+/// Why a request did not succeed.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ApiError {
+    #[error("{code} {message}")]
+    Status {
+        code: u16,
+        message: String,
+        retry_after: Option<Duration>,
+    },
+    #[error("no answer in time")]
+    Timeout,
+    #[error("{0}")]
+    Unreachable(String),
+    #[error("not a Kubernetes answer: {0}")]
+    Invalid(String),
+}
+
+/// An object, and the clocks when it was read.
+#[derive(Debug)]
+pub(super) struct Answer<K> {
+    pub(super) object: K,
+    pub(super) clock: Clock,
+}
+
+/// The API server's clock beside ours: when ours showed `local`, or a little later, it showed `server`, or
+/// up to a second more (`Date` has whole seconds).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Clock {
+    /// Just before the request was sent.
+    pub(super) local: Instant,
+    /// Seconds since 1970.
+    pub(super) server: i64,
+}
+
+// === impl Api ===
+
+impl Api {
+    /// Needs a runtime.
+    pub(super) fn new(
+        mut config: Config,
+        namespace: &str,
+        metrics: Metrics,
+    ) -> Result<Self, kube::Error> {
+        config.connect_timeout = Some(HEAD);
+        config.default_retry = false;
+        Ok(Self {
+            client: Client::try_from(config)?,
+            namespace: namespace.to_owned(),
+            metrics,
+        })
+    }
+
+    pub(super) fn namespace(&self) -> &str {
+        &self.namespace
+    }
+
+    /// Reads one object with quorum: no `resourceVersion`, so no cache may answer.
+    pub(super) async fn get<K>(&self, name: &str) -> Result<Answer<K>, ApiError>
+    where
+        K: Resource<DynamicType = ()> + DeserializeOwned,
+    {
+        let request = self.url::<K>().get(name, &Default::default());
+        let (object, clock) = self.fetch(request).await?;
+        Ok(Answer { object, clock })
+    }
+
+    /// Reads one page of a list.
+    pub(super) async fn list<K>(&self, params: &ListParams) -> Result<ObjectList<K>, ApiError>
+    where
+        K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug,
+    {
+        let request = self.url::<K>().list(params);
+        Ok(self.fetch(request).await?.0)
+    }
+
+    /// Watches one object, by name, from a version on.
+    pub(super) async fn watch<K>(&self, name: &str, version: &str) -> Result<Watch<K>, ApiError>
+    where
+        K: Resource<DynamicType = ()>,
+    {
+        let params = WatchParams::default()
+            .fields(&format!("metadata.name={name}"))
+            .timeout(WATCH.as_secs() as u32);
+        let request = self.url::<K>().watch(&params, version);
+        let opened = self.head(request).await;
+        self.count(opened.as_ref().err());
+        let (body, clock) = opened?;
+        Ok(Watch::new(body, clock))
+    }
+
+    fn url<K: Resource<DynamicType = ()>>(&self) -> Request {
+        Request::new(K::url_path(&(), Some(&self.namespace)))
+    }
+
+    async fn fetch<T: DeserializeOwned>(&self, request: Built) -> Result<(T, Clock), ApiError> {
+        let fetched = async {
+            let (body, clock) = self.head(request).await?;
+            let bytes = collect(body, LARGEST_BODY).await?;
+            let object = serde_json::from_slice(&bytes)
+                .map_err(|error| ApiError::Invalid(error.to_string()))?;
+            Ok((object, clock))
+        }
+        .await;
+        self.count(fetched.as_ref().err());
+        fetched
+    }
+
+    /// Sends a request; an error status is an error.
+    async fn head(&self, request: Built) -> Result<(Body, Clock), ApiError> {
+        let request = request.map_err(|error| ApiError::Invalid(error.to_string()))?;
+        let local = Instant::now();
+        let response = timeout(HEAD, self.client.send(request.map(Body::from)))
+            .await
+            .map_err(|_| ApiError::Timeout)?
+            .map_err(|error| ApiError::Unreachable(error.to_string()))?;
+        let (head, body) = response.into_parts();
+        if !head.status.is_success() {
+            return Err(refused(head, body).await);
+        }
+        let server = server_time(&head.headers);
+        Ok((body, Clock { local, server }))
+    }
+
+    fn count(&self, error: Option<&ApiError>) {
+        self.metrics.request(error.map_or("ok", ApiError::outcome));
+    }
+}
+
+type Built = Result<http::Request<Vec<u8>>, kube::core::request::Error>;
+
+async fn refused(head: http::response::Parts, body: Body) -> ApiError {
+    let code = head.status.as_u16();
+    let retry_after = head
+        .headers
+        .get(http::header::RETRY_AFTER)
+        .and_then(|value| value.to_str().ok()?.trim().parse().ok())
+        .map(Duration::from_secs);
+    // The status says enough where the body says nothing, or never comes.
+    let bytes = collect(body, LARGEST_ERROR).await.unwrap_or_default();
+    let message = match serde_json::from_slice::<Status>(&bytes) {
+        Ok(status) => status.message,
+        Err(_) => String::new(),
+    };
+    ApiError::Status {
+        code,
+        message,
+        retry_after,
+    }
+}
+
+async fn collect(mut body: Body, largest: usize) -> Result<Vec<u8>, ApiError> {
+    let until = Instant::now() + BODY;
+    let mut bytes = Vec::new();
+    loop {
+        let frame = timeout_at(until, body.frame())
+            .await
+            .map_err(|_| ApiError::Timeout)?;
+        let Some(frame) = frame else {
+            return Ok(bytes);
+        };
+        let frame = frame.map_err(|error| ApiError::Unreachable(error.to_string()))?;
+        if let Some(data) = frame.data_ref() {
+            if bytes.len() + data.len() > largest {
+                return Err(ApiError::Invalid(format!("more than {largest} bytes")));
+            }
+            bytes.extend_from_slice(data);
+        }
+    }
+}
+
+/// What the server's clock showed; ours, where it does not say.
+fn server_time(headers: &http::HeaderMap) -> i64 {
+    headers
+        .get(http::header::DATE)
+        .and_then(|value| {
+            jiff::fmt::rfc2822::DateTimeParser::new()
+                .parse_timestamp(value.to_str().ok()?)
+                .ok()
+        })
+        .unwrap_or_else(jiff::Timestamp::now)
+        .as_second()
+}
+
+// === impl Clock ===
+
+impl Clock {
+    /// Our instant at which the server's clock shows this; up to two seconds early, never late.
+    pub(super) fn instant_of(&self, server: i64) -> Instant {
+        let ahead = server - self.server;
+        // `Date` may have shown up to a second less than the server's clock.
+        let seconds = Duration::from_secs(ahead.unsigned_abs());
+        let at = if ahead >= 0 {
+            self.local.checked_add(seconds)
+        } else {
+            self.local.checked_sub(seconds)
+        };
+        let at = at.unwrap_or(self.local);
+        at.checked_sub(Duration::from_secs(1)).unwrap_or(at)
+    }
+}
+
+// === impl ApiError ===
+
+impl ApiError {
+    /// An error inside a watch.
+    pub(super) fn from_status(status: &Status) -> Self {
+        Self::Status {
+            code: status.code,
+            message: status.message.clone(),
+            retry_after: None,
+        }
+    }
+
+    /// A watch that ended before it could bring anything.
+    pub(super) fn closed_at_once() -> Self {
+        Self::Unreachable("the watch was closed at once".to_owned())
+    }
+
+    /// Asking again won't help: no permission (or no such thing, which RBAC may hide behind).
+    pub(super) fn is_denied(&self) -> bool {
+        matches!(self.code(), Some(401 | 403 | 404))
+    }
+
+    /// There is no such object.
+    pub(super) fn is_missing(&self) -> bool {
+        self.code() == Some(404)
+    }
+
+    /// The version asked for is no longer kept: list again.
+    pub(super) fn is_gone(&self) -> bool {
+        self.code() == Some(410)
+    }
+
+    pub(super) fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Status { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+
+    /// The label `outcome`.
+    pub(super) fn outcome(&self) -> &'static str {
+        match self {
+            Self::Status { code, .. } => match code {
+                401 | 403 | 404 => "denied",
+                410 => "gone",
+                429 => "throttled",
+                _ => "error",
+            },
+            Self::Timeout => "timeout",
+            Self::Unreachable(_) => "unreachable",
+            Self::Invalid(_) => "invalid",
+        }
+    }
+
+    fn code(&self) -> Option<u16> {
+        match self {
+            Self::Status { code, .. } => Some(*code),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn the_servers_clock_is_read_from_its_date() {
+        let mut headers = http::HeaderMap::new();
+        headers.insert(
+            http::header::DATE,
+            http::HeaderValue::from_static("Sun, 06 Nov 1994 08:49:37 GMT"),
+        );
+        let clock = Clock {
+            local: Instant::now(),
+            server: server_time(&headers),
+        };
+        assert_eq!(clock.server, 784_111_777);
+        let second = Duration::from_secs(1);
+        assert_eq!(clock.instant_of(784_111_787), clock.local + 9 * second);
+        assert!(clock.instant_of(784_111_770) <= clock.local);
+    }
+
+    #[test]
+    fn every_outcome_is_a_known_series() {
+        let status = |code| ApiError::Status {
+            code,
+            message: String::new(),
+            retry_after: None,
+        };
+        let errors = [
+            status(401),
+            status(403),
+            status(404),
+            status(410),
+            status(429),
+            status(500),
+            ApiError::Timeout,
+            ApiError::Unreachable(String::new()),
+            ApiError::Invalid(String::new()),
+        ];
+        for error in errors {
+            let outcome = error.outcome();
+            assert!(
+                super::super::metrics::OUTCOMES.contains(&outcome),
+                "{outcome}"
+            );
+        }
+    }
+}
