@@ -14,7 +14,7 @@ use axum::{
     routing::{get, post},
 };
 use futures_util::{Stream, stream};
-use lameduck::{Drain, Lifecycle, Moment};
+use lameduck::{Drain, Lifecycle, Moment, kubernetes::Kubernetes};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -36,7 +36,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         }
         _ => {
             let lifecycle = Lifecycle::builder().http("rolled", listener, router());
-            lameduck::kubernetes(lifecycle).run().await?;
+            let kubernetes = Kubernetes::in_cluster();
+            lifecycle.kubernetes(kubernetes).run().await?;
         }
     }
     Ok(())

@@ -32,8 +32,8 @@ where
     B::Data: Send,
     B::Error: Into<lifecycle::BoxError>,
 {
-    Lifecycle::builder()
-        .http("http", listener, service)
-        .run()
-        .await
+    let lifecycle = Lifecycle::builder().http("http", listener, service);
+    #[cfg(feature = "kubernetes")]
+    let lifecycle = lifecycle.kubernetes(kubernetes::Kubernetes::in_cluster());
+    lifecycle.run().await
 }

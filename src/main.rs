@@ -20,6 +20,7 @@ use lameduck::{
         job::QueueName,
         workers::{Backoff, Pool},
     },
+    kubernetes::Kubernetes,
     lifecycle::Signals,
 };
 use tokio::net::TcpListener;
@@ -115,6 +116,7 @@ async fn serve_jobs(config: Config, signals: Signals) -> anyhow::Result<()> {
         .admin(admin)
         .workers(engine.clone(), vec![pool])
         .http("api", listener, api)
+        .kubernetes(Kubernetes::in_cluster())
         .on_report("log line", logging::report)
         .run()
         .await;

@@ -156,9 +156,13 @@ impl Client {
             let (request, payload) = self.request(n);
             match sender.try_send_request(request).await {
                 Ok(response) => self.check(response, &payload).await?,
-                // It never left this process.
-                Err(mut error) if n > 0 && error.take_message().is_some() => break,
-                Err(error) => return Err(format!("request {n}: {}", chain(error.error()))),
+                Err(mut error) => {
+                    // It never left this process.
+                    if n > 0 && error.take_message().is_some() {
+                        break;
+                    }
+                    return Err(format!("request {n}: {}", chain(error.error())));
+                }
             }
             n += 1;
             match self.kind {
@@ -193,8 +197,12 @@ impl Client {
             let (request, payload) = self.request(n);
             match sender.try_send_request(request).await {
                 Ok(response) => self.check(response, &payload).await?,
-                Err(mut error) if error.take_message().is_some() => return Ok(()),
-                Err(error) => return Err(format!("stream {n}: {}", chain(error.error()))),
+                Err(mut error) => {
+                    if error.take_message().is_some() {
+                        return Ok(());
+                    }
+                    return Err(format!("stream {n}: {}", chain(error.error())));
+                }
             }
             n += 1;
             sleep(Duration::from_millis(10)).await;
@@ -214,14 +222,12 @@ impl Client {
             return self.follow(response.into_body()).await;
         }
         let body = response.into_body().collect().await;
-        match body {
-            Ok(body) if body.to_bytes() == payload.as_bytes() => {
-                self.done();
-                Ok(())
-            }
-            Ok(_) => Err("another answer than was sent".into()),
-            Err(error) => Err(format!("answer cut: {}", chain(&error))),
+        let body = body.map_err(|error| format!("answer cut: {}", chain(&error)))?;
+        if body.to_bytes() != payload.as_bytes() {
+            return Err("another answer than was sent".into());
         }
+        self.done();
+        Ok(())
     }
 
     /// Follows a stream to its end; whoever stops following it is no failure.
@@ -249,7 +255,9 @@ async fn connect(address: SocketAddr) -> Result<TcpStream, String> {
     let stream = TcpStream::connect(address)
         .await
         .map_err(|error| format!("connect: {error}"))?;
-    stream.set_nodelay(true).map_err(|error| error.to_string())?;
+    stream
+        .set_nodelay(true)
+        .map_err(|error| error.to_string())?;
     Ok(stream)
 }
 

@@ -1,5 +1,9 @@
 //! One binary for all integration tests: one link, and helpers that are shared.
 
+mod clients;
 mod contract;
 mod engine_contract;
 mod exec_handler;
+mod fake_api;
+mod rollout;
+mod wire;

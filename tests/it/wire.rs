@@ -54,7 +54,10 @@ impl Balancer {
     }
 
     pub fn remove(&self, backend: SocketAddr) {
-        self.backends.lock().unwrap().retain(|known| *known != backend);
+        self.backends
+            .lock()
+            .unwrap()
+            .retain(|known| *known != backend);
     }
 }
 
@@ -62,7 +65,9 @@ async fn carry(client: TcpStream, backend: SocketAddr, delay: Duration) {
     // A SYN takes its time too.
     sleep_until(Instant::now() + delay).await;
     // Refused: the client sees its connection closed without an answer.
-    let Ok(server) = TcpStream::connect(backend).await else { return };
+    let Ok(server) = TcpStream::connect(backend).await else {
+        return;
+    };
     client.set_nodelay(true).unwrap();
     server.set_nodelay(true).unwrap();
     let (client_read, client_write) = client.into_split();
