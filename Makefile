@@ -1,0 +1,37 @@
+# What everybody types. `make test` is what CI runs.
+
+CARGO ?= cargo
+
+.PHONY: help test lint unit features deploy image deny clean
+
+help:                     ## this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+test: lint features deploy image unit ## everything that CI runs; needs Debian's packages in .ci/packages
+
+lint:                     ## format, clippy, documentation
+	$(CARGO) fmt --check
+	$(CARGO) clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
+
+unit:                     ## unit, property, process and rollout tests
+	$(CARGO) test --locked
+
+features:                 ## the library, as those take it who want only a part of it
+	$(CARGO) check --locked --no-default-features --lib
+	$(CARGO) check --locked --no-default-features --lib --features http
+	$(CARGO) check --locked --no-default-features --lib --features http,kubernetes,k8s-openapi/latest
+	$(CARGO) check --locked --no-default-features --lib --features sqlite
+
+deploy:                   ## chart and manifests: rendered, linted, validated, compared
+	tests/deploy/run
+
+image:                    ## the image: built, run as PID 1, drained (needs root and buildah)
+	tests/deploy/image
+
+deny:                     ## licences, sources and bans of all dependencies (needs cargo-deny)
+	$(CARGO) deny --locked check bans licenses sources
+
+clean:
+	$(CARGO) clean
+	rm -rf .tools
