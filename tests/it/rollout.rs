@@ -237,3 +237,24 @@ async fn a_rollout_fails_no_request_of_any_client() {
     println!("{}", row(&compared, &theirs));
     assert_eq!(ours.failed, 0, "{:#?}", ours.failures);
 }
+
+/// The same with other wires and lags, as often as `LAMEDUCK_SOAK` says: what is rare shows only so.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes minutes; run by `make soak`"]
+async fn rollouts_again_and_again_fail_no_request() {
+    let rounds = std::env::var("LAMEDUCK_SOAK").map_or(10, |n| n.parse().expect("a number"));
+    let mut failed = 0;
+    for _ in 0..rounds {
+        let scene = Scene {
+            server: "lameduck",
+            wire: Duration::from_millis(fastrand::u64(1..=50)),
+            lag: Duration::from_millis(fastrand::u64(0..=2_000)),
+            rollouts: 3,
+            patience: Duration::from_secs(GRACE.unsigned_abs()),
+        };
+        let outcome = Stage::play(scene).await;
+        println!("{} {:#?}", row(&scene, &outcome), outcome.failures);
+        failed += outcome.failed;
+    }
+    assert_eq!(failed, 0);
+}
