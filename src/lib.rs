@@ -1,5 +1,69 @@
 //! Roll a pod without losing one request or one job.
+//!
+//! ```no_run
+//! use axum::{Router, routing::get};
+//! use tokio::net::TcpListener;
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let listener = TcpListener::bind("0.0.0.0:8080").await?;
+//! let router = Router::new().route("/", get(|| async { "hello\n" }));
+//! lameduck::serve(listener, router).await?; // signals, drain, deadline: done
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! On SIGTERM or SIGINT, [`serve`] fails readiness and goes on serving; waits until the EndpointSlices *and*
+//! the traffic show that nobody routes here; asks clients to leave, by `Connection: close` and GOAWAY; lets
+//! every request come to its end; closes the listener last, its backlog swept; and returns inside the grace
+//! period with a [`DrainReport`], or with the [`Error`] if there was one. A watchdog on a thread of its own
+//! ends the process at its deadline whatever happens.
+//!
+//! # Features
+//!
+//! | feature | gives | default |
+//! | --- | --- | --- |
+//! | (none) | [`lifecycle`]: signals, phases, budget, teardown hooks, report, metrics | |
+//! | `http` | [`http`]: the server for any tower service over HTTP/1.1 and h2c, probes, [`serve`] | yes |
+//! | `kubernetes` | [`kubernetes`]: cause and deadline from the own Pod, endpoint removal | yes |
+//! | `jobs` | [`jobs`]: the queue contract, workers, handlers | yes |
+//! | `sqlite` | the embedded engine | yes |
+//! | `service` | all of it, and the program `lameduck` | yes |
+//!
+//! The crate `k8s-openapi` wants exactly one Kubernetes version chosen by the final program. The feature
+//! `service` chooses the latest; whoever takes `kubernetes` alone chooses by a dependency of their own.
+//!
+//! # More than one listener
+//!
+//! [`Lifecycle`] is the builder behind [`serve`]. Rooms add themselves by methods of their own:
+//!
+//! ```no_run
+//! use lameduck::{Lifecycle, kubernetes::Kubernetes};
+//! # use axum::Router;
+//! # use tokio::net::TcpListener;
+//!
+//! # async fn example(api: TcpListener, admin: TcpListener, router: Router) -> Result<(), Box<dyn std::error::Error>> {
+//! Lifecycle::builder()
+//!     .kubernetes(Kubernetes::in_cluster())
+//!     .http("api", api, router)
+//!     .admin(admin) // /livez, /readyz, /startupz, /metrics, until the very end
+//!     .teardown("broker", |deadline| async move {
+//!         println!("unplugging; {:?} left", deadline.remaining());
+//!         Ok::<_, std::io::Error>(())
+//!     })
+//!     .run()
+//!     .await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! A handler learns how far the drain has come from the [`Drain`] in its request's extensions (with axum:
+//! `Extension<Drain>`), so that what has no end of its own, an event stream or a long poll, ends when clients
+//! are asked to leave.
+//!
+//! How a drain goes, moment by moment, is told in [`lifecycle`] and, with the reason for every default, in
+//! `docs/architecture.md`.
 #![forbid(unsafe_code)]
+#![deny(missing_docs)]
 
 #[cfg(all(feature = "http", feature = "jobs"))]
 pub mod api;
@@ -16,6 +80,14 @@ mod metrics;
 pub use lifecycle::{Drain, DrainReport, Error, Lifecycle, Moment};
 
 /// Serves a listener until SIGTERM or SIGINT, drains, and returns: the one call.
+///
+/// The service is any tower service: an axum `Router`, a tonic server's, one of your own. It is cloned for
+/// each request. In a pod (with the feature `kubernetes`) the drain follows the pod's own EndpointSlices and
+/// deadline; elsewhere it has 30 s and waits for no endpoint. [`Lifecycle`] changes all of that.
+///
+/// # Errors
+/// What was cut at the deadline, which teardown hook failed, or that the system refused signal handlers: see
+/// [`Error`]. A drain that lost nothing is `Ok`.
 #[cfg(feature = "http")]
 pub async fn serve<S, B>(
     listener: tokio::net::TcpListener,

@@ -18,6 +18,9 @@ pub type BoxError = Box<dyn StdError + Send + Sync>;
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
+/// Called once, with what it is to know; its future says how it went.
+type Once<A> = Box<dyn FnOnce(A) -> BoxFuture<Result<(), BoxError>> + Send>;
+
 /// A program with a drain.
 ///
 /// Rooms add themselves by methods of their own: `http`, `admin`, `workers`, `kubernetes`.
@@ -44,13 +47,13 @@ pub(super) struct Service {
 pub(super) struct Hook {
     pub(super) name: String,
     pub(super) bound: Duration,
-    pub(super) run: Box<dyn FnOnce(Deadline) -> BoxFuture<Result<(), BoxError>> + Send>,
+    pub(super) run: Once<Deadline>,
 }
 
 /// Somebody who wants to know how it ended.
 pub(super) struct Reporter {
     pub(super) name: String,
-    pub(super) run: Box<dyn FnOnce(Arc<DrainReport>) -> BoxFuture<Result<(), BoxError>> + Send>,
+    pub(super) run: Once<Arc<DrainReport>>,
 }
 
 /// An instant by which something must have ended.

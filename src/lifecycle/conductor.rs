@@ -15,7 +15,7 @@
 //! ```
 //!
 //! Every step is left at once when its condition holds, and at the latest at an instant of the
-//! [`Budget`]. An input only records a fact; [`advance`](Conductor::advance) then looks at all facts and
+//! [`Budget`]. An input only records a fact; `advance` then looks at all facts and
 //! takes as many steps as they allow. So the order in which facts arrive does not matter, and a fact that
 //! comes twice does no harm.
 

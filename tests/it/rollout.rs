@@ -6,6 +6,7 @@ use std::{
     net::SocketAddr,
     path::PathBuf,
     process::Stdio,
+    sync::atomic::Ordering::SeqCst,
     time::{Duration, Instant},
 };
 
@@ -52,6 +53,7 @@ struct Scene {
 struct Outcome {
     done: u64,
     failed: u64,
+    refused: u64,
     failures: Vec<String>,
     /// From SIGTERM to exit, for each rollout.
     shutdowns: Vec<Duration>,
@@ -106,8 +108,9 @@ impl Stage {
         let tally = clients.stop().await;
         let failures = tally.failures.lock().unwrap().clone();
         Outcome {
-            done: tally.done.load(std::sync::atomic::Ordering::SeqCst),
-            failed: tally.failed.load(std::sync::atomic::Ordering::SeqCst),
+            done: tally.done.load(SeqCst),
+            failed: tally.failed.load(SeqCst),
+            refused: tally.refused.load(SeqCst),
             failures,
             shutdowns,
         }
@@ -175,12 +178,7 @@ impl Stage {
 
 /// Some hundred answers more.
 async fn work_goes_on(clients: &Clients, when: &str) {
-    let done = || {
-        clients
-            .tally()
-            .done
-            .load(std::sync::atomic::Ordering::SeqCst)
-    };
+    let done = || clients.tally().done.load(SeqCst);
     let wanted = done() + 300;
     let progress = async {
         while done() < wanted {
@@ -204,12 +202,14 @@ fn row(scene: &Scene, outcome: &Outcome) -> String {
         .map(|time| format!("{:.1} s", time.as_secs_f64()))
         .collect();
     format!(
-        "{:<8} wire {:>2} ms  lag {:>4} ms  {:>6} answered  {:>4} failed  shutdown {}",
+        "{:<8} wire {:>2} ms  lag {:>4} ms  {:>6} answered  {:>4} failed  \
+         {} refused by GOAWAY  shutdown {}",
         scene.server,
         scene.wire.as_millis(),
         scene.lag.as_millis(),
         outcome.done,
         outcome.failed,
+        outcome.refused,
         shutdowns.join(", ")
     )
 }
