@@ -76,6 +76,18 @@ pub struct Settings {
     /// What handlers get to come to an end, from SIGTERM to SIGKILL for commands [default: 5s].
     #[arg(long, env = "LAMEDUCK_STOP_NOTICE", value_name = "DURATION")]
     pub stop_notice: Option<Time>,
+
+    /// Kept for giving jobs back and for hooks, behind the hard deadline [default: 3s].
+    #[arg(long, env = "LAMEDUCK_TEARDOWN", value_name = "DURATION")]
+    pub teardown: Option<Time>,
+
+    /// Kept for the drain report [default: 1s].
+    #[arg(long, env = "LAMEDUCK_REPORTING", value_name = "DURATION")]
+    pub reporting: Option<Time>,
+
+    /// Left unused at the end of the grace period, at most a tenth of it [default: 1s].
+    #[arg(long, env = "LAMEDUCK_MARGIN", value_name = "DURATION")]
+    pub margin: Option<Time>,
 }
 
 /// The configuration in force.
@@ -177,6 +189,9 @@ impl Settings {
             fallback_wait: self.fallback_wait.or(other.fallback_wait),
             lame_duck_share: self.lame_duck_share.or(other.lame_duck_share),
             stop_notice: self.stop_notice.or(other.stop_notice),
+            teardown: self.teardown.or(other.teardown),
+            reporting: self.reporting.or(other.reporting),
+            margin: self.margin.or(other.margin),
         }
     }
 
@@ -210,6 +225,9 @@ impl Settings {
         set(&mut drain.quiet, self.quiet);
         set(&mut drain.fallback_wait, self.fallback_wait);
         set(&mut drain.stop_notice, self.stop_notice);
+        set(&mut drain.teardown, self.teardown);
+        set(&mut drain.reporting, self.reporting);
+        set(&mut drain.margin, self.margin);
         if let Some(Share(share)) = self.lame_duck_share {
             drain.lame_duck_share = share;
         }

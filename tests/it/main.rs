@@ -2,6 +2,7 @@
 
 mod clients;
 mod contract;
+mod docs;
 mod engine_contract;
 mod exec_handler;
 mod fake_api;

@@ -1,0 +1,70 @@
+//! The documentation says what the code does.
+
+use std::{collections::BTreeMap, process::Command, time::Duration};
+
+use lameduck::lifecycle::DrainSettings;
+
+const ARCHITECTURE: &str = include_str!("../../docs/architecture.md");
+
+/// The first two columns of the table of defaults.
+fn documented() -> BTreeMap<String, String> {
+    let table = ARCHITECTURE
+        .split("| setting | default |")
+        .nth(1)
+        .expect("a table");
+    let rows = table
+        .lines()
+        .skip(2)
+        .take_while(|line| line.starts_with('|'));
+    rows.map(|row| {
+        let cells: Vec<&str> = row.split('|').map(str::trim).collect();
+        (cells[1].trim_matches('`').to_owned(), cells[2].to_owned())
+    })
+    .collect()
+}
+
+#[test]
+fn the_architecture_page_states_the_defaults_that_are_in_the_code() {
+    let settings = serde_json::to_value(DrainSettings::default()).unwrap();
+    let in_code: BTreeMap<String, String> = settings
+        .as_object()
+        .unwrap()
+        .iter()
+        .filter(|(name, _)| *name != "readiness")
+        .map(|(name, value)| {
+            let shown = match value.as_object() {
+                Some(duration) => {
+                    let seconds = duration["secs"].as_u64().unwrap();
+                    let nanos = duration["nanos"].as_u64().unwrap();
+                    format!(
+                        "{:?}",
+                        Duration::from_secs(seconds) + Duration::from_nanos(nanos)
+                    )
+                }
+                None => value.to_string(),
+            };
+            (name.replace('_', "-"), shown)
+        })
+        .collect();
+    assert_eq!(documented(), in_code);
+}
+
+#[test]
+fn the_help_states_the_same_defaults() {
+    let help = Command::new(env!("CARGO_BIN_EXE_lameduck"))
+        .args(["serve", "--help"])
+        .output()
+        .unwrap();
+    let help = String::from_utf8(help.stdout).unwrap();
+    for (setting, default) in documented() {
+        let option = help
+            .split(&format!("--{setting} <"))
+            .nth(1)
+            .unwrap_or_else(|| panic!("there is no --{setting} in the help"));
+        let text = option.split("--").next().unwrap();
+        assert!(
+            text.contains(&format!("[default: {default}]")),
+            "--{setting} is {default} in the documentation, and in the help:{text}"
+        );
+    }
+}
