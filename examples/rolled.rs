@@ -8,13 +8,21 @@
 use std::{convert::Infallible, time::Duration};
 
 use axum::{
-    Extension, Router,
+    Router,
     body::Bytes,
-    response::sse::{Event, Sse},
+    extract::ws::WebSocketUpgrade,
+    response::{
+        Response,
+        sse::{Event, Sse},
+    },
     routing::{get, post},
 };
 use futures_util::{Stream, stream};
-use lameduck::{Drain, Lifecycle, Moment, kubernetes::Kubernetes};
+use lameduck::{
+    Drain, Lifecycle,
+    http::{WebSocket, until_leave},
+    kubernetes::Kubernetes,
+};
 use tokio::{
     net::TcpListener,
     signal::unix::{SignalKind, signal},
@@ -54,22 +62,26 @@ fn router() -> Router {
             }),
         )
         .route("/events", get(events))
+        .route("/socket", get(socket))
 }
 
 /// A tick every 50 ms, until clients are asked to leave.
-async fn events(
-    drain: Option<Extension<Drain>>,
-) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
-    Sse::new(stream::unfold(drain, |drain| async move {
-        let leave = async {
-            match &drain {
-                Some(Extension(drain)) => drain.reached(Moment::Leave).await,
-                None => std::future::pending().await,
+async fn events(drain: Drain) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+    let ticks = stream::unfold((), |()| async {
+        sleep(Duration::from_millis(50)).await;
+        Some((Ok(Event::default().data("tick")), ()))
+    });
+    Sse::new(until_leave(&drain, ticks))
+}
+
+/// Says back what it is told, until clients are asked to leave.
+async fn socket(upgrade: WebSocketUpgrade, drain: Drain) -> Response {
+    upgrade.on_upgrade(|socket| async move {
+        let mut socket = WebSocket::new(socket, drain);
+        while let Some(Ok(message)) = socket.recv().await {
+            if socket.send(message).await.is_err() {
+                break;
             }
-        };
-        tokio::select! {
-            () = leave => None,
-            () = sleep(Duration::from_millis(50)) => Some((Ok(Event::default().data("tick")), drain)),
         }
-    }))
+    })
 }

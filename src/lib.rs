@@ -24,6 +24,8 @@
 //! | --- | --- | --- |
 //! | (none) | [`lifecycle`]: signals, phases, budget, teardown hooks, report, metrics | |
 //! | `http` | [`http`]: the server for any tower service over HTTP/1.1 and h2c, probes, [`serve`] | yes |
+//! | `ws` | [`http::WebSocket`], which says goodbye | yes |
+//! | `tls` | [`http::Tls`]: rustls, certificates reloaded when their files change | yes |
 //! | `kubernetes` | [`kubernetes`]: cause and deadline from the own Pod, endpoint removal | yes |
 //! | `jobs` | [`jobs`]: the queue contract, workers, handlers | yes |
 //! | `sqlite` | the embedded engine | yes |
@@ -56,8 +58,8 @@
 //! # }
 //! ```
 //!
-//! A handler learns how far the drain has come from the [`Drain`] in its request's extensions (with axum:
-//! `Extension<Drain>`), so that what has no end of its own, an event stream or a long poll, ends when clients
+//! A handler learns how far the drain has come from the [`Drain`] in its request's extensions (with axum: an
+//! argument of type `Drain`), so that what has no end of its own, an event stream or a long poll, ends when clients
 //! are asked to leave.
 //!
 //! How a drain goes, moment by moment, is told in [`lifecycle`] and, with the reason for every default, in
@@ -90,7 +92,7 @@ pub use lifecycle::{Drain, DrainReport, Error, Lifecycle, Moment};
 /// [`Error`]. A drain that lost nothing is `Ok`.
 #[cfg(feature = "http")]
 pub async fn serve<S, B>(
-    listener: tokio::net::TcpListener,
+    listener: impl Into<http::Listener>,
     service: S,
 ) -> Result<std::sync::Arc<DrainReport>, Error>
 where

@@ -19,24 +19,29 @@
 use std::{future::poll_fn, io, pin::Pin, sync::Arc, task::Poll};
 
 use bytes::{Bytes, BytesMut};
-use http::{Request, Response};
+use http::{HeaderValue, Request, Response};
 use http_body::Body;
 use hyper::{
     body::Incoming,
     server::conn::{http1, http2},
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tower::Service;
 
-use crate::lifecycle::{BoxError, Drain, Traffic};
+use crate::lifecycle::{BoxError, Drain, Moment, Traffic};
 
 use super::{
-    io::{Activity, Io},
+    activity::{Activity, Doing},
+    io::Io,
+    late::LateLog,
+    listener::Peer,
+    metrics::{Meter, Protocol, Reason},
     patience::{Interrupt, Patience},
-    service::Counted,
+    service::{Counted, RequestContext},
     settings::HttpSettings,
-    sniff::{Protocol, Sniffer},
+    sniff::{Sniffed, Sniffer},
+    stream::{Socket, Stream, Waiting},
 };
 
 /// What a connection needs to know.
@@ -44,16 +49,32 @@ use super::{
 pub(super) struct Connection {
     pub(super) drain: Drain,
     pub(super) traffic: Arc<Traffic>,
+    pub(super) meter: Arc<Meter>,
+    pub(super) late: Arc<LateLog>,
     pub(super) settings: Arc<HttpSettings>,
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<super::tls::Tls>,
+}
+
+/// One connection at work.
+struct Driver<S> {
+    connection: Connection,
+    activity: Arc<Activity>,
+    patience: Patience,
+    service: Counted<S>,
 }
 
 // === impl Connection ===
 
 impl Connection {
-    /// Serves a connection to its end.
-    pub(super) async fn serve<T, S, B>(self, stream: T, service: S)
+    /// Serves an accepted socket to its end. It counts from the call on, not from the first poll.
+    pub(super) fn accepted<S, B>(
+        self,
+        socket: Socket,
+        peer: Peer,
+        service: S,
+    ) -> impl Future<Output = ()> + Send
     where
-        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
         S::Future: Send + 'static,
         S::Error: Into<BoxError>,
@@ -61,36 +82,165 @@ impl Connection {
         B::Data: Send,
         B::Error: Into<BoxError>,
     {
-        let activity = Activity::new(self.traffic.connection());
-        let io = Io::new(stream, activity.clone(), self.settings.linger);
-        let mut patience = Patience::new(&self.drain, &self.settings, &activity);
-        let service = Counted::new(service, self.drain.clone(), activity.clone());
-        let result = match self.sniff(io, &mut patience).await {
-            Ok(Some((Protocol::Http1, io))) => {
-                self.http1(io, service, &activity, &mut patience).await
-            }
-            Ok(Some((Protocol::Http2, io))) => {
-                self.http2(io, service, &activity, &mut patience).await
-            }
-            Ok(None) => Ok(()),
-            Err(error) => Err(error),
+        let mut driver = self.driver(peer, service);
+        async move {
+            let result = match driver.handshake(socket).await {
+                Ok(Some(stream)) => driver.serve(stream).await,
+                Ok(None) => Ok(()),
+                Err(error) => Err(error.into()),
+            };
+            driver.ended(result);
+        }
+    }
+
+    fn driver<S>(self, peer: Peer, service: S) -> Driver<S> {
+        let activity = Activity::new(self.traffic.connection(), self.meter.clone());
+        let hint = self.settings.keep_alive_hint;
+        let keep_alive = hint.map(|hint| {
+            HeaderValue::try_from(format!("timeout={}", hint.as_secs())).expect("digits")
+        });
+        let context = RequestContext {
+            drain: self.drain.clone(),
+            activity: activity.clone(),
+            peer,
+            late: self.late.clone(),
+            keep_alive,
         };
-        if let Err(error) = result {
-            tracing::debug!(server = self.traffic.server(), error, "connection ended");
+        Driver {
+            patience: Patience::new(&self.drain, &self.settings, &activity),
+            service: Counted {
+                service,
+                context: Arc::new(context),
+            },
+            activity,
+            connection: self,
+        }
+    }
+}
+
+// === impl Driver ===
+
+impl<S> Driver<S> {
+    /// TLS, where the listener speaks it; `None` where it did not come about in time.
+    #[cfg(feature = "tls")]
+    async fn handshake(&mut self, socket: Socket) -> io::Result<Option<Stream>> {
+        use tokio_util::either::Either;
+        let Some(tls) = self.connection.tls.clone() else {
+            return Ok(Some(Either::Left(socket)));
+        };
+        let handshake = tls.accept(socket, self.activity.clone());
+        tokio::pin!(handshake);
+        let patience = &mut self.patience;
+        let interrupt = poll_fn(|cx| match handshake.as_mut().poll(cx) {
+            Poll::Ready(result) => Poll::Ready(Ok(result)),
+            Poll::Pending => patience.poll(cx).map(Err),
+        })
+        .await;
+        match interrupt {
+            Ok(result) => Ok(Some(Either::Right(Box::new(result?)))),
+            Err(interrupt) => {
+                self.interrupted(interrupt);
+                Ok(None)
+            }
+        }
+    }
+
+    #[cfg(not(feature = "tls"))]
+    async fn handshake(&mut self, socket: Socket) -> io::Result<Option<Stream>> {
+        Ok(Some(socket))
+    }
+
+    /// Serves a stream to its end.
+    async fn serve<T, B>(&mut self, stream: T) -> Result<(), BoxError>
+    where
+        T: AsyncRead + AsyncWrite + Waiting + Unpin + Send + 'static,
+        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<BoxError>,
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
+        let io = Io::new(
+            stream,
+            self.activity.clone(),
+            self.connection.settings.linger,
+            self.connection.drain.token(Moment::Cut).clone(),
+        );
+        match self.sniff(io).await? {
+            Some((Sniffed::Http1, io)) => {
+                self.activity.speaks(Protocol::Http1);
+                self.http1(io).await
+            }
+            Some((Sniffed::Http2, io)) => {
+                self.activity.speaks(Protocol::Http2);
+                self.http2(io).await
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// Says how the connection ended, unless it was upgraded: then it has not.
+    fn ended(&self, result: Result<(), BoxError>) {
+        let server = self.connection.traffic.server();
+        match result {
+            Ok(()) => {
+                if self.activity.protocol() == Protocol::Http2 && self.patience.has_gone_away() {
+                    self.activity.ends(Reason::GoAway);
+                }
+            }
+            Err(error) => {
+                tracing::debug!(server, error, "connection ended");
+                let reason = match self.activity.peer_has_closed() {
+                    true => Reason::Peer,
+                    false => Reason::Error,
+                };
+                self.activity.ends(reason);
+            }
+        }
+    }
+
+    /// Notes why the connection does not go on.
+    fn interrupted(&self, interrupt: Interrupt) {
+        use std::sync::atomic::Ordering::SeqCst;
+        self.activity.ends(interrupt.reason());
+        let totals = self.connection.traffic.totals();
+        match interrupt {
+            Interrupt::CloseIdle => {
+                totals.idle_closed.fetch_add(1, SeqCst);
+            }
+            Interrupt::Cut => {
+                let doing = match self.activity.doing() {
+                    Doing::Idle => "idle",
+                    Doing::Receiving => "receiving",
+                    Doing::Serving => "serving",
+                    Doing::Stuck(_) => "not read by its peer",
+                };
+                totals.cut(&format!("{} {doing}", self.activity.protocol().as_str()));
+                totals.connections_cut.fetch_add(1, SeqCst);
+                totals
+                    .requests_cut
+                    .fetch_add(self.activity.in_flight() as u64, SeqCst);
+            }
+            Interrupt::TooSlow | Interrupt::Stuck | Interrupt::Unacknowledged => {
+                tracing::debug!(
+                    server = self.connection.traffic.server(),
+                    peer = %self.service.context.peer,
+                    ?interrupt,
+                    "connection closed"
+                );
+            }
         }
     }
 
     /// Which protocol; `None` where the connection ended before it said.
-    async fn sniff<T>(
-        &self,
-        mut io: Io<T>,
-        patience: &mut Patience,
-    ) -> Result<Option<(Protocol, Io<T>)>, BoxError>
+    async fn sniff<T>(&mut self, mut io: Io<T>) -> Result<Option<(Sniffed, Io<T>)>, BoxError>
     where
-        T: AsyncRead + AsyncWrite + Unpin,
+        T: AsyncRead + AsyncWrite + Waiting + Unpin,
     {
         loop {
             let mut sniffer = Sniffer::default();
+            let patience = &mut self.patience;
             let interrupt = {
                 let sniff = sniffer.sniff(&mut io);
                 tokio::pin!(sniff);
@@ -104,28 +254,22 @@ impl Connection {
                 Ok(result) => {
                     return Ok(result?.map(|protocol| (protocol, io.rewind(sniffer.into_read()))));
                 }
-                Err(Interrupt::CloseIdle) => match close_idle(io, Bytes::new(), self).await? {
+                Err(Interrupt::CloseIdle) => match self.close_idle(io, Bytes::new()).await? {
                     // It spoke at the last instant.
                     Some(again) => io = again,
                     None => return Ok(None),
                 },
                 Err(interrupt) => {
-                    self.count_cut(interrupt, 0);
+                    self.interrupted(interrupt);
                     return Ok(None);
                 }
             }
         }
     }
 
-    async fn http1<T, S, B>(
-        &self,
-        mut io: Io<T>,
-        service: Counted<S>,
-        activity: &Arc<Activity>,
-        patience: &mut Patience,
-    ) -> Result<(), BoxError>
+    async fn http1<T, B>(&mut self, mut io: Io<T>) -> Result<(), BoxError>
     where
-        T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        T: AsyncRead + AsyncWrite + Waiting + Unpin + Send + 'static,
         S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
         S::Future: Send + 'static,
         S::Error: Into<BoxError>,
@@ -137,9 +281,10 @@ impl Connection {
             let mut connection = http1::Builder::new()
                 // A client that half-closes after its request still gets its answer.
                 .half_close(true)
-                .max_buf_size(self.settings.max_head)
-                .serve_connection(TokioIo::new(io), service.clone())
+                .max_buf_size(self.connection.settings.max_head)
+                .serve_connection(TokioIo::new(io), self.service.clone())
                 .with_upgrades();
+            let patience = &mut self.patience;
             let interrupt = poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
                 Poll::Ready(result) => Poll::Ready(Ok(result)),
                 Poll::Pending => patience.poll(cx).map(Err),
@@ -151,26 +296,23 @@ impl Connection {
                     let Some(parts) = connection.into_parts() else {
                         return Ok(());
                     };
-                    match close_idle(parts.io.into_inner(), parts.read_buf, self).await? {
+                    match self
+                        .close_idle(parts.io.into_inner(), parts.read_buf)
+                        .await?
+                    {
                         Some(again) => io = again,
                         None => return Ok(()),
                     }
                 }
                 Err(interrupt) => {
-                    self.count_cut(interrupt, activity.in_flight());
+                    self.interrupted(interrupt);
                     return Ok(());
                 }
             }
         }
     }
 
-    async fn http2<T, S, B>(
-        &self,
-        io: Io<T>,
-        service: Counted<S>,
-        activity: &Arc<Activity>,
-        patience: &mut Patience,
-    ) -> Result<(), BoxError>
+    async fn http2<T, B>(&mut self, io: Io<T>) -> Result<(), BoxError>
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
         S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
@@ -180,72 +322,85 @@ impl Connection {
         B::Data: Send,
         B::Error: Into<BoxError>,
     {
-        patience.streams();
+        let settings = &self.connection.settings;
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
-            .max_concurrent_streams(self.settings.max_streams)
-            .max_header_list_size(u32::try_from(self.settings.max_head).unwrap_or(u32::MAX))
-            .serve_connection(TokioIo::new(io), service);
+            .max_concurrent_streams(settings.max_streams)
+            .max_header_list_size(u32::try_from(settings.max_head).unwrap_or(u32::MAX))
+            .serve_connection(TokioIo::new(io), self.service.clone());
         tokio::pin!(connection);
-        let mut told = false;
+        let patience = &mut self.patience;
+        patience.streams();
         let interrupt = poll_fn(|cx| {
             if let Poll::Ready(result) = connection.as_mut().poll(cx) {
                 return Poll::Ready(Ok(result));
             }
-            let interrupt = patience.poll(cx).map(Err);
-            if patience.must_go_away() && !told {
-                told = true;
-                // GOAWAY with the highest id, a PING, then GOAWAY with the last one (RFC 9113, 6.8).
+            if patience.must_go_away() {
+                patience.goes_away();
+                // GOAWAY with the highest id, a PING, then GOAWAY with the last one (RFC 9113, section 6.8).
                 connection.as_mut().graceful_shutdown();
-                cx.waker().wake_by_ref();
+                if let Poll::Ready(result) = connection.as_mut().poll(cx) {
+                    return Poll::Ready(Ok(result));
+                }
             }
-            interrupt
+            patience.poll(cx).map(Err)
         })
         .await;
         match interrupt {
-            Ok(result) => result?,
-            Err(Interrupt::CloseIdle) => {}
-            Err(interrupt) => self.count_cut(interrupt, activity.in_flight()),
+            Ok(result) => Ok(result?),
+            // In serving: idle for longer than any proxy keeps a connection. A client that has sent a request
+            // meanwhile is told by the protocol that it may send it again.
+            Err(Interrupt::CloseIdle) => {
+                self.interrupted(Interrupt::CloseIdle);
+                connection.as_mut().graceful_shutdown();
+                let farewell =
+                    tokio::time::timeout(self.connection.settings.goaway_timeout, connection);
+                farewell.await.unwrap_or(Ok(())).map_err(Into::into)
+            }
+            Err(interrupt) => {
+                self.interrupted(interrupt);
+                Ok(())
+            }
         }
-        Ok(())
     }
 
-    fn count_cut(&self, interrupt: Interrupt, requests: usize) {
-        use std::sync::atomic::Ordering::SeqCst;
-        if interrupt == Interrupt::Cut {
-            let totals = self.traffic.totals();
-            totals.connections_cut.fetch_add(1, SeqCst);
-            totals.requests_cut.fetch_add(requests as u64, SeqCst);
+    /// Closes a connection that was taken apart, unless there is something to read after all: then it comes
+    /// back, to be served.
+    async fn close_idle<T>(&mut self, mut io: Io<T>, read: Bytes) -> io::Result<Option<Io<T>>>
+    where
+        T: AsyncRead + AsyncWrite + Waiting + Unpin,
+    {
+        if !read.is_empty() {
+            return Ok(Some(io.rewind(read)));
         }
+        let mut read = BytesMut::with_capacity(4096);
+        if !read_what_is_there(&mut io, &mut read).await? {
+            return Ok(None);
+        }
+        if read.is_empty() && io.has_waiting_bytes() {
+            // The kernel has them already, or half a TLS record of them: a read will soon.
+            tokio::select! {
+                n = io.read_buf(&mut read) => if n? == 0 { return Ok(None) },
+                () = tokio::time::sleep(self.connection.settings.header_timeout) => {
+                    self.interrupted(Interrupt::TooSlow);
+                    return Ok(None);
+                }
+                () = self.connection.drain.reached(Moment::Cut) => {
+                    self.interrupted(Interrupt::Cut);
+                    return Ok(None);
+                }
+            }
+        }
+        if !read.is_empty() {
+            return Ok(Some(io.rewind(read.freeze())));
+        }
+        self.interrupted(Interrupt::CloseIdle);
+        io.shutdown().await?;
+        Ok(None)
     }
 }
 
-/// Closes a connection that was taken apart, unless there is something to read after all: then it comes
-/// back, to be served.
-async fn close_idle<T>(
-    mut io: Io<T>,
-    read: Bytes,
-    connection: &Connection,
-) -> io::Result<Option<Io<T>>>
-where
-    T: AsyncRead + AsyncWrite + Unpin,
-{
-    let mut read = BytesMut::from(&read[..]);
-    if read.is_empty() && !read_what_is_there(&mut io, &mut read).await? {
-        return Ok(None);
-    }
-    if !read.is_empty() {
-        return Ok(Some(io.rewind(read.freeze())));
-    }
-    let totals = connection.traffic.totals();
-    totals
-        .idle_closed
-        .fetch_add(1, std::sync::atomic::Ordering::SeqCst);
-    io.shutdown().await?;
-    Ok(None)
-}
-
-/// Reads what the kernel has, without waiting; false where the peer has closed.
+/// Reads what is there, without waiting; false where the peer has closed.
 async fn read_what_is_there<T>(io: &mut Io<T>, read: &mut BytesMut) -> io::Result<bool>
 where
     T: AsyncRead + Unpin,

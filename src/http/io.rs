@@ -1,15 +1,15 @@
 //! The byte stream of one connection, between the socket and hyper.
 //!
 //! It knows what hyper does not tell: whether a request, or part of one, has been received; whether every
-//! byte of the last answer has left; and how to close without destroying what the peer has not read yet.
+//! byte of the last answer has left; whether the peer reads at all; and how to close without destroying what
+//! the peer has not read yet. After an upgrade it is in the hands of the user's code, and then it is the one
+//! that ends at the hard deadline.
 
 use std::{
+    future::Future,
     io,
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicUsize, Ordering::Relaxed},
-    },
+    sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
@@ -20,32 +20,13 @@ use tokio::{
     io::{AsyncRead, AsyncWrite, ReadBuf},
     time::{Instant, Sleep, sleep},
 };
+use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use crate::lifecycle::ConnectionGuard;
-
-/// What both the stream and the connection's driver know.
-#[derive(Debug)]
-pub(super) struct Activity {
-    /// Counts the connection; lives as long as the stream, through an upgrade too.
-    pub(super) guard: ConnectionGuard,
-    in_flight: AtomicUsize,
-    begun: AtomicUsize,
-    /// Bytes received since the last request ended.
-    received: AtomicUsize,
-    /// Nothing is left in hyper's write buffer.
-    flushed: AtomicBool,
-}
-
-/// What a connection is doing, as far as closing it is concerned.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Doing {
-    /// Nothing received since the last answer left.
-    Idle,
-    /// Part of a request has been received.
-    Receiving,
-    /// A request is being served, or its answer has not left yet.
-    Serving,
-}
+use super::{
+    activity::Activity,
+    metrics::{Protocol, Reason},
+    stream::Waiting,
+};
 
 pin_project! {
     /// A socket with a memory.
@@ -58,56 +39,22 @@ pin_project! {
         linger_for: Duration,
         linger: Option<Pin<Box<Sleep>>>,
         peer_closed: bool,
-    }
-}
-
-// === impl Activity ===
-
-impl Activity {
-    pub(super) fn new(guard: ConnectionGuard) -> Arc<Self> {
-        Arc::new(Self {
-            guard,
-            in_flight: AtomicUsize::new(0),
-            begun: AtomicUsize::new(0),
-            received: AtomicUsize::new(0),
-            flushed: AtomicBool::new(true),
-        })
-    }
-
-    pub(super) fn doing(&self) -> Doing {
-        if self.in_flight.load(Relaxed) > 0 || !self.flushed.load(Relaxed) {
-            Doing::Serving
-        } else if self.received.load(Relaxed) > 0 {
-            Doing::Receiving
-        } else {
-            Doing::Idle
-        }
-    }
-
-    pub(super) fn in_flight(&self) -> usize {
-        self.in_flight.load(Relaxed)
-    }
-
-    /// Requests so far.
-    pub(super) fn begun(&self) -> usize {
-        self.begun.load(Relaxed)
-    }
-
-    pub(super) fn request_began(&self) {
-        self.begun.fetch_add(1, Relaxed);
-        self.in_flight.fetch_add(1, Relaxed);
-    }
-
-    pub(super) fn request_ended(&self) {
-        self.received.store(0, Relaxed);
-        self.in_flight.fetch_sub(1, Relaxed);
+        cut: CancellationToken,
+        // Made when it is needed, after an upgrade.
+        cut_seen: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     }
 }
 
 // === impl Io ===
 
 impl<T> Io<T> {
-    pub(super) fn new(inner: T, activity: Arc<Activity>, linger_for: Duration) -> Self {
+    /// `cut` ends the stream once it has been upgraded; before, that is its driver's task.
+    pub(super) fn new(
+        inner: T,
+        activity: Arc<Activity>,
+        linger_for: Duration,
+        cut: CancellationToken,
+    ) -> Self {
         Self {
             inner,
             prefix: Bytes::new(),
@@ -115,16 +62,46 @@ impl<T> Io<T> {
             linger_for,
             linger: None,
             peer_closed: false,
+            cut,
+            cut_seen: None,
         }
     }
 
     /// Delivers these bytes before anything else. They count as received.
     pub(super) fn rewind(mut self, prefix: Bytes) -> Self {
         debug_assert!(self.prefix.is_empty(), "one rewind at a time");
-        self.activity.received.fetch_add(prefix.len(), Relaxed);
+        self.activity.received(prefix.len());
         self.prefix = prefix;
         self
     }
+}
+
+impl<T: Waiting> Io<T> {
+    /// Whether bytes are there that no read has delivered yet.
+    pub(super) fn has_waiting_bytes(&self) -> bool {
+        !self.prefix.is_empty() || self.inner.has_waiting_bytes()
+    }
+}
+
+/// After an upgrade: an error from the hard deadline on.
+fn check_cut(
+    activity: &Activity,
+    cut: &CancellationToken,
+    cut_seen: &mut Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    cx: &mut Context<'_>,
+) -> io::Result<()> {
+    if activity.protocol() != Protocol::Upgraded {
+        return Ok(());
+    }
+    let seen = cut_seen.get_or_insert_with(|| Box::pin(cut.clone().cancelled_owned()));
+    if seen.as_mut().poll(cx).is_pending() {
+        return Ok(());
+    }
+    activity.ends(Reason::Cut);
+    Err(io::Error::new(
+        io::ErrorKind::ConnectionAborted,
+        "cut at the hard deadline of the drain",
+    ))
 }
 
 impl<T: AsyncRead> AsyncRead for Io<T> {
@@ -134,6 +111,7 @@ impl<T: AsyncRead> AsyncRead for Io<T> {
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.project();
+        check_cut(this.activity, this.cut, this.cut_seen, cx)?;
         if !this.prefix.is_empty() {
             let n = this.prefix.len().min(buf.remaining());
             buf.put_slice(&this.prefix[..n]);
@@ -143,13 +121,24 @@ impl<T: AsyncRead> AsyncRead for Io<T> {
         let before = buf.filled().len();
         ready!(this.inner.poll_read(cx, buf))?;
         match buf.filled().len() - before {
-            0 => *this.peer_closed = true,
-            n => {
-                this.activity.received.fetch_add(n, Relaxed);
+            0 => {
+                *this.peer_closed = true;
+                this.activity.peer_closed();
             }
+            n => this.activity.received(n),
         }
         Poll::Ready(Ok(()))
     }
+}
+
+/// Notes what became of a write.
+fn note(activity: &Activity, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    match &written {
+        Poll::Ready(Ok(n)) => activity.wrote(*n),
+        Poll::Ready(Err(_)) => {}
+        Poll::Pending => activity.cannot_write(),
+    }
+    written
 }
 
 impl<T: AsyncRead + AsyncWrite> AsyncWrite for Io<T> {
@@ -159,8 +148,8 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for Io<T> {
         buf: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.project();
-        this.activity.flushed.store(false, Relaxed);
-        this.inner.poll_write(cx, buf)
+        check_cut(this.activity, this.cut, this.cut_seen, cx)?;
+        note(this.activity, this.inner.poll_write(cx, buf))
     }
 
     fn poll_write_vectored(
@@ -169,8 +158,8 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for Io<T> {
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.project();
-        this.activity.flushed.store(false, Relaxed);
-        this.inner.poll_write_vectored(cx, bufs)
+        check_cut(this.activity, this.cut, this.cut_seen, cx)?;
+        note(this.activity, this.inner.poll_write_vectored(cx, bufs))
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -180,14 +169,20 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for Io<T> {
     /// hyper flushes the stream only when its own buffer is empty.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.project();
-        ready!(this.inner.poll_flush(cx))?;
-        this.activity.flushed.store(true, Relaxed);
+        match this.inner.poll_flush(cx) {
+            Poll::Ready(Ok(())) => this.activity.flushed(),
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+            Poll::Pending => {
+                this.activity.cannot_write();
+                return Poll::Pending;
+            }
+        }
         Poll::Ready(Ok(()))
     }
 
     /// Sends FIN, then reads and forgets until the peer's FIN, within a bound. Closing a socket with
     /// unread bytes sends a reset, and a reset makes the peer's kernel drop what it has not delivered yet:
-    /// our last answer.
+    /// our last answer (RFC 9112, section 9.6).
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut this = self.project();
         if this.linger.is_none() {

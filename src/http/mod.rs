@@ -10,24 +10,42 @@
 //! Nothing here decides *when*: the conductor raises its [`Moment`](crate::Moment)s, and every connection
 //! follows them by itself.
 
+mod activity;
 mod connection;
+mod extract;
 mod io;
+mod late;
+mod leaving;
+mod listener;
+mod metrics;
 mod patience;
 mod probes;
 mod server;
 mod service;
 mod settings;
 mod sniff;
-
-use std::sync::Arc;
+mod stream;
+#[cfg(feature = "tls")]
+mod tls;
+#[cfg(feature = "ws")]
+mod websocket;
 
 use ::http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
-use tokio::net::TcpListener;
 use tower::Service;
 
-pub use self::{probes::probes, settings::HttpSettings};
+#[cfg(feature = "tls")]
+pub use self::tls::{Tls, TlsError};
+#[cfg(feature = "ws")]
+pub use self::websocket::WebSocket;
+pub use self::{
+    late::Late,
+    leaving::{UntilLeave, until_leave},
+    listener::{Listener, Peer},
+    probes::probes,
+    settings::HttpSettings,
+};
 
 use self::server::Server;
 use crate::lifecycle::{BoxError, Drain, Lifecycle};
@@ -37,7 +55,7 @@ impl Lifecycle {
     ///
     /// In a drain it goes on serving; connections are asked to leave once nobody routes here, and the
     /// listener closes last.
-    pub fn http<S, B>(self, name: &str, listener: TcpListener, service: S) -> Self
+    pub fn http<S, B>(self, name: &str, listener: impl Into<Listener>, service: S) -> Self
     where
         S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
         S::Future: Send + 'static,
@@ -53,7 +71,7 @@ impl Lifecycle {
     pub fn http_with<S, B>(
         self,
         name: &str,
-        listener: TcpListener,
+        listener: impl Into<Listener>,
         service: S,
         settings: HttpSettings,
     ) -> Self
@@ -65,39 +83,29 @@ impl Lifecycle {
         B::Data: Send,
         B::Error: Into<BoxError>,
     {
-        let drain = self.drain().clone();
-        let traffic = drain.traffic(name);
-        let server = Server {
-            listener,
-            open: traffic.listener(),
+        let server = Server::new(
+            listener.into(),
+            name,
             service,
-            drain,
-            traffic,
-            settings: Arc::new(settings),
-        };
+            self.drain().clone(),
+            settings,
+        );
         self.serves_traffic().service(name, server.run())
     }
 
     /// Serves [probes and metrics](probes) on a listener of their own, until after the last report. What
     /// comes here is no traffic: no drain waits for it.
-    pub fn admin(self, listener: TcpListener) -> Self {
+    pub fn admin(self, listener: impl Into<Listener>) -> Self {
         let router = probes(self.drain().clone());
         self.admin_with(listener, router)
     }
 
     /// As [`admin`](Self::admin), with a router of your own.
-    pub fn admin_with(self, listener: TcpListener, router: axum::Router) -> Self {
+    pub fn admin_with(self, listener: impl Into<Listener>, router: axum::Router) -> Self {
         // Its own drain, which never begins: probes and scrapes are answered to the very end.
         let drain = Drain::detached();
-        let traffic = drain.traffic("admin");
-        let server = Server {
-            listener,
-            open: traffic.listener(),
-            service: router,
-            drain,
-            traffic,
-            settings: Arc::new(HttpSettings::default()),
-        };
+        let settings = HttpSettings::default();
+        let server = Server::new(listener.into(), "admin", router, drain, settings);
         self.background("admin", async move { server.run().await })
     }
 }

@@ -14,7 +14,8 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 use crate::lifecycle::{Drain, Moment};
 
 use super::{
-    io::{Activity, Doing},
+    activity::{Activity, Doing},
+    metrics::Reason,
     settings::HttpSettings,
 };
 
@@ -25,6 +26,10 @@ pub(super) enum Interrupt {
     CloseIdle,
     /// Half a request for too long.
     TooSlow,
+    /// The peer has stopped reading.
+    Stuck,
+    /// The peer does not acknowledge that it has seen our GOAWAY.
+    Unacknowledged,
     /// The hard deadline.
     Cut,
 }
@@ -43,6 +48,8 @@ pub(super) struct Patience {
     timer: Pin<Box<Sleep>>,
     /// HTTP/2: frames that are no request come at any time, so that received bytes mean nothing.
     streams: bool,
+    /// Since when GOAWAY is under way.
+    gone_away: Option<Instant>,
     /// Between 0 and 1, so that not all connections do the same at the same instant.
     jitter: f64,
 }
@@ -54,6 +61,20 @@ enum Stage {
     Leave,
     CloseIdle,
     Cut,
+}
+
+// === impl Interrupt ===
+
+impl Interrupt {
+    pub(super) fn reason(self) -> Reason {
+        match self {
+            Self::CloseIdle => Reason::Idle,
+            Self::TooSlow => Reason::HeaderTimeout,
+            Self::Stuck => Reason::WriteTimeout,
+            Self::Unacknowledged => Reason::GoAway,
+            Self::Cut => Reason::Cut,
+        }
+    }
 }
 
 // === impl Patience ===
@@ -76,6 +97,7 @@ impl Patience {
             doing: (Doing::Idle, now, 0),
             timer: Box::pin(sleep_until(now + settings.idle_timeout)),
             streams: false,
+            gone_away: None,
             jitter: fastrand::f64(),
         }
     }
@@ -89,7 +111,17 @@ impl Patience {
     /// the first request on one that came later. A client that waits for our SETTINGS before it sends would
     /// otherwise be told to leave before it could ask anything.
     pub(super) fn must_go_away(&self) -> bool {
-        self.stage >= Stage::Leave && Instant::now() >= self.go_away_at()
+        let now = Instant::now();
+        self.gone_away.is_none() && self.stage >= Stage::Leave && now >= self.go_away_at()
+    }
+
+    /// GOAWAY is on its way.
+    pub(super) fn goes_away(&mut self) {
+        self.gone_away = Some(Instant::now());
+    }
+
+    pub(super) fn has_gone_away(&self) -> bool {
+        self.gone_away.is_some()
     }
 
     /// Pending while the connection may go on; wakes the task when that may have changed, or when it
@@ -108,7 +140,8 @@ impl Patience {
                 Some((due, interrupt)) if due <= now => return Poll::Ready(interrupt),
                 due => due.map(|(due, _)| due),
             };
-            let go_away = (self.streams && self.stage >= Stage::Leave).then(|| self.go_away_at());
+            let asks = self.streams && self.gone_away.is_none() && self.stage >= Stage::Leave;
+            let go_away = asks.then(|| self.go_away_at());
             let Some(wake) = due.into_iter().chain(go_away.filter(|at| *at > now)).min() else {
                 return Poll::Pending;
             };
@@ -136,7 +169,9 @@ impl Patience {
 
     fn look(&mut self) {
         let doing = match self.activity.doing() {
-            _ if self.streams && self.activity.in_flight() == 0 => Doing::Idle,
+            Doing::Receiving | Doing::Serving if self.streams && self.activity.in_flight() == 0 => {
+                Doing::Idle
+            }
             doing => doing,
         };
         let begun = self.activity.begun();
@@ -150,7 +185,13 @@ impl Patience {
         let (doing, since, _) = self.doing;
         match doing {
             Doing::Serving => None,
+            Doing::Stuck(_) => Some((since + self.settings.write_timeout, Interrupt::Stuck)),
             Doing::Receiving => Some((since + self.settings.header_timeout, Interrupt::TooSlow)),
+            Doing::Idle if self.gone_away.is_some() => {
+                let from = self.gone_away.map_or(since, |at| at.max(since));
+                let timeout = self.settings.goaway_timeout;
+                Some((from + timeout, Interrupt::Unacknowledged))
+            }
             Doing::Idle if self.stage < Stage::CloseIdle => {
                 Some((since + self.settings.idle_timeout, Interrupt::CloseIdle))
             }

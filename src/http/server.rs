@@ -9,41 +9,70 @@ use std::{io, sync::Arc, time::Duration};
 use http::{Request, Response};
 use http_body::Body;
 use hyper::body::Incoming;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::Instant,
+};
 use tokio_util::task::TaskTracker;
 use tower::Service;
 
 use crate::lifecycle::{BoxError, Drain, ListenerGuard, Moment, Traffic};
 
-use super::{connection::Connection, settings::HttpSettings};
+use super::{
+    connection::Connection,
+    late::LateLog,
+    listener::{Acceptor, Listener, Peer},
+    metrics::Meter,
+    settings::HttpSettings,
+    stream::Socket,
+};
 
 /// Serves a listener until the drain has emptied it.
 pub(super) struct Server<S> {
-    pub(super) listener: TcpListener,
+    listener: Listener,
     /// Counts as open from before the program runs.
-    pub(super) open: ListenerGuard,
-    pub(super) service: S,
-    pub(super) drain: Drain,
-    pub(super) traffic: Arc<Traffic>,
-    pub(super) settings: Arc<HttpSettings>,
+    open: ListenerGuard,
+    service: S,
+    drain: Drain,
+    traffic: Arc<Traffic>,
+    settings: HttpSettings,
 }
 
-/// After an error of `accept` that does not go away by itself (no descriptors left), how long to wait.
-const ACCEPT_BACKOFF: Duration = Duration::from_millis(50);
+/// After an error of `accept` that does not go away by itself (no descriptors left), how long to wait: first,
+/// and at the most. A connection that ends frees a descriptor at any time.
+const ACCEPT_BACKOFF: [Duration; 2] = [Duration::from_millis(5), Duration::from_secs(1)];
 
 // === impl Server ===
 
-impl<S, B> Server<S>
-where
-    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
-    S::Future: Send + 'static,
-    S::Error: Into<BoxError>,
-    B: Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<BoxError>,
-{
+impl<S> Server<S> {
+    pub(super) fn new(
+        listener: Listener,
+        name: &str,
+        service: S,
+        drain: Drain,
+        settings: HttpSettings,
+    ) -> Self {
+        let traffic = drain.traffic(name);
+        Self {
+            listener,
+            open: traffic.listener(),
+            service,
+            drain,
+            traffic,
+            settings,
+        }
+    }
+
     /// Runs until the listener is closed and every connection has ended.
-    pub(super) async fn run(self) -> io::Result<()> {
+    pub(super) async fn run<B>(self) -> io::Result<()>
+    where
+        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<BoxError>,
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
         let Self {
             listener,
             open,
@@ -52,61 +81,133 @@ where
             traffic,
             settings,
         } = self;
+        let slots = Arc::new(Semaphore::new(settings.connection_limit()));
+        let late = Arc::new(LateLog::default());
+        let meter = Meter::new(&drain, traffic.server());
         let connections = TaskTracker::new();
         let tracker = connections.clone();
         let connection = Connection {
             drain: drain.clone(),
             traffic: traffic.clone(),
-            settings,
+            meter: meter.clone(),
+            late: late.clone(),
+            settings: Arc::new(settings),
+            #[cfg(feature = "tls")]
+            tls: listener.tls,
         };
         // Owns what it needs, so that nobody's service has to be `Sync`.
-        let serve = move |stream: TcpStream| {
-            // Fails on a socket that is gone already.
-            let _ = stream.set_nodelay(true);
-            tracker.spawn(connection.clone().serve(stream, service.clone()));
+        let mut serve = move |socket: Socket, peer: Peer, slot: Option<OwnedSemaphorePermit>| {
+            let serving = connection.clone().accepted(socket, peer, service.clone());
+            tracker.spawn(async move {
+                serving.await;
+                drop(slot);
+            });
         };
-        loop {
-            tokio::select! {
-                biased;
-                () = drain.reached(Moment::Close) => break,
-                accepted = listener.accept() => match accepted {
-                    Ok((stream, _)) => serve(stream),
-                    Err(error) => back_off(&traffic, error).await,
-                },
-            }
-        }
-        let swept = sweep(listener, serve)?;
+        accept(
+            &listener.accept,
+            &slots,
+            &drain,
+            traffic.server(),
+            &mut serve,
+        )
+        .await;
+        let swept = listener
+            .accept
+            .sweep(|socket, peer| serve(socket, peer, None))?;
         drop(open);
+        late.tell(traffic.server());
         tracing::debug!(server = traffic.server(), swept, "listener closed");
         connections.close();
         connections.wait().await;
+        if let Some(plan) = drain.plan() {
+            meter.empty_after(Instant::now() - plan.t0);
+        }
         Ok(())
     }
 }
 
-/// Accepts everything that the kernel has accepted for us, then closes the listener. Between the last
-/// accept and the close lie a few microseconds in which a connection can still come, and be reset.
-fn sweep(listener: TcpListener, mut serve: impl FnMut(TcpStream)) -> io::Result<usize> {
-    // Not by tokio's `accept`, which believes that nothing is there until epoll says otherwise.
-    let listener = listener.into_std()?;
-    let mut swept = 0;
-    while let Ok((stream, _)) = listener.accept() {
-        stream.set_nonblocking(true)?;
-        serve(TcpStream::from_std(stream)?);
-        swept += 1;
+/// Accepts until the listener is to close.
+async fn accept(
+    acceptor: &Acceptor,
+    slots: &Arc<Semaphore>,
+    drain: &Drain,
+    server: &str,
+    serve: &mut impl FnMut(Socket, Peer, Option<OwnedSemaphorePermit>),
+) {
+    let mut back_off = BackOff::new(server);
+    loop {
+        let next = async {
+            // Closed by nobody.
+            let slot = match slots.clone().try_acquire_owned() {
+                Ok(slot) => Some(slot),
+                Err(_) => {
+                    back_off.full();
+                    slots.clone().acquire_owned().await.ok()
+                }
+            };
+            match acceptor.accept().await {
+                Ok((socket, peer)) => {
+                    back_off.reset();
+                    serve(socket, peer, slot);
+                }
+                Err(error) => back_off.wait(error).await,
+            }
+        };
+        tokio::select! {
+            biased;
+            () = drain.reached(Moment::Close) => return,
+            () = next => {}
+        }
     }
-    Ok(swept)
 }
 
-async fn back_off(traffic: &Traffic, error: io::Error) {
-    match error.kind() {
-        // The peer gave up before we came to it.
-        io::ErrorKind::ConnectionAborted
-        | io::ErrorKind::ConnectionReset
-        | io::ErrorKind::Interrupted => {}
-        _ => {
-            tracing::warn!(server = traffic.server(), %error, "cannot accept; is the limit of open files too low?");
-            tokio::time::sleep(ACCEPT_BACKOFF).await;
+/// What to do when nobody can be accepted; says so once, until somebody can be again.
+struct BackOff<'a> {
+    server: &'a str,
+    next: Duration,
+    said: bool,
+}
+
+impl<'a> BackOff<'a> {
+    fn new(server: &'a str) -> Self {
+        Self {
+            server,
+            next: ACCEPT_BACKOFF[0],
+            said: false,
         }
+    }
+
+    fn reset(&mut self) {
+        self.next = ACCEPT_BACKOFF[0];
+        self.said = false;
+    }
+
+    fn full(&mut self) {
+        if !std::mem::replace(&mut self.said, true) {
+            tracing::warn!(
+                server = self.server,
+                "as many connections as may be (`max_connections`); new ones wait in the backlog"
+            );
+        }
+    }
+
+    async fn wait(&mut self, error: io::Error) {
+        use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+        // The peer gave up before we came to it.
+        if matches!(
+            error.kind(),
+            ConnectionAborted | ConnectionReset | Interrupted
+        ) {
+            return;
+        }
+        if !std::mem::replace(&mut self.said, true) {
+            tracing::warn!(
+                server = self.server,
+                %error,
+                "cannot accept connections; if the limit of open files is too low (ulimit -n), raise it"
+            );
+        }
+        tokio::time::sleep(self.next).await;
+        self.next = (self.next * 2).min(ACCEPT_BACKOFF[1]);
     }
 }

@@ -8,28 +8,39 @@ use std::{
     task::{Context, Poll},
 };
 
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use axum::extract::ConnectInfo;
+use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 use tower::{Service, ServiceExt, util::Oneshot};
 
-use crate::lifecycle::{Drain, Moment, RequestGuard};
+use crate::lifecycle::{Drain, Moment};
 
-use super::io::Activity;
+use super::{
+    activity::{Activity, InFlight},
+    late::{Late, LateLog, is_probe},
+    listener::Peer,
+    metrics::{Protocol, Reason},
+};
+
+/// Not a header of any RFC in force, but read by many clients (RFC 2068, section 19.7.1.1).
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// One connection's view of the user's service.
 #[derive(Clone)]
 pub(super) struct Counted<S> {
-    service: S,
-    drain: Drain,
-    activity: Arc<Activity>,
+    pub(super) service: S,
+    pub(super) context: Arc<RequestContext>,
 }
 
-/// Counts a request while it lives.
-struct InFlight {
-    _guard: RequestGuard,
-    activity: Arc<Activity>,
+/// What all requests of a connection share.
+pub(super) struct RequestContext {
+    pub(super) drain: Drain,
+    pub(super) activity: Arc<Activity>,
+    pub(super) peer: Peer,
+    pub(super) late: Arc<LateLog>,
+    pub(super) keep_alive: Option<HeaderValue>,
 }
 
 pin_project! {
@@ -37,7 +48,7 @@ pin_project! {
         #[pin]
         answer: F,
         in_flight: Option<InFlight>,
-        drain: Drain,
+        context: Arc<RequestContext>,
         version: Version,
         connect: bool,
     }
@@ -52,35 +63,48 @@ pin_project! {
     }
 }
 
-// === impl InFlight ===
+// === impl RequestContext ===
 
-impl InFlight {
-    fn new(activity: &Arc<Activity>) -> Self {
-        activity.request_began();
-        Self {
-            _guard: activity.guard.request(),
-            activity: activity.clone(),
+impl RequestContext {
+    /// Counts a request, and tells its handler what we know: the [`Drain`], the [`Peer`], whether it is
+    /// [`Late`].
+    fn begin<B>(&self, request: &mut Request<B>) -> InFlight {
+        let probe = is_probe(request.headers());
+        if self.activity.is_late() && self.drain.is_observed() && !probe {
+            self.activity.meter().late.inc();
+            self.late.note(&self.peer, request.headers());
+            request.extensions_mut().insert(Late);
         }
+        let extensions = request.extensions_mut();
+        extensions.insert(self.drain.clone());
+        extensions.insert(self.peer.clone());
+        if let Peer::Tcp(address) = self.peer {
+            extensions.insert(ConnectInfo(address));
+        }
+        self.activity.request(probe)
     }
-}
 
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.activity.request_ended();
+    /// What an HTTP/1 answer says of its connection. `Connection` is no header of HTTP/2 (RFC 9113, section
+    /// 8.2.2), and an upgraded connection is not HTTP any more.
+    fn mark<B>(&self, response: &mut Response<B>, version: Version, connect: bool) {
+        let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS
+            || (connect && response.status().is_success());
+        if version >= Version::HTTP_2 {
+            return;
+        }
+        if upgraded {
+            self.activity.speaks(Protocol::Upgraded);
+        } else if self.drain.has(Moment::Leave) {
+            self.activity.ends(Reason::Leave);
+            let close = HeaderValue::from_static("close");
+            response.headers_mut().insert(header::CONNECTION, close);
+        } else if let Some(hint) = &self.keep_alive {
+            response.headers_mut().insert(KEEP_ALIVE, hint.clone());
+        }
     }
 }
 
 // === impl Counted ===
-
-impl<S> Counted<S> {
-    pub(super) fn new(service: S, drain: Drain, activity: Arc<Activity>) -> Self {
-        Self {
-            service,
-            drain,
-            activity,
-        }
-    }
-}
 
 impl<S, B> hyper::service::Service<Request<Incoming>> for Counted<S>
 where
@@ -91,11 +115,10 @@ where
     type Future = Answering<Oneshot<S, Request<Incoming>>>;
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
-        let in_flight = InFlight::new(&self.activity);
-        request.extensions_mut().insert(self.drain.clone());
+        let in_flight = self.context.begin(&mut request);
         Answering {
             in_flight: Some(in_flight),
-            drain: self.drain.clone(),
+            context: self.context.clone(),
             version: request.version(),
             connect: request.method() == Method::CONNECT,
             answer: self.service.clone().oneshot(request),
@@ -112,21 +135,11 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let mut response = std::task::ready!(this.answer.poll(cx))?;
-        if this.drain.has(Moment::Leave) && may_close(&response, *this.version, *this.connect) {
-            let close = HeaderValue::from_static("close");
-            response.headers_mut().insert(header::CONNECTION, close);
-        }
+        this.context
+            .mark(&mut response, *this.version, *this.connect);
         let in_flight = this.in_flight.take().expect("polled after completion");
         Poll::Ready(Ok(response.map(|body| CountedBody { body, in_flight })))
     }
-}
-
-/// `Connection` is a header of HTTP/1 (RFC 9113, section 8.2.2, forbids it in HTTP/2), and an upgraded
-/// connection is not HTTP any more.
-fn may_close<B>(response: &Response<B>, version: Version, connect: bool) -> bool {
-    version < Version::HTTP_2
-        && response.status() != StatusCode::SWITCHING_PROTOCOLS
-        && !(connect && response.status().is_success())
 }
 
 // === impl CountedBody ===

@@ -6,13 +6,23 @@ use std::time::Duration;
 #[derive(Clone, Debug, PartialEq)]
 #[non_exhaustive]
 pub struct HttpSettings {
-    /// From the first byte of a request head to its last, and for the HTTP/2 preface. Only a slow sender
-    /// needs it: an idle connection has not sent a first byte. Default 30 s.
+    /// From the first byte of a request head to its last, for the HTTP/2 preface, and for a TLS handshake. Only a slow
+    /// sender needs it: an idle connection has not sent a first byte. Default 30 s.
     pub header_timeout: Duration,
     /// How long a connection may be idle while serving. Longer than any proxy in front keeps its upstream
     /// connections (Google's load balancers: 600 s), so that the proxy closes first and no request meets
     /// our FIN. Default 620 s.
     pub idle_timeout: Duration,
+    /// How long a peer may take no byte of an answer that is ready for it. Default 60 s.
+    pub write_timeout: Duration,
+    /// Told to HTTP/1 clients as `Keep-Alive: timeout=…`, in whole seconds: those that read it (Node's agent,
+    /// Apache's client, browsers) close an idle connection themselves before it has passed, so that in a drain there is
+    /// no race over it. It should be shorter than the lame-duck share of the grace period. We keep the connection all
+    /// the same, for [`idle_timeout`](Self::idle_timeout). `None` says nothing. Default 10 s.
+    pub keep_alive_hint: Option<Duration>,
+    /// How long a peer may take to acknowledge the PING that follows our GOAWAY, while no stream is open: longer than
+    /// any round trip. Then the connection is closed. Default 5 s.
+    pub goaway_timeout: Duration,
     /// How long we go on reading after we closed our side, so that bytes under way do not turn into a
     /// reset that destroys our last answer in the peer's buffer (RFC 9112, section 9.6). Default 1 s.
     pub linger: Duration,
@@ -23,6 +33,10 @@ pub struct HttpSettings {
     pub max_head: usize,
     /// Streams that one HTTP/2 connection may have open. Default 256.
     pub max_streams: u32,
+    /// Connections at a time. Who comes when there are so many waits in the kernel's backlog. `None` takes nine tenths
+    /// of the files that the process may open when the server starts, so that a flood of connections can't take the
+    /// last one from the database. Default `None`.
+    pub max_connections: Option<usize>,
 }
 
 impl Default for HttpSettings {
@@ -30,10 +44,28 @@ impl Default for HttpSettings {
         Self {
             header_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(620),
+            write_timeout: Duration::from_secs(60),
+            keep_alive_hint: Some(Duration::from_secs(10)),
+            goaway_timeout: Duration::from_secs(5),
             linger: Duration::from_secs(1),
             spread: Duration::from_secs(1),
             max_head: 64 * 1024,
             max_streams: 256,
+            max_connections: None,
         }
+    }
+}
+
+impl HttpSettings {
+    /// Connections at a time, in force.
+    pub(super) fn connection_limit(&self) -> usize {
+        self.max_connections
+            .unwrap_or_else(|| {
+                let open_files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+                let limit = open_files.current.unwrap_or(u64::MAX);
+                usize::try_from(limit / 10 * 9).unwrap_or(usize::MAX)
+            })
+            // What a semaphore can hold is more than a machine has ports.
+            .clamp(1, tokio::sync::Semaphore::MAX_PERMITS)
     }
 }

@@ -11,7 +11,7 @@ pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What a connection turned out to speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Protocol {
+pub(super) enum Sniffed {
     Http1,
     Http2,
 }
@@ -29,14 +29,14 @@ impl Sniffer {
     pub(super) async fn sniff(
         &mut self,
         io: &mut (impl AsyncRead + Unpin),
-    ) -> io::Result<Option<Protocol>> {
+    ) -> io::Result<Option<Sniffed>> {
         loop {
             if let Some(protocol) = recognise(&self.read) {
                 return Ok(Some(protocol));
             }
             if io.read_buf(&mut self.read).await? == 0 {
                 // A peer that closes in the middle of what could be a preface sent no request.
-                return Ok((!self.read.is_empty()).then_some(Protocol::Http1));
+                return Ok((!self.read.is_empty()).then_some(Sniffed::Http1));
             }
         }
     }
@@ -47,12 +47,12 @@ impl Sniffer {
     }
 }
 
-fn recognise(read: &[u8]) -> Option<Protocol> {
+fn recognise(read: &[u8]) -> Option<Sniffed> {
     let n = read.len().min(PREFACE.len());
     if read[..n] != PREFACE[..n] {
-        Some(Protocol::Http1)
+        Some(Sniffed::Http1)
     } else {
-        (n == PREFACE.len()).then_some(Protocol::Http2)
+        (n == PREFACE.len()).then_some(Sniffed::Http2)
     }
 }
 
@@ -71,7 +71,7 @@ mod tests {
             let whole = recognise(&bytes);
             let first = recognise(&bytes[..cut.min(bytes.len())]);
             prop_assert!(first.is_none() || first == whole);
-            if http2 { prop_assert_eq!(whole, Some(Protocol::Http2)); }
+            if http2 { prop_assert_eq!(whole, Some(Sniffed::Http2)); }
         }
     }
 }

@@ -1,6 +1,8 @@
 //! [`Drain`]: the handle by which every part of a program knows how far a drain has come.
 
 use std::{
+    any::{Any, TypeId},
+    collections::HashMap,
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
@@ -52,6 +54,7 @@ struct Shared {
     traffic: Mutex<Vec<Arc<Traffic>>>,
     work: Mutex<Vec<Arc<Work>>>,
     registry: prometheus::Registry,
+    kept: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
 }
 
 // === impl Drain ===
@@ -75,6 +78,7 @@ impl Drain {
             traffic: Mutex::default(),
             work: Mutex::default(),
             registry: prometheus::Registry::new(),
+            kept: Mutex::default(),
         }));
         metrics::register(&drain);
         (drain, receiver)
@@ -200,6 +204,19 @@ impl Drain {
         lock(&self.0.work).clone()
     }
 
+    /// What a room keeps once for the whole program, such as the metrics of all its servers; made by
+    /// whoever asks first.
+    pub(crate) fn kept<T: Send + Sync + 'static>(&self, make: impl FnOnce() -> T) -> Arc<T> {
+        let mut kept = lock(&self.0.kept);
+        let entry = kept
+            .entry(TypeId::of::<T>())
+            .or_insert_with(|| Arc::new(make()));
+        let entry = entry.clone();
+        entry
+            .downcast()
+            .unwrap_or_else(|_| unreachable!("kept under its own type's id"))
+    }
+
     // --- for the shell and the gauges ---
 
     pub(super) fn load(&self) -> Load {
@@ -237,7 +254,8 @@ impl Drain {
         self.0.observed.store(true, Ordering::Release);
     }
 
-    pub(super) fn is_observed(&self) -> bool {
+    /// Somebody looks at the endpoints, so that there is such a thing as late.
+    pub(crate) fn is_observed(&self) -> bool {
         self.0.observed.load(Ordering::Acquire)
     }
 

@@ -4,6 +4,7 @@
 //! is sent until their outcome is durable. The drain waits for nothing else.
 
 use std::{
+    collections::BTreeMap,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst},
@@ -51,6 +52,7 @@ pub struct TrafficTotals {
     pub connections_cut: AtomicU64,
     /// Requests cut at the hard deadline.
     pub requests_cut: AtomicU64,
+    cut_by: Mutex<BTreeMap<String, u64>>,
 }
 
 /// An open listener.
@@ -66,6 +68,8 @@ pub struct ConnectionGuard {
     age: Age,
     /// It came after T0 and has not spoken yet: its first request shows that somebody routes here.
     fresh: AtomicBool,
+    /// The drain waits for it.
+    counted: AtomicBool,
 }
 
 /// A request, from its head to the end of its answer's body.
@@ -157,6 +161,7 @@ impl Traffic {
             traffic: self.clone(),
             age,
             fresh: AtomicBool::new(self.drain.has(Moment::Began)),
+            counted: AtomicBool::new(true),
         }
     }
 
@@ -202,12 +207,38 @@ impl Drop for ListenerGuard {
     }
 }
 
+// === impl TrafficTotals ===
+
+impl TrafficTotals {
+    /// Counts what was cut at the hard deadline, by what it was.
+    pub fn cut(&self, what: &str) {
+        *lock(&self.cut_by).entry(what.to_owned()).or_default() += 1;
+    }
+
+    /// What was cut, by what it was.
+    pub fn cut_by(&self) -> BTreeMap<String, u64> {
+        lock(&self.cut_by).clone()
+    }
+}
+
 // === impl ConnectionGuard ===
 
 impl ConnectionGuard {
+    /// Who comes over this connection is no traffic, but a probe or a scrape: no drain waits for it, as long
+    /// as no [`request`](Self::request) says otherwise.
+    pub fn disregard(&self) {
+        if self.counted.swap(false, SeqCst) {
+            self.traffic
+                .left(&self.traffic.connections[self.age as usize]);
+        }
+    }
+
     /// Counts a request on this connection.
     pub fn request(&self) -> RequestGuard {
         let traffic = &self.traffic;
+        if !self.counted.swap(true, SeqCst) {
+            traffic.connections[self.age as usize].fetch_add(1, SeqCst);
+        }
         traffic.requests[self.age as usize].fetch_add(1, SeqCst);
         traffic.totals.requests.fetch_add(1, SeqCst);
         if traffic.drain.has(Moment::Began) {
@@ -233,8 +264,7 @@ impl ConnectionGuard {
 
 impl Drop for ConnectionGuard {
     fn drop(&mut self) {
-        let traffic = &self.traffic;
-        traffic.left(&traffic.connections[self.age as usize]);
+        self.disregard();
     }
 }
 

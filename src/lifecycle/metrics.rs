@@ -15,10 +15,6 @@ struct LifecycleCollector {
     phase: IntGaugeVec,
     phase_seconds: GaugeVec,
     ready: IntGauge,
-    connections: IntGaugeVec,
-    requests: IntGaugeVec,
-    requests_total: IntCounterVec,
-    late: IntCounterVec,
     jobs: IntGaugeVec,
     finished: IntCounterVec,
     released: IntCounterVec,
@@ -57,18 +53,6 @@ impl LifecycleCollector {
                 &["phase"],
             )?,
             ready: IntGauge::new("lameduck_ready", "1 while /readyz succeeds.")?,
-            connections: gauges("lameduck_connections", "Open connections.", &["server"])?,
-            requests: gauges(
-                "lameduck_requests_in_flight",
-                "Requests whose answers have not been sent to their last byte.",
-                &["server"],
-            )?,
-            requests_total: counters("lameduck_requests_total", "Requests begun.", &["server"])?,
-            late: counters(
-                "lameduck_late_requests_total",
-                "Requests on connections that came after the endpoints were gone: somebody still routes here.",
-                &["server"],
-            )?,
             jobs: gauges(
                 "lameduck_jobs_in_flight",
                 "Jobs that are reserved and not yet durably settled.",
@@ -104,18 +88,6 @@ impl LifecycleCollector {
             }
         }
         self.ready.set(i64::from(self.drain.is_ready()));
-        for traffic in self.drain.all_traffic() {
-            let server = &[traffic.server()];
-            self.connections
-                .with_label_values(server)
-                .set(signed(traffic.connections()));
-            self.requests
-                .with_label_values(server)
-                .set(signed(traffic.requests()));
-            let totals = traffic.totals();
-            set(&self.requests_total, server, &totals.requests);
-            set(&self.late, server, &totals.late_requests);
-        }
         for work in self.drain.all_work() {
             let pool = &[work.pool_name()];
             self.jobs.with_label_values(pool).set(signed(work.jobs()));
@@ -124,15 +96,11 @@ impl LifecycleCollector {
         }
     }
 
-    fn parts(&self) -> [&dyn Collector; 10] {
+    fn parts(&self) -> [&dyn Collector; 6] {
         [
             &self.phase,
             &self.phase_seconds,
             &self.ready,
-            &self.connections,
-            &self.requests,
-            &self.requests_total,
-            &self.late,
             &self.jobs,
             &self.finished,
             &self.released,
@@ -155,14 +123,6 @@ impl Collector for LifecycleCollector {
             .flat_map(|part| part.collect())
             .collect()
     }
-}
-
-fn set(counter: &IntCounterVec, labels: &[&str], value: &std::sync::atomic::AtomicU64) {
-    catch_up(
-        counter,
-        labels,
-        value.load(std::sync::atomic::Ordering::SeqCst),
-    );
 }
 
 /// Two scrapes at once may see the same value: a counter only ever catches up.

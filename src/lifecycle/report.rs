@@ -77,12 +77,14 @@ pub struct Requests {
 }
 
 /// Connections since T0.
-#[derive(Clone, Copy, Debug, Default, Serialize)]
+#[derive(Clone, Debug, Default, Serialize)]
 pub struct Connections {
     /// Closed by us because they stayed idle.
     pub idle_closed: u64,
     /// Cut at the hard deadline.
     pub cut: u64,
+    /// The same, by protocol and by what they were doing: `http/1.1 serving`, `upgraded`.
+    pub cut_by: BTreeMap<String, u64>,
 }
 
 /// Jobs since T0.
@@ -154,6 +156,9 @@ impl DrainReport {
             self.requests.cut += totals.requests_cut.load(SeqCst);
             self.connections.idle_closed += totals.idle_closed.load(SeqCst);
             self.connections.cut += totals.connections_cut.load(SeqCst);
+            for (what, count) in totals.cut_by() {
+                *self.connections.cut_by.entry(what).or_default() += count;
+            }
         }
         for work in drain.all_work() {
             self.jobs.finished += work.finished_counts().1;

@@ -159,13 +159,21 @@ impl Shell {
 
     fn enter(&mut self, now: Instant, phase: Phase) {
         self.drain.enter(phase, now);
+        if phase == Phase::Stopped {
+            // The report was the last word.
+            return;
+        }
         match self.conductor.record() {
             Some(record) => tracing::info!(
                 drain_id = self.drain.id(),
                 phase = phase.as_str(),
-                cause = ?record.cause,
+                cause = record.cause.as_str(),
                 seconds = (now - record.t0).as_secs_f64(),
-                time_left = record.budget.deadline.saturating_duration_since(now).as_secs_f64(),
+                time_left = record
+                    .budget
+                    .deadline
+                    .saturating_duration_since(now)
+                    .as_secs_f64(),
                 "phase"
             ),
             None => tracing::info!(phase = phase.as_str(), "phase"),

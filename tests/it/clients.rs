@@ -10,7 +10,7 @@ use std::{
 };
 
 use axum::body::Body;
-use futures_util::{StreamExt, TryStreamExt, stream::FuturesUnordered};
+use futures_util::{SinkExt, StreamExt, TryStreamExt, stream::FuturesUnordered};
 use http_body_util::BodyExt;
 use hyper::{
     Request, StatusCode,
@@ -18,6 +18,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::{net::TcpStream, task::JoinSet, time::sleep};
+use tokio_tungstenite::tungstenite::{self, Message, protocol::frame::coding::CloseCode};
 
 /// An event stream that ticks every 50 ms and says nothing for so long is lost.
 const SILENCE: Duration = Duration::from_secs(5);
@@ -37,6 +38,8 @@ pub enum Kind {
     Http2,
     /// An event stream, which must end properly.
     Events,
+    /// A websocket on which every message is answered, until it is closed properly.
+    Socket,
 }
 
 /// What clients have seen.
@@ -104,6 +107,7 @@ impl Client {
         while !self.stopped() {
             let connection = match self.kind {
                 Kind::Http2 => self.http2_connection().await,
+                Kind::Socket => self.websocket().await,
                 _ => self.http1_connection().await,
             };
             if let Err(error) = connection {
@@ -192,6 +196,37 @@ impl Client {
         let result = streams.try_collect::<()>().await;
         connection.abort();
         result
+    }
+
+    /// Messages one by one until the server closes; then its reason must be that it goes away. A message that
+    /// crosses its Close frame is not answered, and sent again over the next connection.
+    async fn websocket(&self) -> Result<(), String> {
+        let stream = connect(self.address).await?;
+        let url = format!("ws://{}/socket", self.address);
+        let (mut socket, _) = tokio_tungstenite::client_async(url, stream)
+            .await
+            .map_err(|error| format!("websocket: {}", chain(&error)))?;
+        let mut n = 0;
+        while !self.stopped() {
+            let sent = format!("message {n}");
+            let told = socket.send(Message::text(sent.clone())).await;
+            told.map_err(|error| format!("message {n} not sent: {error}"))?;
+            match tokio::time::timeout(SILENCE, socket.next()).await {
+                Ok(Some(Ok(Message::Text(echo)))) if echo.as_str() == sent => self.done(),
+                Ok(Some(Ok(Message::Close(Some(frame))))) if frame.code == CloseCode::Away => {
+                    // Our own Close frame goes out by the next read, which then sees the end.
+                    return match tokio::time::timeout(SILENCE, socket.next()).await {
+                        Ok(None) => Ok(()),
+                        Ok(Some(Err(tungstenite::Error::ConnectionClosed))) => Ok(()),
+                        other => Err(format!("after the close frame: {other:?}")),
+                    };
+                }
+                other => return Err(format!("message {n}: {other:?}")),
+            }
+            n += 1;
+            sleep(Duration::from_millis(fastrand::u64(5..50))).await;
+        }
+        Ok(())
     }
 
     async fn http2_stream(&self, mut sender: http2::SendRequest<Body>) -> Result<(), String> {

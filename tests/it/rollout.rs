@@ -34,6 +34,7 @@ const CROWD: &[(Kind, usize)] = &[
     (Kind::Slow, 8),
     (Kind::Http2, 4),
     (Kind::Events, 4),
+    (Kind::Socket, 4),
 ];
 
 #[derive(Clone, Copy, Debug)]

@@ -1,0 +1,232 @@
+//! What a connection is doing: the one thing that its stream, its driver and its requests all know.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::Relaxed},
+};
+
+use crate::lifecycle::{ConnectionGuard, RequestGuard};
+
+use super::metrics::{Meter, Protocol, Reason};
+
+/// Lives as long as the socket, through an upgrade too, and counts the connection meanwhile.
+#[derive(Debug)]
+pub(super) struct Activity {
+    guard: ConnectionGuard,
+    meter: Arc<Meter>,
+    protocol: AtomicU8,
+    reason: AtomicU8,
+    in_flight: AtomicUsize,
+    begun: AtomicUsize,
+    /// Bytes received since the last request ended.
+    received: AtomicUsize,
+    /// Part of a TLS record has been received, which no read has delivered.
+    half_record: AtomicBool,
+    /// Nothing is left in hyper's write buffer.
+    flushed: AtomicBool,
+    /// The socket takes no more bytes: the peer does not read.
+    stuck: AtomicBool,
+    written: AtomicUsize,
+    peer_closed: AtomicBool,
+}
+
+/// What a connection is doing, as far as closing it is concerned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Doing {
+    /// Nothing received since the last answer left.
+    Idle,
+    /// Part of a request has been received.
+    Receiving,
+    /// A request is being served, or its answer has not left yet.
+    Serving,
+    /// An answer does not leave: the peer has not read on since it had read so many bytes.
+    Stuck(usize),
+}
+
+/// Counts a request while it lives, to the last byte of its answer.
+#[derive(Debug)]
+pub(super) struct InFlight {
+    activity: Arc<Activity>,
+    protocol: Protocol,
+    /// None for probes and scrapes: they are served, but no drain waits for them.
+    _guard: Option<RequestGuard>,
+}
+
+// === impl Activity ===
+
+impl Activity {
+    pub(super) fn new(guard: ConnectionGuard, meter: Arc<Meter>) -> Arc<Self> {
+        meter.of(Protocol::Unknown).idle.inc();
+        Arc::new(Self {
+            guard,
+            meter,
+            protocol: AtomicU8::new(Protocol::Unknown as u8),
+            reason: AtomicU8::new(NO_REASON),
+            in_flight: AtomicUsize::new(0),
+            begun: AtomicUsize::new(0),
+            received: AtomicUsize::new(0),
+            half_record: AtomicBool::new(false),
+            flushed: AtomicBool::new(true),
+            stuck: AtomicBool::new(false),
+            written: AtomicUsize::new(0),
+            peer_closed: AtomicBool::new(false),
+        })
+    }
+
+    pub(super) fn doing(&self) -> Doing {
+        if self.stuck.load(Relaxed) {
+            Doing::Stuck(self.written.load(Relaxed))
+        } else if self.in_flight.load(Relaxed) > 0 || !self.flushed.load(Relaxed) {
+            Doing::Serving
+        } else if self.received.load(Relaxed) > 0 || self.half_record.load(Relaxed) {
+            Doing::Receiving
+        } else {
+            Doing::Idle
+        }
+    }
+
+    pub(super) fn in_flight(&self) -> usize {
+        self.in_flight.load(Relaxed)
+    }
+
+    /// Requests so far.
+    pub(super) fn begun(&self) -> usize {
+        self.begun.load(Relaxed)
+    }
+
+    /// It came after the endpoints were gone.
+    pub(super) fn is_late(&self) -> bool {
+        self.guard.is_late()
+    }
+
+    pub(super) fn protocol(&self) -> Protocol {
+        Protocol::from_u8(self.protocol.load(Relaxed))
+    }
+
+    pub(super) fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    /// From here on it speaks this.
+    pub(super) fn speaks(&self, protocol: Protocol) {
+        let before = self.protocol();
+        let active = self.in_flight() > 0;
+        self.state_gauge(before, active).dec();
+        self.state_gauge(protocol, active).inc();
+        self.protocol.store(protocol as u8, Relaxed);
+    }
+
+    /// A request has begun. A probe or a scrape counts as no traffic: neither it nor its connection is
+    /// waited for.
+    pub(super) fn request(self: &Arc<Self>, is_probe: bool) -> InFlight {
+        let protocol = self.protocol();
+        let meter = self.meter.of(protocol);
+        meter.requests.inc();
+        meter.requests_total.inc();
+        self.begun.fetch_add(1, Relaxed);
+        if self.in_flight.fetch_add(1, Relaxed) == 0 {
+            meter.idle.dec();
+            meter.active.inc();
+        }
+        let guard = if is_probe {
+            if self.begun() == 1 {
+                self.guard.disregard();
+            }
+            None
+        } else {
+            Some(self.guard.request())
+        };
+        InFlight {
+            activity: self.clone(),
+            protocol,
+            _guard: guard,
+        }
+    }
+
+    /// How it ended, unless that was said before.
+    pub(super) fn ends(&self, reason: Reason) {
+        let _ = self
+            .reason
+            .compare_exchange(NO_REASON, reason as u8, Relaxed, Relaxed);
+    }
+
+    pub(super) fn peer_has_closed(&self) -> bool {
+        self.peer_closed.load(Relaxed)
+    }
+
+    // --- told by the stream ---
+
+    pub(super) fn received(&self, bytes: usize) {
+        self.received.fetch_add(bytes, Relaxed);
+    }
+
+    #[cfg(feature = "tls")]
+    pub(super) fn set_half_record(&self, half: bool) {
+        self.half_record.store(half, Relaxed);
+    }
+
+    pub(super) fn peer_closed(&self) {
+        self.peer_closed.store(true, Relaxed);
+    }
+
+    pub(super) fn wrote(&self, bytes: usize) {
+        self.written.fetch_add(bytes, Relaxed);
+        self.stuck.store(false, Relaxed);
+        self.flushed.store(false, Relaxed);
+    }
+
+    pub(super) fn cannot_write(&self) {
+        self.stuck.store(true, Relaxed);
+        self.flushed.store(false, Relaxed);
+    }
+
+    pub(super) fn flushed(&self) {
+        self.stuck.store(false, Relaxed);
+        self.flushed.store(true, Relaxed);
+    }
+
+    fn state_gauge(&self, protocol: Protocol, active: bool) -> &prometheus::IntGauge {
+        let meter = self.meter.of(protocol);
+        match active || protocol == Protocol::Upgraded {
+            true => &meter.active,
+            false => &meter.idle,
+        }
+    }
+
+    fn final_reason(&self) -> Reason {
+        Reason::from_u8(self.reason.load(Relaxed)).unwrap_or_else(|| {
+            if self.peer_has_closed() {
+                Reason::Peer
+            } else {
+                Reason::Answered
+            }
+        })
+    }
+}
+
+impl Drop for Activity {
+    fn drop(&mut self) {
+        let protocol = self.protocol();
+        self.state_gauge(protocol, self.in_flight() > 0).dec();
+        self.meter.of(protocol).closed(self.final_reason());
+    }
+}
+
+/// No connection has ended yet for this reason.
+const NO_REASON: u8 = u8::MAX;
+
+// === impl InFlight ===
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        let activity = &self.activity;
+        activity.received.store(0, Relaxed);
+        activity.meter.of(self.protocol).requests.dec();
+        if activity.in_flight.fetch_sub(1, Relaxed) == 1 {
+            // It may have been upgraded meanwhile: then it stays active.
+            let protocol = activity.protocol();
+            activity.state_gauge(protocol, true).dec();
+            activity.state_gauge(protocol, false).inc();
+        }
+    }
+}
