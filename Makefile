@@ -11,11 +11,11 @@ test: lint features deploy image unit ## everything that CI runs; needs Debian's
 
 lint:                     ## format, clippy, documentation
 	$(CARGO) fmt --check
-	$(CARGO) clippy --locked --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps
+	$(CARGO) clippy --locked --all-targets --features grpc -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --features grpc
 
 unit:                     ## unit, property, process and rollout tests
-	$(CARGO) test --locked
+	$(CARGO) test --locked --features grpc
 
 soak:                     ## rollouts under load, again and again (LAMEDUCK_SOAK=10 times; 20 s each)
 	$(CARGO) test --locked --test it rollouts_again -- --ignored --nocapture
@@ -23,6 +23,7 @@ soak:                     ## rollouts under load, again and again (LAMEDUCK_SOAK
 features:                 ## the library, as those take it who want only a part of it
 	$(CARGO) check --locked --no-default-features --lib
 	$(CARGO) check --locked --no-default-features --lib --features http
+	$(CARGO) check --locked --no-default-features --lib --features tls
 	$(CARGO) check --locked --no-default-features --lib --features http,kubernetes,k8s-openapi/latest
 	$(CARGO) check --locked --no-default-features --lib --features sqlite
 

@@ -37,13 +37,21 @@ pub struct Settings {
     #[arg(long, env = "LAMEDUCK_DATA", value_name = "DIR")]
     pub data: Option<PathBuf>,
 
-    /// Where the API listens [default: 127.0.0.1:8080].
+    /// Where the API listens: HOST:PORT, or unix:PATH [default: 127.0.0.1:8080].
     #[arg(long, env = "LAMEDUCK_LISTEN", value_name = "ADDR")]
     pub listen: Option<String>,
 
-    /// Where probes and metrics are served [default: 127.0.0.1:9090].
+    /// Where probes and metrics are served: HOST:PORT, or unix:PATH [default: 127.0.0.1:9090].
     #[arg(long, env = "LAMEDUCK_ADMIN", value_name = "ADDR")]
     pub admin: Option<String>,
+
+    /// The certificate chain that the API speaks TLS with, as PEM; read again when it changes.
+    #[arg(long, env = "LAMEDUCK_TLS_CERT", value_name = "FILE")]
+    pub tls_cert: Option<PathBuf>,
+
+    /// Its private key, as PEM.
+    #[arg(long, env = "LAMEDUCK_TLS_KEY", value_name = "FILE")]
+    pub tls_key: Option<PathBuf>,
 
     /// The largest payload, in bytes [default: 1048576].
     #[arg(long, env = "LAMEDUCK_MAX_BODY", value_name = "BYTES")]
@@ -105,6 +113,8 @@ pub struct Config {
     pub listen: String,
     /// Probes and metrics.
     pub admin: String,
+    /// Certificate and key that the API speaks TLS with.
+    pub tls: Option<(PathBuf, PathBuf)>,
     /// Bytes.
     pub max_body: usize,
     /// The drain.
@@ -129,6 +139,14 @@ pub enum ConfigError {
         path: String,
         /// Where and why.
         error: toml::de::Error,
+    },
+    /// A certificate without its key, or the other way round.
+    #[error(
+        "'{missing}' is missing: TLS takes both a certificate (tls-cert) and its key (tls-key)"
+    )]
+    HalfTls {
+        /// The setting that is missing.
+        missing: &'static str,
     },
     /// Nobody would do the work.
     #[error(
@@ -181,6 +199,8 @@ impl Settings {
             data: self.data.or(other.data),
             listen: self.listen.or(other.listen),
             admin: self.admin.or(other.admin),
+            tls_cert: self.tls_cert.or(other.tls_cert),
+            tls_key: self.tls_key.or(other.tls_key),
             max_body: self.max_body.or(other.max_body),
             grace: self.grace.or(other.grace),
             readiness: self.readiness.or(other.readiness),
@@ -198,6 +218,16 @@ impl Settings {
     /// The rest by default.
     pub fn resolve(self) -> Result<Config, ConfigError> {
         let drain = self.drain();
+        let tls = match (self.tls_cert, self.tls_key) {
+            (Some(cert), Some(key)) => Some((cert, key)),
+            (None, None) => None,
+            (Some(_), None) => return Err(ConfigError::HalfTls { missing: "tls-key" }),
+            (None, Some(_)) => {
+                return Err(ConfigError::HalfTls {
+                    missing: "tls-cert",
+                });
+            }
+        };
         let exec = self.exec.ok_or_else(|| ConfigError::NoHandler {
             example: format!("{} demo --duration 3s", own_name()),
         })?;
@@ -208,6 +238,7 @@ impl Settings {
             data: self.data.unwrap_or_else(|| "lameduck-data".into()),
             listen: self.listen.unwrap_or_else(|| "127.0.0.1:8080".into()),
             admin: self.admin.unwrap_or_else(|| "127.0.0.1:9090".into()),
+            tls,
             max_body: self.max_body.map_or(1 << 20, NonZeroUsize::get),
             drain,
         })

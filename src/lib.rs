@@ -25,6 +25,7 @@
 //! | (none) | [`lifecycle`]: signals, phases, budget, teardown hooks, report, metrics | |
 //! | `http` | [`http`]: the server for any tower service over HTTP/1.1 and h2c, probes, [`serve`] | yes |
 //! | `ws` | [`http::WebSocket`], which says goodbye | yes |
+//! | `grpc` | gRPC health that turns `NOT_SERVING` with a drain | |
 //! | `tls` | [`http::Tls`]: rustls, certificates reloaded when their files change | yes |
 //! | `kubernetes` | [`kubernetes`]: cause and deadline from the own Pod, endpoint removal | yes |
 //! | `jobs` | [`jobs`]: the queue contract, workers, handlers | yes |

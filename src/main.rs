@@ -11,6 +11,7 @@ use anyhow::Context;
 use clap::Parser;
 use lameduck::{
     Lifecycle, api,
+    http::{Listener, Tls},
     jobs::{
         engine::{
             Engine,
@@ -23,7 +24,6 @@ use lameduck::{
     kubernetes::Kubernetes,
     lifecycle::Signals,
 };
-use tokio::net::TcpListener;
 
 use crate::{
     cli::{Cli, Command, Serve},
@@ -86,7 +86,10 @@ fn configure(serve: Serve) -> Result<Config, config::ConfigError> {
 }
 
 async fn serve_jobs(config: Config, signals: Signals) -> anyhow::Result<()> {
-    let listener = bind(&config.listen, "listen").await?;
+    let mut listener = bind(&config.listen, "listen").await?;
+    if let Some((cert, key)) = &config.tls {
+        listener = listener.tls(Tls::from_pem_files(cert, key)?);
+    }
     let admin = bind(&config.admin, "admin").await?;
     let engine = open(&config).await?;
     let queue: QueueName = "default".parse()?;
@@ -125,11 +128,11 @@ async fn serve_jobs(config: Config, signals: Signals) -> anyhow::Result<()> {
     Ok(())
 }
 
-async fn bind(address: &str, setting: &str) -> anyhow::Result<TcpListener> {
-    let listener = TcpListener::bind(address)
+async fn bind(address: &str, setting: &str) -> anyhow::Result<Listener> {
+    let listener = Listener::bind(address)
         .await
         .with_context(|| format!("cannot listen on {address} (setting '{setting}')"))?;
-    tracing::info!(address = %listener.local_addr()?, setting, "listening");
+    tracing::info!(address = listener.local_addr()?, setting, "listening");
     Ok(listener)
 }
 

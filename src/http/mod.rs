@@ -13,6 +13,8 @@
 mod activity;
 mod connection;
 mod extract;
+#[cfg(feature = "grpc")]
+mod grpc;
 mod io;
 mod late;
 mod leaving;

@@ -45,7 +45,7 @@ struct Shared {
     moments: [CancellationToken; Moment::ALL.len()],
     plan: watch::Sender<Option<Budget>>,
     phases: watch::Sender<Vec<(Phase, Instant)>>,
-    ready: AtomicBool,
+    ready: watch::Sender<bool>,
     /// Somebody looks at the endpoints, so that there is such a thing as late.
     observed: AtomicBool,
     inputs: mpsc::UnboundedSender<Input>,
@@ -71,7 +71,7 @@ impl Drain {
             moments: std::array::from_fn(|_| CancellationToken::new()),
             plan: watch::Sender::new(None),
             phases: watch::Sender::new(vec![(Phase::Starting, epoch)]),
-            ready: AtomicBool::new(true),
+            ready: watch::Sender::new(true),
             observed: AtomicBool::new(false),
             inputs,
             emptied: Notify::new(),
@@ -138,7 +138,13 @@ impl Drain {
 
     /// What `/readyz` says: started, and not failed by a drain. Once failed by a drain it stays so.
     pub fn is_ready(&self) -> bool {
-        self.phase() >= Phase::Serving && self.0.ready.load(Ordering::Acquire)
+        self.phase() >= Phase::Serving && *self.0.ready.borrow()
+    }
+
+    /// Waits until a drain has failed readiness, for whoever says so in another way than by `/readyz`.
+    pub async fn readiness_failed(&self) {
+        // The sender lives as long as this handle.
+        let _ = self.0.ready.subscribe().wait_for(|ready| !ready).await;
     }
 
     /// The name of this process' drain, the same in every place where it is told of.
@@ -260,7 +266,7 @@ impl Drain {
     }
 
     pub(super) fn fail_readiness(&self) {
-        self.0.ready.store(false, Ordering::Release);
+        self.0.ready.send_replace(false);
     }
 
     pub(super) fn say(&self, input: Input) {

@@ -6,5 +6,7 @@ mod docs;
 mod engine_contract;
 mod exec_handler;
 mod fake_api;
+#[cfg(feature = "grpc")]
+mod grpc;
 mod rollout;
 mod wire;

@@ -1,0 +1,62 @@
+//! gRPC health that follows a drain.
+
+use std::convert::Infallible;
+
+use tonic_health::{ServingStatus, server::HealthReporter};
+
+use crate::lifecycle::{Drain, Lifecycle};
+
+use super::leaving::leave;
+
+impl Lifecycle {
+    /// Turns these services, and the server as a whole (`""`), `NOT_SERVING` at the instant at which a drain
+    /// fails readiness: a client that watches health is its own load balancer, and goes elsewhere. When
+    /// clients are asked to leave, those that still watch see their stream end, which would go on for ever
+    /// otherwise.
+    ///
+    /// Calls go on being served, as all requests are: see [`Lifecycle::http`], which takes tonic's `Routes`.
+    ///
+    /// ```no_run
+    /// # async fn example(listener: tokio::net::TcpListener) -> Result<(), Box<dyn std::error::Error>> {
+    /// use lameduck::Lifecycle;
+    /// use tonic::service::Routes;
+    ///
+    /// let (reporter, health) = tonic_health::server::health_reporter();
+    /// Lifecycle::builder()
+    ///     .grpc_health(reporter, &[])
+    ///     .http("grpc", listener, Routes::new(health))
+    ///     .run()
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn grpc_health(self, reporter: HealthReporter, services: &[&str]) -> Self {
+        let services = [""].iter().chain(services).map(|&name| name.to_owned());
+        let health = follow(self.drain().clone(), reporter, services.collect());
+        self.background("grpc health", health)
+    }
+}
+
+async fn follow(
+    drain: Drain,
+    reporter: HealthReporter,
+    services: Vec<String>,
+) -> Result<(), Infallible> {
+    for service in &services {
+        reporter
+            .set_service_status(service, ServingStatus::Serving)
+            .await;
+    }
+    drain.readiness_failed().await;
+    for service in &services {
+        reporter
+            .set_service_status(service, ServingStatus::NotServing)
+            .await;
+    }
+    leave(drain).await;
+    let mut reporter = reporter;
+    for service in &services {
+        reporter.clear_service_status(service).await;
+    }
+    Ok(())
+}
