@@ -128,15 +128,28 @@ impl Workers {
         }
         self.running.close();
         self.drain.reached(Moment::Began).await;
-        self.mark_drain().await;
-        self.drain.reached(Moment::GiveBack).await;
+        tokio::select! {
+            // First, so that even the shortest drain is marked.
+            biased;
+            () = self.mark_drain() => {}
+            () = self.drain.reached(Moment::GiveBack) => {}
+        }
         self.give_back(&everything).await;
         Ok(())
     }
 
+    /// Marks T0 in the ledger, and again whenever more is known of the cause: who is killed can't tell later.
     async fn mark_drain(&self) {
-        if let Err(error) = self.engine.mark_drain(self.drain.id(), "unknown").await {
-            tracing::warn!(%error, "the drain's begin is not in the ledger");
+        let mut causes = self.drain.causes();
+        loop {
+            let cause = causes.borrow_and_update().unwrap_or_default();
+            let marked = self.engine.mark_drain(self.drain.id(), cause.as_str());
+            if let Err(error) = marked.await {
+                tracing::warn!(%error, "the drain's begin is not in the ledger");
+            }
+            if causes.changed().await.is_err() {
+                return;
+            }
         }
     }
 
