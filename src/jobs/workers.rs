@@ -24,6 +24,7 @@ use super::{
     engine::{Engine, EngineError, Event},
     handler::{Context, Handler, Retry, Verdict},
     job::{AfterFailure, Claim, Job, Outcome, QueueName, Reserved, Settled, Settlement},
+    ledger_metrics,
 };
 use crate::lifecycle::{BoxError, Drain, JobGuard, Lifecycle, Moment, PoolGuard, Work};
 
@@ -76,7 +77,7 @@ struct Worker {
 }
 
 impl Lifecycle {
-    /// Runs workers over an engine, and keeps the drain ledger in it.
+    /// Runs workers over an engine, keeps the drain ledger in it, and exports what the ledger says.
     ///
     /// In a drain no job is reserved any more; those that run are finished, or given back at the hard
     /// deadline, attempt not counted.
@@ -94,7 +95,9 @@ impl Lifecycle {
             _open: everything.pool(),
         };
         let ledger = engine.clone();
+        let figures = ledger_metrics::export(engine, drain);
         self.service("workers", workers.run(pools, gauges, everything))
+            .background("drain ledger", figures)
             .on_report("drain ledger", move |report| async move {
                 let json = serde_json::to_string(&*report)?;
                 let cause = report.cause.as_str();
