@@ -219,7 +219,8 @@ impl Worker {
         let count = reserved.len();
         holds.truncate(count);
         let late = self.drain.has(Moment::Began);
-        for ((reserved, slot), hold) in reserved.into_iter().zip(slots).zip(holds) {
+        for ((reserved, slot), mut hold) in reserved.into_iter().zip(slots).zip(holds) {
+            hold.name(reserved.job.id.to_string());
             let worker = self.clone();
             self.running.spawn(async move {
                 let Reserved { job, claim } = reserved;

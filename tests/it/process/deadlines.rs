@@ -119,6 +119,32 @@ async fn a_second_signal_ends_it_in_a_second_and_an_echo_of_the_first_does_not()
     runs_again(&place, &id).await;
 }
 
+/// An operator's `sqlite3`, a backup: somebody else holds the database's write lock.
+#[tokio::test]
+async fn a_database_that_takes_no_writes_keeps_no_process_alive_and_the_jobs_are_named() {
+    let place = Place::new(r#"until [ -e "$PLACE/again" ]; do sleep 0.02; done"#);
+    let process = place.start(FOUR).await;
+    let id = process.submit("done, but who will know").await;
+    place.noted("begin", 1).await;
+    let database = rusqlite::Connection::open(place.path("data").join("lameduck.db")).unwrap();
+    database.execute_batch("BEGIN IMMEDIATE").unwrap();
+    place.touch("again");
+    place.noted("end", 1).await;
+
+    let exit = process.terminate().await;
+
+    assert_eq!(place.living(), []);
+    assert!(exit.took < GRACE, "{:?}", exit.took);
+    assert_eq!(
+        exit.report()["jobs"]["left"]["ids"],
+        serde_json::json!([id])
+    );
+    assert_ne!(exit.status.code(), Some(0));
+    drop(database);
+    let process = place.start(&[]).await;
+    assert_eq!(process.completed(&id).await["attempt"], 1);
+}
+
 /// Fills the pipe to its last byte, through a description of its own: a non-blocking one.
 fn fill(pipe: &PipeReader) -> File {
     let path = format!("/proc/self/fd/{}", pipe.as_raw_fd());
