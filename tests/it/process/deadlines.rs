@@ -1,6 +1,7 @@
 //! Jobs that are longer than the grace period, handlers that will not go, people who will not wait.
 
 use std::{
+    collections::BTreeSet,
     fs::{File, OpenOptions},
     io::{ErrorKind, PipeReader, Write},
     os::{fd::AsRawFd, unix::fs::OpenOptionsExt},
@@ -8,6 +9,7 @@ use std::{
 };
 
 use rustix::{fs::OFlags, process::Signal};
+use serde_json::{Value, json};
 use tokio::{net::unix::pipe::Receiver, time::sleep};
 
 use super::harness::{Log, Place, Process, until};
@@ -32,21 +34,32 @@ fi"#;
 const FOUR: &[&str] = &["--grace", "4s"];
 const GRACE: Duration = Duration::from_secs(4);
 
-/// The next process runs it again, as the attempt that it was, and shows that it had been given back.
-async fn runs_again(place: &Place, id: &str) {
+/// The next process runs them again, as the attempts that they were, and shows that they had been given back.
+async fn run_again(place: &Place, ids: &[String]) {
     place.touch("again");
     let process = place.start(&[]).await;
-    let job = process.completed(id).await;
-    assert_eq!((&job["attempt"], &job["releases"]), (&1.into(), &1.into()));
+    for id in ids {
+        let job = process.completed(id).await;
+        assert_eq!((&job["attempt"], &job["releases"]), (&1.into(), &1.into()));
+    }
     process.terminate().await.assert_clean();
 
-    let lines = place.outside();
-    let begun: Vec<_> = lines.iter().filter(|l| l.what == "begin").collect();
-    assert_eq!(begun.len(), 2, "{lines:#?}");
-    assert_eq!((begun[0].attempt, begun[1].attempt), (1, 1));
-    assert_ne!(begun[0].claim, begun[1].claim, "each run has its own claim");
-    let ends = lines.iter().filter(|l| l.what == "end").count();
-    assert_eq!(ends, 1, "{lines:#?}");
+    let outside = place.outside_by_job();
+    for id in ids {
+        let lines = &outside[id];
+        let begun: Vec<_> = lines.iter().filter(|l| l.what == "begin").collect();
+        assert_eq!(begun.len(), 2, "{lines:#?}");
+        assert_eq!((begun[0].attempt, begun[1].attempt), (1, 1));
+        assert_ne!(begun[0].claim, begun[1].claim, "each run has its own claim");
+        let ends = lines.iter().filter(|l| l.what == "end").count();
+        assert_eq!(ends, 1, "{lines:#?}");
+    }
+}
+
+/// The ids in one of the report's lists.
+fn ids(list: &Value) -> BTreeSet<String> {
+    let ids = list["ids"].as_array().unwrap().iter();
+    ids.map(|id| id.as_str().unwrap().to_owned()).collect()
 }
 
 #[tokio::test]
@@ -65,9 +78,9 @@ async fn a_job_longer_than_the_grace_period_is_told_to_stop_and_given_back() {
     assert!(told >= Duration::from_secs(2), "told after {told:?} only");
     assert!(exit.took < GRACE, "{:?}", exit.took);
     let report = exit.assert_clean();
-    assert_eq!(report["jobs"]["released"]["ids"], serde_json::json!([id]));
+    assert_eq!(report["jobs"]["released"]["ids"], json!([id]));
     assert_eq!(place.living(), []);
-    runs_again(&place, &id).await;
+    run_again(&place, &[id]).await;
 }
 
 #[tokio::test]
@@ -83,17 +96,20 @@ async fn a_handler_that_ignores_sigterm_is_killed_with_all_it_started_and_its_jo
     assert!(exit.took < GRACE, "{:?}", exit.took);
     let report = exit.report();
     assert_eq!(report["outcome"], "cut", "{report:#}");
-    assert_eq!(report["jobs"]["released"]["ids"], serde_json::json!([id]));
+    assert_eq!(report["jobs"]["released"]["ids"], json!([id]));
     assert_eq!(exit.status.code(), Some(1));
-    runs_again(&place, &id).await;
+    run_again(&place, &[id]).await;
 }
 
 #[tokio::test]
 async fn a_second_signal_ends_it_in_a_second_and_an_echo_of_the_first_does_not() {
     let place = Place::new(DEAF);
     let mut process = place.start(&[]).await;
-    let id = process.submit("long").await;
-    place.noted("deaf", 1).await;
+    let mut jobs = Vec::new();
+    for n in 0..10 {
+        jobs.push(process.submit(&n.to_string()).await);
+    }
+    place.noted("deaf", 10).await;
 
     let first = Instant::now();
     process.signal(Signal::TERM);
@@ -115,8 +131,9 @@ async fn a_second_signal_ends_it_in_a_second_and_an_echo_of_the_first_does_not()
     assert!(exit.took < Duration::from_millis(1_500), "{:?}", exit.took);
     let report = exit.report();
     assert_eq!(report["hurried"], true, "{report:#}");
-    assert_eq!(report["jobs"]["released"]["ids"], serde_json::json!([id]));
-    runs_again(&place, &id).await;
+    let released = ids(&report["jobs"]["released"]);
+    assert_eq!(released, jobs.iter().cloned().collect());
+    run_again(&place, &jobs).await;
 }
 
 /// An operator's `sqlite3`, a backup: somebody else holds the database's write lock.
@@ -135,10 +152,7 @@ async fn a_database_that_takes_no_writes_keeps_no_process_alive_and_the_jobs_are
 
     assert_eq!(place.living(), []);
     assert!(exit.took < GRACE, "{:?}", exit.took);
-    assert_eq!(
-        exit.report()["jobs"]["left"]["ids"],
-        serde_json::json!([id])
-    );
+    assert_eq!(exit.report()["jobs"]["left"]["ids"], json!([id]));
     assert_ne!(exit.status.code(), Some(0));
     drop(database);
     let process = place.start(&[]).await;
@@ -198,5 +212,5 @@ async fn a_process_whose_threads_all_hang_in_their_log_is_ended_by_its_watchdog_
     assert!(took < Duration::from_secs(3), "{took:?}");
     let exit = process.exit(since).await;
     assert_eq!(exit.status.code(), Some(70));
-    runs_again(&place, &id).await;
+    run_again(&place, &[id]).await;
 }

@@ -127,3 +127,33 @@ async fn probes_and_metrics_answer_until_the_last_report_is_written() {
         "unanswered {unanswered}, written {written}"
     );
 }
+
+/// A container runtime that is restarted closes its end of the pipe.
+#[tokio::test]
+async fn a_log_that_nobody_takes_any_more_spoils_no_drain() {
+    let place = Place::new(GATED);
+    let mut process = place.start(&[]).await;
+    let id = process.submit("gated").await;
+    place.noted("begin", 1).await;
+    process.log().stop_reading();
+    until("the pipe to be closed", async || {
+        process.log().is_closed().then_some(())
+    })
+    .await;
+
+    let since = Instant::now();
+    process.signal(Signal::TERM);
+    until("a failing probe", async || {
+        (process.admin("/readyz").await.status == 503).then_some(())
+    })
+    .await;
+    assert!(process.is_running(), "it has a job to end");
+    place.touch("go");
+    let exit = process.exit(since).await;
+
+    assert_eq!(exit.status.code(), Some(0));
+    assert_eq!(place.living(), []);
+    let process = place.start(&[]).await;
+    let job = process.completed(&id).await;
+    assert_eq!((&job["attempt"], &job["releases"]), (&1.into(), &0.into()));
+}

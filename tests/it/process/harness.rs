@@ -422,6 +422,11 @@ impl Log {
         }
     }
 
+    /// The program's next line meets a closed pipe.
+    pub fn is_closed(&self) -> bool {
+        self.reader.is_finished()
+    }
+
     async fn until_its_end(mut self) -> Vec<Value> {
         while self.lines.changed().await.is_ok() {}
         self.lines.borrow().clone()
