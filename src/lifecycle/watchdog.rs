@@ -11,9 +11,12 @@ use std::{
 /// The exit status of a process that its watchdog ended.
 pub const EXIT_WATCHDOG: i32 = 70;
 
-/// How long the last wills and the last line together may take. Both can hang: a log that nobody reads, which
-/// may be why the watchdog barks at all, takes no line.
-const LAST_WORDS: Duration = Duration::from_millis(250);
+/// How long the last wills may take.
+const WILLS: Duration = Duration::from_millis(250);
+
+/// How long the last line may take after them. It hangs in a log that nobody reads, which may be why the
+/// watchdog barks at all; so this, and no more, is what it costs of the margin behind the deadline.
+const LINE: Duration = Duration::from_millis(50);
 
 type Will = Box<dyn FnOnce() + Send>;
 
@@ -48,13 +51,16 @@ impl Watchdog {
         let thread = |name: &str| thread::Builder::new().name(name.to_owned());
         thread("lameduck-words").spawn(move || {
             if let Ok(wills) = barked.recv() {
-                last_words(wills);
+                execute(wills);
+                let _ = spoken.send(());
+                say_so();
                 let _ = spoken.send(());
             }
         })?;
         thread("lameduck-watchdog").spawn(move || {
             let _ = bark.send(shared.watch());
-            let _ = end_of_words.recv_timeout(LAST_WORDS);
+            let _ = end_of_words.recv_timeout(WILLS);
+            let _ = end_of_words.recv_timeout(LINE);
             signal_hook::low_level::exit(EXIT_WATCHDOG);
         })?;
         Ok(watchdog)
@@ -120,10 +126,13 @@ impl Shared {
     }
 }
 
-fn last_words(wills: Vec<Will>) {
+fn execute(wills: Vec<Will>) {
     for will in wills {
         will();
     }
+}
+
+fn say_so() {
     // Not through `tracing`: whoever holds its locks may be what hangs.
     let _ = std::io::stderr().write_all(
         b"{\"level\":\"ERROR\",\"message\":\"the drain did not end before its deadline; \
