@@ -13,6 +13,8 @@ pub fn install() {
     let filter = EnvFilter::try_from_env("LAMEDUCK_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
+        // It would say so on stderr, by a macro that panics where that is what failed.
+        .log_internal_errors(false)
         .with_writer(std::io::stderr);
     if std::io::stderr().is_terminal() {
         logs.with_target(false).compact().init();

@@ -69,7 +69,8 @@ fn run(serve: Serve) -> ExitCode {
         Err(error) => return fail(format_args!("cannot start the runtime: {error}")),
     };
     let result = runtime.block_on(serve_jobs(config, signals));
-    // Whatever still runs by now had its time.
+    // Whatever still runs by now had its time. Commands would outlive us, and run beside their jobs' next run.
+    exec::kill_all_groups();
     runtime.shutdown_background();
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -10,10 +10,14 @@ use serde::Serialize;
 
 use super::engine::EngineError;
 
+/// The outcome of a process that never closed its row.
+pub const KILLED: &str = "killed";
+
 /// The ledger, kept in the queue's database.
 #[async_trait]
 pub trait Ledger {
-    /// Marks T0 in this process' row. Repeating it changes nothing.
+    /// Marks T0 in this process' row. Repeated under the same id, it only corrects the cause; under another
+    /// id, or once the row is closed, it changes nothing.
     async fn mark_drain(&self, drain_id: &str, cause: &str) -> Result<(), EngineError>;
 
     /// Closes this process' row with its report; compare-and-set, a closed row stays as it is.
@@ -36,7 +40,7 @@ pub trait Ledger {
 pub struct DrainTotal {
     /// Why the process was asked to stop; `unknown` for one that was killed before it knew.
     pub cause: String,
-    /// `clean`, `cut`, … as the report says; `killed` for a process that never closed its row.
+    /// `clean`, `cut`, … as the report says; [`KILLED`] for a process that never closed its row.
     pub outcome: String,
     /// Processes.
     pub count: u64,

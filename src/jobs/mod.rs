@@ -4,4 +4,5 @@ pub mod engine;
 pub mod handler;
 pub mod job;
 pub mod ledger;
+mod ledger_metrics;
 pub mod workers;

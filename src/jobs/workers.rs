@@ -24,6 +24,7 @@ use super::{
     engine::{Engine, EngineError, Event},
     handler::{Context, Handler, Retry, Verdict},
     job::{AfterFailure, Claim, Job, Outcome, QueueName, Reserved, Settled, Settlement},
+    ledger_metrics,
 };
 use crate::lifecycle::{BoxError, Drain, JobGuard, Lifecycle, Moment, PoolGuard, Work};
 
@@ -76,7 +77,7 @@ struct Worker {
 }
 
 impl Lifecycle {
-    /// Runs workers over an engine, and keeps the drain ledger in it.
+    /// Runs workers over an engine, keeps the drain ledger in it, and exports what the ledger says.
     ///
     /// In a drain no job is reserved any more; those that run are finished, or given back at the hard
     /// deadline, attempt not counted.
@@ -94,7 +95,9 @@ impl Lifecycle {
             _open: everything.pool(),
         };
         let ledger = engine.clone();
+        let figures = ledger_metrics::export(engine, drain);
         self.service("workers", workers.run(pools, gauges, everything))
+            .background("drain ledger", figures)
             .on_report("drain ledger", move |report| async move {
                 let json = serde_json::to_string(&*report)?;
                 let cause = report.cause.as_str();
@@ -128,15 +131,28 @@ impl Workers {
         }
         self.running.close();
         self.drain.reached(Moment::Began).await;
-        self.mark_drain().await;
-        self.drain.reached(Moment::GiveBack).await;
+        tokio::select! {
+            // First, so that even the shortest drain is marked.
+            biased;
+            () = self.mark_drain() => {}
+            () = self.drain.reached(Moment::GiveBack) => {}
+        }
         self.give_back(&everything).await;
         Ok(())
     }
 
+    /// Marks T0 in the ledger, and again whenever more is known of the cause: who is killed can't tell later.
     async fn mark_drain(&self) {
-        if let Err(error) = self.engine.mark_drain(self.drain.id(), "unknown").await {
-            tracing::warn!(%error, "the drain's begin is not in the ledger");
+        let mut causes = self.drain.causes();
+        loop {
+            let cause = causes.borrow_and_update().unwrap_or_default();
+            let marked = self.engine.mark_drain(self.drain.id(), cause.as_str());
+            if let Err(error) = marked.await {
+                tracing::warn!(%error, "the drain's begin is not in the ledger");
+            }
+            if causes.changed().await.is_err() {
+                return;
+            }
         }
     }
 
@@ -203,7 +219,8 @@ impl Worker {
         let count = reserved.len();
         holds.truncate(count);
         let late = self.drain.has(Moment::Began);
-        for ((reserved, slot), hold) in reserved.into_iter().zip(slots).zip(holds) {
+        for ((reserved, slot), mut hold) in reserved.into_iter().zip(slots).zip(holds) {
+            hold.name(reserved.job.id.to_string());
             let worker = self.clone();
             self.running.spawn(async move {
                 let Reserved { job, claim } = reserved;

@@ -44,6 +44,7 @@ struct Shared {
     epoch: Instant,
     moments: [CancellationToken; Moment::ALL.len()],
     plan: watch::Sender<Option<Budget>>,
+    cause: watch::Sender<Option<Cause>>,
     phases: watch::Sender<Vec<(Phase, Instant)>>,
     ready: watch::Sender<bool>,
     /// Somebody looks at the endpoints, so that there is such a thing as late.
@@ -70,6 +71,7 @@ impl Drain {
             epoch,
             moments: std::array::from_fn(|_| CancellationToken::new()),
             plan: watch::Sender::new(None),
+            cause: watch::Sender::new(None),
             phases: watch::Sender::new(vec![(Phase::Starting, epoch)]),
             ready: watch::Sender::new(true),
             observed: AtomicBool::new(false),
@@ -85,6 +87,7 @@ impl Drain {
     }
 
     /// One that never begins, for what is not part of the drain.
+    #[cfg(feature = "http")]
     pub(crate) fn detached() -> Self {
         Self::new().0
     }
@@ -115,6 +118,12 @@ impl Drain {
     /// Follows the plan.
     pub fn plans(&self) -> watch::Receiver<Option<Budget>> {
         self.0.plan.subscribe()
+    }
+
+    /// Follows why the process must end: `None` before T0, then what is believed, which may change when
+    /// more becomes known.
+    pub fn causes(&self) -> watch::Receiver<Option<Cause>> {
+        self.0.cause.subscribe()
     }
 
     /// The phase now.
@@ -250,6 +259,12 @@ impl Drain {
 
     pub(super) fn set_plan(&self, budget: Budget) {
         self.0.plan.send_replace(Some(budget));
+    }
+
+    pub(super) fn set_cause(&self, cause: Cause) {
+        self.0
+            .cause
+            .send_if_modified(|known| known.replace(cause) != Some(cause));
     }
 
     pub(super) fn enter(&self, phase: Phase, at: Instant) {

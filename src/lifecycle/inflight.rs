@@ -4,7 +4,7 @@
 //! is sent until their outcome is durable. The drain waits for nothing else.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst},
@@ -95,6 +95,7 @@ pub struct Work {
     jobs: AtomicUsize,
     finished: AtomicU64,
     finished_in_drain: AtomicU64,
+    held: Mutex<BTreeSet<String>>,
     released: Mutex<Ids>,
     left: Mutex<Ids>,
 }
@@ -116,7 +117,10 @@ pub struct PoolGuard(Arc<Work>);
 /// A job from before its reservation until its outcome is durable.
 #[derive(Debug)]
 #[must_use = "the job counts as held while this lives"]
-pub struct JobGuard(Arc<Work>);
+pub struct JobGuard {
+    work: Arc<Work>,
+    id: Option<String>,
+}
 
 // === impl Traffic ===
 
@@ -286,6 +290,7 @@ impl Work {
             jobs: AtomicUsize::default(),
             finished: AtomicU64::default(),
             finished_in_drain: AtomicU64::default(),
+            held: Mutex::default(),
             released: Mutex::default(),
             left: Mutex::default(),
         }
@@ -305,7 +310,10 @@ impl Work {
     /// Counts a job, or a reservation that may bring one.
     pub fn hold(self: &Arc<Self>) -> JobGuard {
         self.jobs.fetch_add(1, SeqCst);
-        JobGuard(self.clone())
+        JobGuard {
+            work: self.clone(),
+            id: None,
+        }
     }
 
     /// Jobs held now.
@@ -323,11 +331,13 @@ impl Work {
 
     /// A job was given back, and durably so.
     pub fn released(&self, id: String) {
+        lock(&self.held).remove(&id);
         lock(&self.released).push(id);
     }
 
     /// A job could not be given back; its lease will do it.
     pub fn left_behind(&self, id: String) {
+        lock(&self.held).remove(&id);
         lock(&self.left).push(id);
     }
 
@@ -344,9 +354,13 @@ impl Work {
         lock(&self.released).clone()
     }
 
-    /// Jobs that could not be given back.
+    /// Jobs that could not be given back, and those of which nobody has said yet what became of them.
     pub fn left_ids(&self) -> Ids {
-        lock(&self.left).clone()
+        let mut left = lock(&self.left).clone();
+        for id in lock(&self.held).iter() {
+            left.push(id.clone());
+        }
+        left
     }
 
     pub(super) fn add_to(&self, load: &mut Load) {
@@ -367,9 +381,22 @@ impl Drop for PoolGuard {
     }
 }
 
+// === impl JobGuard ===
+
+impl JobGuard {
+    /// The reservation has brought this job. A report that comes while it is still held names it.
+    pub fn name(&mut self, id: String) {
+        lock(&self.work.held).insert(id.clone());
+        self.id = Some(id);
+    }
+}
+
 impl Drop for JobGuard {
     fn drop(&mut self) {
-        self.0.left(&self.0.jobs);
+        if let Some(id) = &self.id {
+            lock(&self.work.held).remove(id);
+        }
+        self.work.left(&self.work.jobs);
     }
 }
 

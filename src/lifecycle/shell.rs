@@ -132,6 +132,9 @@ impl Shell {
     fn handle(&mut self, input: Input) {
         let now = Instant::now();
         let actions = self.conductor.handle(now, self.drain.load(), input);
+        if let Some(record) = self.conductor.record() {
+            self.drain.set_cause(record.cause);
+        }
         let moved = !actions.is_empty();
         for action in actions {
             self.act(now, action);

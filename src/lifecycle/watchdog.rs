@@ -3,12 +3,22 @@
 
 use std::{
     io::Write,
-    sync::{Arc, Condvar, Mutex, PoisonError},
+    sync::{Arc, Condvar, Mutex, PoisonError, mpsc},
+    thread,
     time::{Duration, Instant},
 };
 
 /// The exit status of a process that its watchdog ended.
 pub const EXIT_WATCHDOG: i32 = 70;
+
+/// How long the last wills may take.
+const WILLS: Duration = Duration::from_millis(250);
+
+/// How long the last line may take after them. It hangs in a log that nobody reads, which may be why the
+/// watchdog barks at all; so this, and no more, is what it costs of the margin behind the deadline.
+const LINE: Duration = Duration::from_millis(50);
+
+type Will = Box<dyn FnOnce() + Send>;
 
 /// Ends the process at an instant, unless told a later one before.
 ///
@@ -25,19 +35,34 @@ struct Shared {
 
 struct State {
     deadline: Option<Instant>,
-    last_will: Vec<Box<dyn FnOnce() + Send>>,
+    last_will: Vec<Will>,
 }
 
 // === impl Watchdog ===
 
 impl Watchdog {
-    /// Starts the thread; it sleeps until armed.
+    /// Starts its threads, which sleep until it barks: one that ends the process, and one for the last words,
+    /// which may hang. There are two from the beginning, because at the end there may be none to be had.
     pub fn spawn() -> std::io::Result<Self> {
         let watchdog = Self::disabled();
         let shared = watchdog.0.clone();
-        std::thread::Builder::new()
-            .name("lameduck-watchdog".into())
-            .spawn(move || shared.watch())?;
+        let (bark, barked) = mpsc::channel();
+        let (spoken, end_of_words) = mpsc::channel();
+        let thread = |name: &str| thread::Builder::new().name(name.to_owned());
+        thread("lameduck-words").spawn(move || {
+            if let Ok(wills) = barked.recv() {
+                execute(wills);
+                let _ = spoken.send(());
+                say_so();
+                let _ = spoken.send(());
+            }
+        })?;
+        thread("lameduck-watchdog").spawn(move || {
+            let _ = bark.send(shared.watch());
+            let _ = end_of_words.recv_timeout(WILLS);
+            let _ = end_of_words.recv_timeout(LINE);
+            signal_hook::low_level::exit(EXIT_WATCHDOG);
+        })?;
         Ok(watchdog)
     }
 
@@ -65,8 +90,9 @@ impl Watchdog {
         self.0.changed.notify_all();
     }
 
-    /// Something to do just before the process is ended, on the watchdog's thread: what would outlive the
-    /// process otherwise, such as a command's process group. It must not block and not use the runtime.
+    /// Something to do just before the process is ended, on a thread of the watchdog's: what would outlive the
+    /// process otherwise, such as a command's process group. It must not use the runtime, and is not waited for
+    /// if it blocks.
     pub fn last_will(&self, will: impl FnOnce() + Send + 'static) {
         self.0.lock().last_will.push(Box::new(will));
     }
@@ -79,7 +105,8 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn watch(&self) {
+    /// Returns at the deadline, with what is still to be done.
+    fn watch(&self) -> Vec<Will> {
         let mut state = self.lock();
         loop {
             let wait = match state.deadline {
@@ -95,18 +122,22 @@ impl Shared {
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         }
-        let wills = std::mem::take(&mut state.last_will);
-        drop(state);
-        for will in wills {
-            will();
-        }
-        // Not through `tracing`: whoever holds its locks may be what hangs.
-        let _ = std::io::stderr().write_all(
-            b"{\"level\":\"ERROR\",\"message\":\"the drain did not end before its deadline; \
-              the watchdog ends the process\",\"outcome\":\"watchdog\"}\n",
-        );
-        signal_hook::low_level::exit(EXIT_WATCHDOG);
+        std::mem::take(&mut state.last_will)
     }
+}
+
+fn execute(wills: Vec<Will>) {
+    for will in wills {
+        will();
+    }
+}
+
+fn say_so() {
+    // Not through `tracing`: whoever holds its locks may be what hangs.
+    let _ = std::io::stderr().write_all(
+        b"{\"level\":\"ERROR\",\"message\":\"the drain did not end before its deadline; \
+          the watchdog ends the process\",\"outcome\":\"watchdog\"}\n",
+    );
 }
 
 impl std::fmt::Debug for State {

@@ -199,6 +199,7 @@ macro_rules! contract {
             a_closed_engine_says_so
             a_process_that_never_closed_its_row_was_killed
             a_process_killed_in_its_drain_keeps_its_cause
+            a_cause_that_becomes_known_later_is_the_one_that_is_kept
             a_drain_is_closed_once
             totals_never_fall_however_many_rows_are_pruned
             queues_are_told_in_numbers

@@ -8,5 +8,6 @@ mod exec_handler;
 mod fake_api;
 #[cfg(feature = "grpc")]
 mod grpc;
+mod process;
 mod rollout;
 mod wire;

@@ -565,6 +565,21 @@ pub async fn a_process_killed_in_its_drain_keeps_its_cause<S: Store>() {
     );
 }
 
+pub async fn a_cause_that_becomes_known_later_is_the_one_that_is_kept<S: Store>() {
+    let mut store = S::start().await;
+    let engine = store.open().await.unwrap();
+    engine.mark_drain("d", "unknown").await.unwrap();
+    engine.mark_drain("d", "pod_deleted").await.unwrap();
+
+    store.kill(engine).await;
+    let engine = store.open().await.unwrap();
+
+    assert_eq!(
+        totals(&*engine).await,
+        [total("pod_deleted", "killed", 1, 0.0)]
+    );
+}
+
 pub async fn a_drain_is_closed_once<S: Store>() {
     let mut store = S::start().await;
     let engine = store.open().await.unwrap();

@@ -14,8 +14,8 @@ const OPEN: &str = "INSERT INTO processes (id, opened_at) VALUES (?1, ?2)";
 const BURY: &str = "UPDATE processes SET outcome = 'killed', closed_at = ?1 WHERE outcome IS NULL";
 
 const MARK: &str = "
-    UPDATE processes SET drain_id = ?2, cause = ?3, drain_at = ?4
-    WHERE id = ?1 AND drain_at IS NULL AND outcome IS NULL";
+    UPDATE processes SET drain_id = ?2, cause = ?3, drain_at = coalesce(drain_at, ?4)
+    WHERE id = ?1 AND outcome IS NULL AND (drain_id IS NULL OR drain_id = ?2)";
 
 const CLOSE: &str = "
     UPDATE processes
@@ -69,7 +69,7 @@ pub(super) fn prune(connection: &Connection, keep: u32) -> Result<()> {
     Ok(())
 }
 
-/// T0.
+/// T0, or what has become known since.
 pub(super) fn mark(turn: &Turn<'_>, process: ProcessId, drain_id: &str, cause: &str) -> Result<()> {
     turn.connection
         .prepare_cached(MARK)?

@@ -1,0 +1,11 @@
+//! The program as it is shipped: the real binary, real signals, a real database, handlers that are commands.
+//!
+//! What a job did is not taken from the program's word alone: handlers keep a ledger of their own, outside
+//! of it, and whoever was started is looked for in `/proc`.
+
+mod deadlines;
+mod drain;
+mod harness;
+mod interface;
+mod ledger;
+mod restarts;
