@@ -44,8 +44,11 @@ const PAGE: u32 = 50;
 const PAGES: usize = 200;
 /// Between two lists, where slices are moved about again and again.
 const LIST_AGAIN: Duration = Duration::from_secs(1);
-/// How long to wait for the own Pod, so that endpoints can be matched by its uid.
+/// How long to wait for the own Pod where its uid is not known: without, endpoints can't be matched.
 const KNOW_MYSELF: Duration = Duration::from_secs(2);
+/// How long where it is. Addresses, node and owner matter too, but less than time does: an endpoint without
+/// a reference to a Pod would not be matched, and `auto` could hold readiness for a peer that never comes.
+const KNOW_MORE: Duration = Duration::from_millis(500);
 /// A watch that has lasted this long works.
 const PROVEN: Duration = Duration::from_secs(1);
 
@@ -98,11 +101,15 @@ async fn observe(room: &Arc<Room>) {
     observer.say(Endpoints::Unobservable(Unobservable::NoPermission));
 }
 
-/// Endpoints are matched by uid, else by address, so the own Pod comes first where it isn't known yet.
+/// What was read at start, or else what the read at T0 brings, which is under way: the read at start may have
+/// failed, or T0 may have come before its answer.
 async fn know_myself(room: &Room) -> Me {
     let mut known = room.me.subscribe();
-    let settled = known.wait_for(|known| known.settled || known.me.uid.is_some());
-    let _ = timeout(KNOW_MYSELF, settled).await;
+    let bound = match room.identity.uid {
+        Some(_) => KNOW_MORE,
+        None => KNOW_MYSELF,
+    };
+    let _ = timeout(bound, known.wait_for(|known| known.settled)).await;
     room.me.borrow().me.clone()
 }
 
