@@ -455,6 +455,8 @@ impl SliceWatch {
         let this = ListParams::default().fields(&format!("metadata.name={}", self.name));
         match self.room.api.list::<EndpointSlice>(&this).await {
             Ok(list) => {
+                // As good as a watch, while it lasts: what is known is as old as the wait between two.
+                self.works().await;
                 let version = list.metadata.resource_version;
                 self.version = version.clone().unwrap_or_default();
                 let news = match list.items.first() {
