@@ -5,5 +5,6 @@ mod contract;
 mod engine_contract;
 mod exec_handler;
 mod fake_api;
+mod kubernetes;
 mod rollout;
 mod wire;
