@@ -44,8 +44,11 @@ const PAGE: u32 = 50;
 const PAGES: usize = 200;
 /// Between two lists, where slices are moved about again and again.
 const LIST_AGAIN: Duration = Duration::from_secs(1);
-/// How long to wait for the own Pod, so that endpoints can be matched by its uid.
+/// How long to wait for the own Pod where its uid is not known: without, endpoints can't be matched.
 const KNOW_MYSELF: Duration = Duration::from_secs(2);
+/// How long where it is. Addresses, node and owner matter too, but less than time does: an endpoint without
+/// a reference to a Pod would not be matched, and `auto` could hold readiness for a peer that never comes.
+const KNOW_MORE: Duration = Duration::from_millis(500);
 /// A watch that has lasted this long works.
 const PROVEN: Duration = Duration::from_secs(1);
 
@@ -86,23 +89,26 @@ async fn observe(room: &Arc<Room>) {
         tasks: JoinSet::new(),
         asked: BTreeSet::new(),
         not_older: None,
-        listed: Instant::now(),
+        lists: Lists::new(),
         removed: BTreeMap::new(),
         said: (Endpoints::Unknown, Peers::Unknown),
     };
-    observer.list(None).await;
     while !observer.denied {
-        observer.tell();
         observer.step().await;
+        observer.tell();
     }
     observer.say(Endpoints::Unobservable(Unobservable::NoPermission));
 }
 
-/// Endpoints are matched by uid, else by address, so the own Pod comes first where it isn't known yet.
+/// What was read at start, or else what the read at T0 brings, which is under way: the read at start may have
+/// failed, or T0 may have come before its answer.
 async fn know_myself(room: &Room) -> Me {
     let mut known = room.me.subscribe();
-    let settled = known.wait_for(|known| known.settled || known.me.uid.is_some());
-    let _ = timeout(KNOW_MYSELF, settled).await;
+    let bound = match room.identity.uid {
+        Some(_) => KNOW_MORE,
+        None => KNOW_MYSELF,
+    };
+    let _ = timeout(bound, known.wait_for(|known| known.settled)).await;
     room.me.borrow().me.clone()
 }
 
@@ -122,10 +128,21 @@ struct Observer {
     asked: BTreeSet<String>,
     /// The version in which an entry vanished.
     not_older: Option<String>,
-    listed: Instant,
+    lists: Lists,
     /// When each Service was seen to route here no more.
     removed: BTreeMap<String, Option<Instant>>,
     said: (Endpoints, Peers),
+}
+
+/// How the lists went.
+struct Lists {
+    /// One has succeeded, so that something is known.
+    any: bool,
+    /// The next one, if one is wanted, comes no sooner.
+    next: Instant,
+    /// Since when they have been failing.
+    failing: Option<Instant>,
+    backoff: Backoff,
 }
 
 /// What a task has to say.
@@ -143,16 +160,12 @@ enum News {
 impl Observer {
     /// Waits for something new.
     async fn step(&mut self) {
-        let vanished = self.slices.view().vanished;
-        let again = self.listed + LIST_AGAIN;
+        let wanted = !self.lists.any || self.slices.view().vanished;
         tokio::select! {
             // All that is known already comes before the decision to list once more.
             biased;
             Some(news) = self.inbox.recv() => self.learn(news),
-            () = sleep_until(again), if vanished => {
-                let not_older = self.not_older.take();
-                self.list(not_older.as_deref()).await;
-            }
+            () = sleep_until(self.lists.next), if wanted => self.list().await,
         }
     }
 
@@ -173,28 +186,21 @@ impl Observer {
         }
     }
 
-    /// Lists until it succeeds or is denied, then watches what holds this pod.
-    async fn list(&mut self, not_older: Option<&str>) {
+    /// Lists once, then watches what holds this pod. Where it fails it comes again later; watches are read
+    /// meanwhile, for they may tell what the list was wanted for.
+    async fn list(&mut self) {
         let begin = Instant::now();
-        let mut backoff = Backoff::new();
-        loop {
-            match list(&self.room, self.slices.me(), not_older).await {
-                Ok((all, version)) => {
-                    self.listed = Instant::now();
-                    self.slices.listed(all);
-                    return self.watch_own(&version);
-                }
-                Err(error) => {
-                    self.room.complain(LIST_SLICES, &error);
-                    if error.is_denied() {
-                        self.denied = true;
-                        return;
-                    }
-                    if begin.elapsed() >= SILENCE {
-                        self.say(Endpoints::Unobservable(Unobservable::Unavailable));
-                    }
-                    sleep(backoff.after(&error)).await;
-                }
+        match list(&self.room, self.slices.me(), self.not_older.as_deref()).await {
+            Ok((all, version)) => {
+                self.not_older = None;
+                self.lists.succeeded();
+                self.slices.listed(all);
+                self.watch_own(&version);
+            }
+            Err(error) => {
+                self.room.complain(LIST_SLICES, &error);
+                self.denied = error.is_denied();
+                self.lists.failed(begin, &error);
             }
         }
     }
@@ -223,14 +229,20 @@ impl Observer {
 
     /// Tells what is known by now, where it is new.
     fn tell(&mut self) {
+        let unavailable = Endpoints::Unobservable(Unobservable::Unavailable);
+        if !self.lists.any {
+            if self.lists.silent() {
+                self.say(unavailable);
+            }
+            return;
+        }
         let view = self.slices.view();
         self.measure(&view);
         self.ask(&view);
+        let unclear = !self.lost.is_empty() || (view.vanished && self.lists.silent());
         let endpoints = match view.endpoints {
             // What was last seen may be long past.
-            Endpoints::Routed if !self.lost.is_empty() => {
-                Endpoints::Unobservable(Unobservable::Unavailable)
-            }
+            Endpoints::Routed if unclear => unavailable,
             endpoints => endpoints,
         };
         // Before the endpoints: once those are gone, readiness is decided.
@@ -284,6 +296,36 @@ impl Observer {
                 self.tasks.spawn(ask_policy(room, service.clone(), news));
             }
         }
+    }
+}
+
+// === impl Lists ===
+
+impl Lists {
+    fn new() -> Self {
+        Self {
+            any: false,
+            next: Instant::now(),
+            failing: None,
+            backoff: Backoff::new(),
+        }
+    }
+
+    fn succeeded(&mut self) {
+        self.any = true;
+        self.next = Instant::now() + LIST_AGAIN;
+        self.failing = None;
+        self.backoff.reset();
+    }
+
+    fn failed(&mut self, begin: Instant, error: &ApiError) {
+        self.failing.get_or_insert(begin);
+        self.next = Instant::now() + self.backoff.after(error);
+    }
+
+    /// Nobody has answered for a while.
+    fn silent(&self) -> bool {
+        self.failing.is_some_and(|since| since.elapsed() >= SILENCE)
     }
 }
 
@@ -413,6 +455,8 @@ impl SliceWatch {
         let this = ListParams::default().fields(&format!("metadata.name={}", self.name));
         match self.room.api.list::<EndpointSlice>(&this).await {
             Ok(list) => {
+                // As good as a watch, while it lasts: what is known is as old as the wait between two.
+                self.works().await;
                 let version = list.metadata.resource_version;
                 self.version = version.clone().unwrap_or_default();
                 let news = match list.items.first() {

@@ -22,6 +22,8 @@ pub enum Fault {
     Forbidden,
     /// The request is taken and never answered.
     Mute,
+    /// The answer begins, and never ends.
+    Stalled,
     /// A watch says that the version is too old.
     Gone(Gone),
     /// A watch begins and ends.
@@ -32,6 +34,8 @@ pub enum Fault {
     Garbage,
     /// The answer comes, but late.
     Delay(Duration),
+    /// The same, and by then it is out of date.
+    Stale(Duration),
 }
 
 /// A version that is too old is told in two ways.

@@ -8,7 +8,7 @@ use axum::{
     http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
-use futures_util::stream;
+use futures_util::{StreamExt, stream};
 use serde_json::{Value, json};
 use tokio::{
     sync::watch,
@@ -54,9 +54,19 @@ pub async fn handle(State(shared): State<Arc<Shared>>, request: Request) -> Resp
 
 async fn answer(shared: &Arc<Shared>, asked: Asked) -> Response {
     let fault = shared.faults().next(asked.verb, asked.resource);
+    if let Some(Fault::Stale(delay)) = fault {
+        let response = truth(shared, asked);
+        tokio::time::sleep(delay).await;
+        return response;
+    }
     if let Some(response) = meet(fault, &asked, shared).await {
         return response;
     }
+    truth(shared, asked)
+}
+
+/// What there is.
+fn truth(shared: &Arc<Shared>, asked: Asked) -> Response {
     let expected = shared.token.lock().expect("a lock").clone();
     if expected.is_some_and(|token| asked.bearer != Some(format!("Bearer {token}"))) {
         return status(401, "Unauthorized", "Unauthorized");
@@ -81,6 +91,10 @@ async fn meet(fault: Option<Fault>, asked: &Asked, shared: &Shared) -> Option<Re
         }
         Fault::Forbidden => forbidden(asked),
         Fault::Mute => std::future::pending().await,
+        Fault::Stalled => {
+            let begin = stream::iter([Ok::<_, Infallible>("{\"kind\":")]);
+            Body::from_stream(begin.chain(stream::pending())).into_response()
+        }
         Fault::Gone(Gone::Status) => status(410, "Expired", GONE),
         Fault::Gone(Gone::Event) => lines(&[event("ERROR", status_object(410, "Expired", GONE))]),
         Fault::CloseAtOnce => lines(&[]),
@@ -90,6 +104,7 @@ async fn meet(fault: Option<Fault>, asked: &Asked, shared: &Shared) -> Option<Re
             tokio::time::sleep(delay).await;
             return None;
         }
+        Fault::Stale(_) => return None,
     })
 }
 

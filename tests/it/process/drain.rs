@@ -47,7 +47,7 @@ async fn who_waits_for_a_job_in_a_drain_is_answered_early_and_properly() {
     let (api, path) = (process.api, format!("/v1/jobs/{id}?wait=30s"));
     let waiter = tokio::spawn(async move { call(api, "GET", &path, &[], "").await });
     until("a request in flight", async || {
-        let requests = "lameduck_requests_in_flight{server=\"api\"}";
+        let requests = "lameduck_requests_in_flight{protocol=\"http/1.1\",server=\"api\"}";
         (process.metric(requests).await == Some(1.0)).then_some(())
     })
     .await;

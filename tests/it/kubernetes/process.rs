@@ -1,0 +1,270 @@
+//! The same through real processes: environment, mounted token, SIGTERM, termination message.
+
+use std::{
+    path::PathBuf,
+    process::{ExitStatus, Stdio},
+    time::{Duration, Instant},
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, BufReader, Lines},
+    process::{Child, ChildStderr, Command},
+    time::timeout,
+};
+
+use super::stage::{ME, SLICE, SOON, Stage};
+use crate::fake_api::{NAMESPACE, Resource, Verb};
+
+/// What the kubelet keeps.
+const LONGEST_MESSAGE: usize = 4096;
+
+/// `lameduck serve`, as a Pod would start it.
+struct Pod {
+    dir: TempDir,
+    command: Command,
+}
+
+struct Running {
+    dir: TempDir,
+    child: Child,
+    stderr: Lines<BufReader<ChildStderr>>,
+}
+
+struct Exited {
+    status: ExitStatus,
+    took: Duration,
+    report: Value,
+    message: Vec<u8>,
+    log: String,
+}
+
+// === impl Pod ===
+
+impl Pod {
+    fn new() -> Self {
+        let dir = TempDir::new().unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lameduck"));
+        command
+            .args([
+                "serve",
+                "--exec",
+                "true",
+                "--listen",
+                "127.0.0.1:0",
+                "--admin",
+                "127.0.0.1:0",
+            ])
+            .args([
+                "--settle",
+                "60ms",
+                "--quiet",
+                "60ms",
+                "--fallback-wait",
+                "400ms",
+            ])
+            .arg("--data")
+            .arg(dir.path().join("data"))
+            .env("LAMEDUCK_TERMINATION_LOG", dir.path().join("message"))
+            .env("POD_NAMESPACE", NAMESPACE)
+            .env("POD_NAME", ME)
+            .env("POD_UID", "u1")
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        Self { dir, command }
+    }
+
+    /// In a cluster with this API server.
+    fn of(stage: &Stage) -> Self {
+        let mut pod = Self::new();
+        stage.api.write_service_account(pod.dir.path(), "a token");
+        pod.command
+            .env("LAMEDUCK_KUBERNETES_API", stage.api.url())
+            .env("LAMEDUCK_SERVICE_ACCOUNT_DIR", pod.dir.path());
+        pod
+    }
+
+    /// Until both listeners are there.
+    async fn start(mut self) -> Running {
+        let mut child = self.command.spawn().expect("built with the tests");
+        let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
+        let listening = async {
+            while !stderr
+                .next_line()
+                .await
+                .unwrap()
+                .expect("a log line")
+                .contains("queue opened")
+            {}
+        };
+        timeout(Duration::from_secs(15), listening)
+            .await
+            .expect("it starts");
+        Running {
+            dir: self.dir,
+            child,
+            stderr,
+        }
+    }
+}
+
+// === impl Running ===
+
+impl Running {
+    fn terminate(&self) {
+        let pid = Pid::from_raw(self.child.id().unwrap().cast_signed()).unwrap();
+        kill_process(pid, Signal::TERM).unwrap();
+    }
+
+    async fn exits(mut self) -> Exited {
+        let begin = Instant::now();
+        let ended = timeout(Duration::from_secs(20), self.child.wait()).await;
+        let status = ended.expect("it ends").unwrap();
+        let took = begin.elapsed();
+        let mut log = String::new();
+        while let Some(line) = self.stderr.next_line().await.unwrap() {
+            log.push_str(&line);
+            log.push('\n');
+        }
+        let report = log.lines().find(|line| line.contains("drain report"));
+        let report = report.unwrap_or_else(|| panic!("no report in\n{log}"));
+        Exited {
+            status,
+            took,
+            report: serde_json::from_str(report).unwrap(),
+            message: std::fs::read(self.dir.path().join("message")).unwrap(),
+            log,
+        }
+    }
+}
+
+// === impl Exited ===
+
+impl Exited {
+    /// The termination message tells of the same drain as the log does.
+    fn told_twice(&self) {
+        assert!(
+            self.message.len() <= LONGEST_MESSAGE,
+            "{} bytes",
+            self.message.len()
+        );
+        let message: Value = serde_json::from_slice(&self.message).expect("JSON");
+        for field in [
+            "drain_id",
+            "outcome",
+            "cause",
+            "routing",
+            "removal_seconds",
+            "phases",
+        ] {
+            assert_eq!(message[field], self.report[field], "{field}");
+        }
+        assert!(
+            message["drain_id"]
+                .as_str()
+                .is_some_and(|id| id.len() == 10)
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_deleted_pods_process_waits_for_its_endpoint_and_leaves_its_report() {
+    let stage = Stage::set().await;
+    let running = Pod::of(&stage).start().await;
+    stage
+        .api
+        .asked(Verb::List, Resource::EndpointSlices, 1)
+        .await;
+    stage.api.delete_pod(ME, 30);
+    running.terminate();
+    stage.watched(1).await;
+    stage.sync();
+    let exited = running.exits().await;
+    assert!(exited.status.success(), "{}", exited.log);
+    assert!(exited.took < SOON, "{:?}", exited.took);
+    let report = &exited.report;
+    assert_eq!(report["routing"], "removed");
+    assert_eq!(report["cause"], "pod_deleted");
+    assert_eq!(report["deadline_source"], "deletion_grace_period");
+    exited.told_twice();
+}
+
+#[tokio::test]
+async fn a_process_whose_token_is_refused_waits_by_the_clock() {
+    let stage = Stage::set().await;
+    let pod = Pod::of(&stage);
+    std::fs::write(pod.dir.path().join("token"), "another token").unwrap();
+    let running = pod.start().await;
+    running.terminate();
+    let exited = running.exits().await;
+    assert!(exited.status.success(), "{}", exited.log);
+    assert_eq!(exited.report["routing"], "no_permission");
+    assert!(exited.log.contains("missing permission"), "{}", exited.log);
+    exited.told_twice();
+}
+
+#[tokio::test]
+async fn a_process_without_a_service_account_waits_by_the_clock_and_says_why() {
+    let mut pod = Pod::new();
+    pod.command.env("KUBERNETES_SERVICE_HOST", "127.0.0.1");
+    let running = pod.start().await;
+    running.terminate();
+    let exited = running.exits().await;
+    assert!(exited.status.success(), "{}", exited.log);
+    assert_eq!(exited.report["routing"], "no_permission");
+    assert!(
+        exited.log.contains("automountServiceAccountToken"),
+        "{}",
+        exited.log
+    );
+    exited.told_twice();
+}
+
+/// A library user's program, with nothing set but where the cluster is.
+#[tokio::test]
+async fn a_program_that_uses_the_library_leaves_its_report_too() {
+    let stage = Stage::set().await;
+    let pod = Pod::of(&stage);
+    let mut child = Command::new(example("rolled"))
+        .env("LAMEDUCK_KUBERNETES_API", stage.api.url())
+        .env("LAMEDUCK_SERVICE_ACCOUNT_DIR", pod.dir.path())
+        .env("LAMEDUCK_TERMINATION_LOG", pod.dir.path().join("message"))
+        .env("POD_NAME", ME)
+        .stdout(Stdio::piped())
+        .kill_on_drop(true)
+        .spawn()
+        .expect("examples are built with the tests");
+    let mut byte = [0];
+    child
+        .stdout
+        .take()
+        .unwrap()
+        .read_exact(&mut byte)
+        .await
+        .unwrap();
+    stage
+        .api
+        .asked(Verb::List, Resource::EndpointSlices, 1)
+        .await;
+    stage.api.delete_pod(ME, 30);
+    let pid = Pid::from_raw(child.id().unwrap().cast_signed()).unwrap();
+    kill_process(pid, Signal::TERM).unwrap();
+    stage.watched(1).await;
+    stage.api.set_endpoint(SLICE, ME, [false, true, true]);
+    let status = timeout(Duration::from_secs(20), child.wait()).await;
+    assert!(status.expect("it ends").unwrap().success());
+    let message = std::fs::read(pod.dir.path().join("message")).unwrap();
+    assert!(message.len() <= LONGEST_MESSAGE);
+    let message: Value = serde_json::from_slice(&message).expect("JSON");
+    assert_eq!(message["routing"], "removed");
+    assert_eq!(message["cause"], "pod_deleted");
+}
+
+fn example(name: &str) -> PathBuf {
+    let test = std::env::current_exe().unwrap();
+    test.ancestors().nth(2).unwrap().join("examples").join(name)
+}
