@@ -59,8 +59,8 @@
 //! # }
 //! ```
 //!
-//! A handler learns how far the drain has come from the [`Drain`] in its request's extensions (with axum: an
-//! argument of type `Drain`), so that what has no end of its own, an event stream or a long poll, ends when clients
+//! A handler learns how far the drain has come from a [`Drain`] (with axum an argument of that type, otherwise
+//! from the [`http::Origin`] in its request's extensions), so that what has no end of its own, an event stream or a long poll, ends when clients
 //! are asked to leave.
 //!
 //! How a drain goes, moment by moment, is told in [`lifecycle`] and, with the reason for every default, in

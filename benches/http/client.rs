@@ -56,8 +56,14 @@ impl Sender {
             .body(Body::from(payload))
             .expect("a request");
         let response = match self {
-            Self::Http1(sender) => sender.send_request(request).await?,
-            Self::Http2(sender) => sender.send_request(request).await?,
+            Self::Http1(sender) => {
+                sender.ready().await?;
+                sender.send_request(request).await?
+            }
+            Self::Http2(sender) => {
+                sender.ready().await?;
+                sender.send_request(request).await?
+            }
         };
         let body = response.into_body().collect().await?;
         assert_eq!(body.to_bytes(), payload);

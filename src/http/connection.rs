@@ -37,6 +37,7 @@ use super::{
     late::LateLog,
     listener::Peer,
     metrics::{Meter, Protocol, Reason},
+    origin::Origin,
     patience::{Interrupt, Patience},
     service::{Counted, RequestContext},
     settings::HttpSettings,
@@ -101,8 +102,8 @@ impl Connection {
         });
         let context = RequestContext {
             drain: self.drain.clone(),
+            origin: Origin::new(self.drain.clone(), peer, activity.is_late()),
             activity: activity.clone(),
-            peer,
             late: self.late.clone(),
             keep_alive,
         };
@@ -225,7 +226,7 @@ impl<S> Driver<S> {
             Interrupt::TooSlow | Interrupt::Stuck | Interrupt::Unacknowledged => {
                 tracing::debug!(
                     server = self.connection.traffic.server(),
-                    peer = %self.service.context.peer,
+                    peer = %self.service.context.origin.peer(),
                     ?interrupt,
                     "connection closed"
                 );

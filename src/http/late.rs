@@ -9,11 +9,6 @@ use http::{HeaderMap, HeaderName, header};
 
 use super::listener::Peer;
 
-/// In the extensions of a request that came over a connection made after the endpoints were gone. It is
-/// served as any other; a handler may want to say so in its log.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Late;
-
 /// Different senders that are told apart in the warning.
 const SENDERS: usize = 8;
 

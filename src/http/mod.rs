@@ -12,7 +12,6 @@
 
 mod activity;
 mod connection;
-mod extract;
 #[cfg(feature = "grpc")]
 mod grpc;
 mod io;
@@ -20,6 +19,7 @@ mod late;
 mod leaving;
 mod listener;
 mod metrics;
+mod origin;
 mod patience;
 mod probes;
 mod server;
@@ -42,9 +42,9 @@ pub use self::tls::{Tls, TlsError};
 #[cfg(feature = "ws")]
 pub use self::websocket::WebSocket;
 pub use self::{
-    late::Late,
     leaving::{UntilLeave, until_leave},
     listener::{Listener, Peer},
+    origin::Origin,
     probes::probes,
     settings::HttpSettings,
 };

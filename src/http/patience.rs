@@ -4,7 +4,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -43,6 +43,10 @@ pub(super) struct Patience {
     stage: Stage,
     stage_since: Instant,
     next_stage: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Whom the next stage and the timer wake, where they have been told.
+    waker: Option<Waker>,
+    stage_registered: bool,
+    timer_registered: bool,
     /// What it does, since when, and how many requests had begun then.
     doing: (Doing, Instant, usize),
     timer: Pin<Box<Sleep>>,
@@ -61,6 +65,19 @@ enum Stage {
     Leave,
     CloseIdle,
     Cut,
+}
+
+// === impl Stage ===
+
+impl Stage {
+    /// The moment at which the next one begins.
+    fn end(self) -> Moment {
+        match self {
+            Self::Serving => Moment::Leave,
+            Self::Leave => Moment::CloseIdle,
+            Self::CloseIdle | Self::Cut => Moment::Cut,
+        }
+    }
 }
 
 // === impl Interrupt ===
@@ -94,6 +111,9 @@ impl Patience {
             stage: Stage::Serving,
             stage_since: now,
             next_stage: Box::pin(drain.token(Moment::Leave).clone().cancelled_owned()),
+            waker: None,
+            stage_registered: false,
+            timer_registered: false,
             doing: (Doing::Idle, now, 0),
             timer: Box::pin(sleep_until(now + settings.idle_timeout)),
             streams: false,
@@ -126,8 +146,16 @@ impl Patience {
 
     /// Pending while the connection may go on; wakes the task when that may have changed, or when it
     /// [must go away](Self::must_go_away).
+    ///
+    /// Called whenever the connection has nothing to do, twice with every request; so nothing is registered
+    /// again that is registered already.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Interrupt> {
-        while self.stage < Stage::Cut && self.next_stage.as_mut().poll(cx).is_ready() {
+        if !self.waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+            self.waker = Some(cx.waker().clone());
+            self.stage_registered = false;
+            self.timer_registered = false;
+        }
+        while self.stage < Stage::Cut && self.next_stage_has_come(cx) {
             self.enter_next_stage();
         }
         if self.stage == Stage::Cut {
@@ -135,36 +163,50 @@ impl Patience {
         }
         self.look();
         loop {
+            let due = self.due();
+            let asks = self.streams && self.gone_away.is_none() && self.stage >= Stage::Leave;
+            let go_away = asks.then(|| self.go_away_at());
+            if due.is_none() && go_away.is_none() {
+                return Poll::Pending;
+            }
             let now = Instant::now();
-            let due = match self.due() {
+            let due = match due {
                 Some((due, interrupt)) if due <= now => return Poll::Ready(interrupt),
                 due => due.map(|(due, _)| due),
             };
-            let asks = self.streams && self.gone_away.is_none() && self.stage >= Stage::Leave;
-            let go_away = asks.then(|| self.go_away_at());
             let Some(wake) = due.into_iter().chain(go_away.filter(|at| *at > now)).min() else {
                 return Poll::Pending;
             };
             // A timer that fires too early does no harm and costs less than moving it with every request.
             if wake < self.timer.deadline() || self.timer.is_elapsed() {
                 self.timer.as_mut().reset(wake);
+                self.timer_registered = false;
             }
-            if self.timer.as_mut().poll(cx).is_pending() {
+            if self.timer_registered || self.timer.as_mut().poll(cx).is_pending() {
+                self.timer_registered = true;
                 return Poll::Pending;
             }
         }
     }
 
+    fn next_stage_has_come(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.stage_registered {
+            self.stage_registered = true;
+            return self.next_stage.as_mut().poll(cx).is_ready();
+        }
+        self.drain.has(self.stage.end())
+    }
+
     fn enter_next_stage(&mut self) {
-        let (stage, next) = match self.stage {
-            Stage::Serving => (Stage::Leave, Moment::CloseIdle),
-            Stage::Leave => (Stage::CloseIdle, Moment::Cut),
-            Stage::CloseIdle | Stage::Cut => (Stage::Cut, Moment::Cut),
+        self.stage = match self.stage {
+            Stage::Serving => Stage::Leave,
+            Stage::Leave => Stage::CloseIdle,
+            Stage::CloseIdle | Stage::Cut => Stage::Cut,
         };
-        self.stage = stage;
         self.stage_since = Instant::now();
-        let next = self.drain.token(next).clone().cancelled_owned();
-        self.next_stage = Box::pin(next);
+        let next = self.drain.token(self.stage.end()).clone();
+        self.next_stage = Box::pin(next.cancelled_owned());
+        self.stage_registered = false;
     }
 
     fn look(&mut self) {

@@ -8,7 +8,6 @@ use std::{
     task::{Context, Poll},
 };
 
-use axum::extract::ConnectInfo;
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -19,9 +18,9 @@ use crate::lifecycle::{Drain, Moment};
 
 use super::{
     activity::{Activity, InFlight},
-    late::{Late, LateLog, is_probe},
-    listener::Peer,
+    late::{LateLog, is_probe},
     metrics::{Protocol, Reason},
+    origin::Origin,
 };
 
 /// Not a header of any RFC in force, but read by many clients (RFC 2068, section 19.7.1.1).
@@ -37,8 +36,8 @@ pub(super) struct Counted<S> {
 /// What all requests of a connection share.
 pub(super) struct RequestContext {
     pub(super) drain: Drain,
+    pub(super) origin: Origin,
     pub(super) activity: Arc<Activity>,
-    pub(super) peer: Peer,
     pub(super) late: Arc<LateLog>,
     pub(super) keep_alive: Option<HeaderValue>,
 }
@@ -66,21 +65,16 @@ pin_project! {
 // === impl RequestContext ===
 
 impl RequestContext {
-    /// Counts a request, and tells its handler what we know: the [`Drain`], the [`Peer`], whether it is
-    /// [`Late`].
+    /// Counts a request, and tells its handler where it came from.
     fn begin<B>(&self, request: &mut Request<B>) -> InFlight {
-        let probe = is_probe(request.headers());
-        if self.activity.is_late() && self.drain.is_observed() && !probe {
+        // A connection shows by its first request whose it is; later ones matter only to a drain.
+        let draining = self.drain.has(Moment::Began);
+        let probe = (draining || self.activity.begun() == 0) && is_probe(request.headers());
+        if draining && self.origin.is_late() && self.drain.is_observed() && !probe {
             self.activity.meter().late.inc();
-            self.late.note(&self.peer, request.headers());
-            request.extensions_mut().insert(Late);
+            self.late.note(self.origin.peer(), request.headers());
         }
-        let extensions = request.extensions_mut();
-        extensions.insert(self.drain.clone());
-        extensions.insert(self.peer.clone());
-        if let Peer::Tcp(address) = self.peer {
-            extensions.insert(ConnectInfo(address));
-        }
+        request.extensions_mut().insert(self.origin.clone());
         self.activity.request(probe)
     }
 
