@@ -364,7 +364,7 @@ def notes():
     text = output("helm-4", "install", "jobs", str(CHART), "--dry-run=client", "--namespace", "shop",
                   values_file(DEMO | {"rbac": {"create": False}})).split("NOTES:")[1]
     for words in ("service/jobs-lameduck 8080:8080", "rollout restart statefulset/jobs-lameduck", "describe pod jobs-lameduck-0",
-                  "--namespace shop", "/v1/jobs", "rbac.create is false"):
+                  "--namespace shop", "/v1/queues/default/jobs", "rbac.create is false"):
         equal(words in text, True, words)
 
 
