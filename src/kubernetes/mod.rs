@@ -24,7 +24,8 @@
 //! | `slices` | who routes here, from EndpointSlices; no I/O |
 //! | `observe` | when to ask what, and what to do where there is no answer |
 //! | `api`, `watch`, `backoff` | requests that are bounded in time and size |
-//! | `termination` | the drain report where `kubectl describe pod` shows it |
+//! | `events`, `termination` | the drain where `kubectl describe pod` shows it |
+//! | `permissions` | the rules below, and how a missing one is named |
 //!
 //! # Permissions
 //!
@@ -33,12 +34,13 @@
 //!   - { apiGroups: [""], resources: [pods], verbs: [get, watch] }
 //!   - { apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [list, watch] }
 //!   - { apiGroups: [""], resources: [services], verbs: [get] }    # optional
+//!   - { apiGroups: [events.k8s.io], resources: [events], verbs: [create] }    # optional
 //! ```
 //!
 //! All in the pod's own namespace. Without the first, cause and deadline are those of the settings; with
 //! `get` alone, a second delete is seen up to two seconds late. Without the second, the endpoint wait goes
 //! by the clock. The third only matters to the readiness policy `auto`, for Services whose traffic stays on
-//! its node. What is missing is said once, at start where it can be seen then, and nothing fails for it.
+//! its node; without the fourth, `kubectl describe pod` does not tell of the drain. What is missing is said once, at start where it can be seen then, and nothing fails for it.
 //!
 //! # Example
 //!
@@ -57,15 +59,22 @@
 mod access;
 mod api;
 mod backoff;
+mod events;
 mod identity;
 mod metrics;
 mod observe;
+mod permissions;
 mod pod;
 mod slices;
 mod termination;
 mod watch;
 
-use std::{convert::Infallible, path::PathBuf, time::Duration};
+use std::{
+    convert::Infallible,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
 
 pub use self::identity::Identity;
 use self::{access::Access, metrics::Metrics, termination::TerminationLog};
@@ -159,12 +168,20 @@ impl Lifecycle {
         let drain = self.drain().clone();
         let metrics = Metrics::register(drain.registry());
         let log = kubernetes.termination_log.clone();
+        let room = Arc::new(OnceLock::new());
+        let shared = room.clone();
         let observer = async move {
-            observe::run(kubernetes, drain, metrics).await;
+            observe::run(kubernetes, drain, metrics, &shared).await;
             Ok::<_, Infallible>(())
         };
         self.is_observed()
             .background("kubernetes", observer)
+            .on_report("Event", move |report| async move {
+                if let Some(room) = room.get() {
+                    room.tell_of_the_end(&report).await;
+                }
+                Ok::<_, Infallible>(())
+            })
             .on_report("termination message", move |report| async move {
                 log.write(&report).await
             })

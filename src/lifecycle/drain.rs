@@ -237,7 +237,8 @@ impl Drain {
 
     // --- for the shell and the gauges ---
 
-    pub(super) fn load(&self) -> Load {
+    /// What is carried now.
+    pub(crate) fn load(&self) -> Load {
         let mut load = Load::default();
         for traffic in lock(&self.0.traffic).iter() {
             traffic.add_to(&mut load);

@@ -12,6 +12,7 @@ pub enum Resource {
     Pods,
     EndpointSlices,
     Services,
+    Events,
 }
 
 /// How it can be asked for.
@@ -20,6 +21,7 @@ pub enum Verb {
     Get,
     List,
     Watch,
+    Create,
 }
 
 /// All objects, and what became of them since the last compaction.
@@ -51,13 +53,19 @@ pub struct Pages {
 // === impl Resource ===
 
 impl Resource {
-    pub const ALL: [Self; 3] = [Self::Pods, Self::EndpointSlices, Self::Services];
+    pub const ALL: [Self; 4] = [
+        Self::Pods,
+        Self::EndpointSlices,
+        Self::Services,
+        Self::Events,
+    ];
 
     /// (API group and version, plural, kind)
     pub fn names(self) -> (&'static str, &'static str, &'static str) {
         match self {
             Self::Pods => ("v1", "pods", "Pod"),
             Self::Services => ("v1", "services", "Service"),
+            Self::Events => ("events.k8s.io/v1", "events", "Event"),
             Self::EndpointSlices => ("discovery.k8s.io/v1", "endpointslices", "EndpointSlice"),
         }
     }

@@ -77,7 +77,13 @@ async fn a_drain_costs_no_more_beside_five_thousand_endpoints_than_beside_none()
     assert_eq!(small_kinds, large_kinds);
     assert_eq!(
         large_kinds,
-        ["Get Pods", "Watch EndpointSlices", "Watch Pods"]
+        [
+            "Create Events",
+            "Create Events",
+            "Get Pods",
+            "Watch EndpointSlices",
+            "Watch Pods"
+        ]
     );
     // Versions have more digits.
     assert!(
@@ -99,7 +105,7 @@ async fn a_drain_costs_no_more_beside_five_thousand_endpoints_than_beside_none()
 }
 
 #[tokio::test]
-async fn before_the_drain_two_requests_are_all() {
+async fn before_the_drain_one_get_and_one_short_list_are_all() {
     let stage = Stage::set().await;
     let process = stage.start().await;
     let asked = stage.api.requests();

@@ -105,7 +105,7 @@ impl Stage {
     /// Starts the process, and waits for the answers to what it asks at start.
     pub async fn start(&self) -> Process {
         let process = self.start_in_haste().await;
-        until("answers at start", || process.answers() == 2.0).await;
+        until("answers at start", || process.answers() == 3.0).await;
         process
     }
 
@@ -184,6 +184,10 @@ impl Process {
     }
 
     /// One request over a new connection.
+    pub fn drain_id(&self) -> String {
+        self.drain.id().to_owned()
+    }
+
     pub async fn ask(&self) -> io::Result<String> {
         ask(self.address).await
     }
