@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help test lint unit soak features deploy image deny clean
+.PHONY: help test lint unit soak lag features deploy image deny clean
 
 help:                     ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ unit:                     ## unit, property, process and rollout tests
 
 soak:                     ## rollouts under load, again and again (LAMEDUCK_SOAK=10 times; 20 s each)
 	$(CARGO) test --locked --test it rollouts_again -- --ignored --nocapture
+
+lag:                      ## a rollout behind balancers that lag 0 to 10 s, beside a sleep of 5 s (2 minutes)
+	$(CARGO) test --locked --test it a_shutdown_follows -- --ignored --nocapture
 
 features:                 ## the library, as those take it who want only a part of it
 	$(CARGO) check --locked --no-default-features --lib

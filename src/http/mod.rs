@@ -22,6 +22,7 @@ mod metrics;
 mod origin;
 mod patience;
 mod probes;
+mod scrapes;
 mod server;
 mod service;
 mod settings;

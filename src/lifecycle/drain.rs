@@ -18,10 +18,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     budget::Budget,
-    conductor::Input,
+    conductor::{Input, Record, RoutingEnd},
     inflight::{Traffic, Work},
     metrics,
-    observation::{Cause, Endpoints, Kill, Load, Peers},
+    observation::{Cause, DeadlineSource, Endpoints, Kill, Load, Peers},
     phase::{Moment, Phase},
 };
 
@@ -56,8 +56,17 @@ struct Shared {
     emptied: Notify,
     traffic: Mutex<Vec<Arc<Traffic>>>,
     work: Mutex<Vec<Arc<Work>>>,
+    known: Mutex<Known>,
     registry: prometheus::Registry,
     kept: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
+}
+
+/// What the conductor knows of the drain beside its plan.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Known {
+    pub(super) cause: Option<Cause>,
+    pub(super) source: Option<DeadlineSource>,
+    pub(super) routing: Option<RoutingEnd>,
 }
 
 // === impl Drain ===
@@ -82,6 +91,7 @@ impl Drain {
             emptied: Notify::new(),
             traffic: Mutex::default(),
             work: Mutex::default(),
+            known: Mutex::default(),
             registry: prometheus::Registry::new(),
             kept: Mutex::default(),
         }));
@@ -266,10 +276,20 @@ impl Drain {
         self.0.plan.send_replace(Some(budget));
     }
 
-    pub(super) fn set_cause(&self, cause: Cause) {
+    /// What is known of the drain, for the metrics.
+    pub(super) fn known(&self) -> Known {
+        *lock(&self.0.known)
+    }
+
+    pub(super) fn set_known(&self, record: &Record) {
+        *lock(&self.0.known) = Known {
+            cause: Some(record.cause),
+            source: Some(record.deadline_source),
+            routing: record.routing,
+        };
         self.0
             .cause
-            .send_if_modified(|known| known.replace(cause) != Some(cause));
+            .send_if_modified(|known| known.replace(record.cause) != Some(record.cause));
     }
 
     pub(super) fn enter(&self, phase: Phase, at: Instant) {
