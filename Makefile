@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help test lint unit soak lag features deploy image deny clean
+.PHONY: help test lint unit soak lag cost features deploy image deny clean
 
 help:                     ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -22,6 +22,9 @@ soak:                     ## rollouts under load, again and again (LAMEDUCK_SOAK
 
 lag:                      ## a rollout behind balancers that lag 0 to 10 s, beside a sleep of 5 s (2 minutes)
 	$(CARGO) test --locked --test it a_shutdown_follows -- --ignored --nocapture
+
+cost:                     ## what a drain costs the API server, by the size of its Service
+	$(CARGO) test --locked --test it what_a_drain_costs -- --ignored --nocapture
 
 features:                 ## the library, as those take it who want only a part of it
 	$(CARGO) check --locked --no-default-features --lib

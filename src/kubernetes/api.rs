@@ -133,7 +133,7 @@ impl Api {
         let opened = self.head(request).await;
         self.count(opened.as_ref().err());
         let (body, clock) = opened?;
-        Ok(Watch::new(body, clock))
+        Ok(Watch::new(body, clock, self.metrics.clone()))
     }
 
     /// The rules that the service account has in this namespace.
@@ -167,6 +167,7 @@ impl Api {
         let fetched = async {
             let (body, clock) = self.head(request).await?;
             let bytes = collect(body, LARGEST_BODY).await?;
+            self.metrics.received(bytes.len());
             let object = serde_json::from_slice(&bytes)
                 .map_err(|error| ApiError::Invalid(error.to_string()))?;
             Ok((object, clock))

@@ -120,3 +120,19 @@ async fn before_the_drain_one_get_and_one_short_list_are_all() {
     );
     drop(process);
 }
+
+#[tokio::test]
+#[ignore = "a measurement; run by `make cost`"]
+async fn what_a_drain_costs_the_api_server() {
+    println!("endpoints    list: requests      bytes    rest: requests      bytes");
+    for endpoints in [10, 1_000, 10_000] {
+        // A slice of a hundred each, beside the own one.
+        let asked = requests(endpoints / 100).await;
+        let sum = |list: bool| {
+            let of = asked.iter().filter(|r| (r.verb == Verb::List) == list);
+            (of.clone().count(), of.map(|r| r.bytes).sum::<usize>())
+        };
+        let ((lists, list_bytes), (rest, rest_bytes)) = (sum(true), sum(false));
+        println!("{endpoints:>9} {lists:>17} {list_bytes:>10} {rest:>17} {rest_bytes:>10}");
+    }
+}
