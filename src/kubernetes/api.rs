@@ -136,6 +136,17 @@ impl Api {
         Ok(Watch::new(body, clock, self.metrics.clone()))
     }
 
+    /// Changes some fields of a Pod (RFC 7396).
+    pub(super) async fn patch_pod(&self, name: &str, patch: &Value) -> Result<(), ApiError> {
+        let namespace = &self.namespace;
+        let request = http::Request::patch(format!("/api/v1/namespaces/{namespace}/pods/{name}"))
+            .header(http::header::CONTENT_TYPE, "application/merge-patch+json")
+            .body(patch.to_string().into_bytes())
+            .map_err(kube::core::request::Error::BuildRequest);
+        self.fetch::<Value>(request).await?;
+        Ok(())
+    }
+
     /// The rules that the service account has in this namespace.
     pub(super) async fn own_rules(&self) -> Result<SubjectRulesReviewStatus, ApiError> {
         let review = serde_json::json!({

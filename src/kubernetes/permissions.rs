@@ -56,7 +56,14 @@ pub(super) const CREATE_EVENTS: Rule = Rule {
     own_pod: false,
 };
 
-/// All of them.
+/// Not among those that are looked for at start: it is needed only where it is asked for.
+pub(super) const PATCH_PODS: Rule = Rule {
+    verb: "patch",
+    without: "a scale-down does not know which pods are idle",
+    ..GET_PODS
+};
+
+/// All that every drain makes use of.
 const ALL: [Rule; 6] = [
     GET_PODS,
     WATCH_PODS,

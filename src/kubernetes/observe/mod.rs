@@ -31,6 +31,7 @@ use super::{
     access::Access,
     api::{Api, ApiError},
     backoff::Backoff,
+    deletion_cost,
     events::Event,
     metrics::Metrics,
     permissions::{
@@ -55,11 +56,12 @@ const TELLINGS: usize = 3;
 
 /// What all parts of the room share.
 pub(super) struct Room {
-    api: Api,
-    drain: Drain,
+    pub(super) api: Api,
+    pub(super) drain: Drain,
     metrics: Metrics,
-    identity: Identity,
+    pub(super) identity: Identity,
     no_deletion_cap: Option<Duration>,
+    deletion_cost: bool,
     /// What is known of the own Pod.
     me: watch::Sender<Known>,
     warned: Mutex<BTreeSet<Rule>>,
@@ -89,7 +91,7 @@ pub(super) async fn run(
     tokio::select! {
         biased;
         () = drain.reached(Moment::Began) => {}
-        () = async { room.check_permissions().await; drain.reached(Moment::Began).await } => {}
+        () = async { room.check_permissions().await; room.serve().await } => {}
     }
     tokio::join!(
         pod::follow(&room),
@@ -118,6 +120,7 @@ impl Room {
             access,
             identity,
             no_deletion_cap,
+            deletion_cost,
             ..
         } = kubernetes;
         let config = match access {
@@ -144,9 +147,18 @@ impl Room {
             metrics,
             identity,
             no_deletion_cap,
+            deletion_cost,
             me: watch::Sender::new(known),
             warned: Mutex::default(),
         })
+    }
+
+    /// What there is to do until a drain begins.
+    async fn serve(&self) {
+        if self.deletion_cost {
+            deletion_cost::follow(self).await;
+        }
+        self.drain.reached(Moment::Began).await;
     }
 
     /// Says at start what would be missing at the end, while there is still time to put it right.
@@ -276,7 +288,7 @@ impl Room {
     }
 
     /// Warns of a missing rule once, of anything else at `debug`: who retries says in the end how it went.
-    fn complain(&self, rule: Rule, error: &ApiError) {
+    pub(super) fn complain(&self, rule: Rule, error: &ApiError) {
         if !error.is_denied() {
             tracing::debug!(verb = rule.verb, resource = rule.resource, %error, "no answer from the API server");
             return;

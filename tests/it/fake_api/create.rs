@@ -1,4 +1,4 @@
-//! What is posted: Events, and the question which rules one has.
+//! What is written: Events, a Pod's annotations; and the question which rules one has.
 
 use std::sync::Arc;
 
@@ -6,7 +6,7 @@ use axum::{body::to_bytes, extract::Request, http::header, response::Response};
 use serde_json::{Value, json};
 
 use super::{
-    Logged, Resource, Shared, Verb,
+    Fault, Logged, Resource, Shared, Verb,
     serve::{forbidden_to, json_response, meet, status},
     store::name,
 };
@@ -30,6 +30,9 @@ pub async fn handle(shared: &Arc<Shared>, request: Request) -> Response {
     let bearer = bearer.and_then(|bearer| Some(bearer.to_str().ok()?.to_owned()));
     if expected.is_some_and(|token| bearer != Some(format!("Bearer {token}"))) {
         return status(401, "Unauthorized", "Unauthorized");
+    }
+    if let Some(name) = path.strip_prefix(&format!("{}/", Resource::Pods.path())) {
+        return patch_pod(shared, name, &object);
     }
     if path == REVIEW {
         return review(shared, object);
@@ -57,6 +60,32 @@ pub async fn handle(shared: &Arc<Shared>, request: Request) -> Response {
         return response;
     }
     create_event(shared, object)
+}
+
+/// A merge patch, as far as annotations go (RFC 7396).
+fn patch_pod(shared: &Shared, pod: &str, patch: &Value) -> Response {
+    shared.note(Logged {
+        verb: Verb::Patch,
+        resource: Resource::Pods,
+        name: Some(pod.to_owned()),
+        query: Vec::new(),
+        bytes: 0,
+    });
+    if let Some(Fault::Forbidden) = shared.faults().next(Verb::Patch, Resource::Pods) {
+        return forbidden_to(Verb::Patch, Resource::Pods);
+    }
+    let Some(mut object) = shared.store().get(Resource::Pods, pod).cloned() else {
+        return status(404, "NotFound", "pods not found");
+    };
+    for (key, value) in patch["metadata"]["annotations"]
+        .as_object()
+        .into_iter()
+        .flatten()
+    {
+        object["metadata"]["annotations"][key] = value.clone();
+    }
+    shared.change(|store| store.put(Resource::Pods, object.clone()));
+    json_response(200, object.to_string())
 }
 
 fn create_event(shared: &Shared, event: Value) -> Response {

@@ -36,7 +36,8 @@ struct Asked {
 
 /// Anything under `/api` and `/apis`.
 pub async fn handle(State(shared): State<Arc<Shared>>, request: Request) -> Response {
-    let mut response = if request.method() == Method::POST {
+    let writes = [Method::POST, Method::PATCH].contains(request.method());
+    let mut response = if writes {
         create::handle(&shared, request).await
     } else {
         match Asked::new(&shared, &request) {
@@ -80,7 +81,7 @@ fn truth(shared: &Arc<Shared>, asked: Asked) -> Response {
         Verb::Get => get(shared, &asked),
         Verb::List => list(shared, &asked),
         Verb::Watch => watch(shared, asked),
-        Verb::Create => unreachable!("posted"),
+        Verb::Create | Verb::Patch => unreachable!("written elsewhere"),
     }
 }
 

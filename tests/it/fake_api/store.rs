@@ -22,6 +22,7 @@ pub enum Verb {
     List,
     Watch,
     Create,
+    Patch,
 }
 
 /// All objects, and what became of them since the last compaction.

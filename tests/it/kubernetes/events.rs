@@ -149,3 +149,19 @@ async fn all_missing_rules_are_named_in_one_line_at_start() {
     }
     assert!(!lines[0].contains("endpointslices"), "{}", lines[0]);
 }
+
+#[tokio::test]
+async fn a_pod_that_works_costs_more_to_delete_than_one_that_does_not() {
+    let mut stage = Stage::set().await;
+    stage.deletion_cost = true;
+    let cost = |stage: &Stage| {
+        let pod = stage.api.read(Resource::Pods, ME).unwrap();
+        let annotations = &pod["metadata"]["annotations"];
+        annotations["controller.kubernetes.io/pod-deletion-cost"].clone()
+    };
+    let process = stage.start_in_haste().await;
+    until("an idle pod", || cost(&stage) == "0").await;
+    let _held = process.ask_for_ever().await;
+    until("a busy pod", || cost(&stage) == "1000").await;
+    assert_eq!(stage.api.count(Verb::Patch, Resource::Pods), 2);
+}
