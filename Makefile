@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help test lint unit soak lag cost features deploy image deny clean
+.PHONY: help test lint unit soak lag cost features deploy image e2e deny clean
 
 help:                     ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ deploy:                   ## chart and manifests: rendered, linted, validated, c
 
 image:                    ## the image: built, run as PID 1, drained (needs root and buildah)
 	tests/deploy/image
+
+e2e:                      ## in the cluster that KUBECONFIG names; skipped where there is none
+	tests/e2e/run
 
 deny:                     ## licences, sources and bans of all dependencies (needs cargo-deny)
 	$(CARGO) deny --locked check bans licenses sources
