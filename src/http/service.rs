@@ -98,6 +98,10 @@ impl RequestContext {
             self.activity.ends(Reason::Leave);
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
+            if version == Version::HTTP_10 {
+                // Else hyper adds a `keep-alive` to it, for a client of HTTP/1.0 that has asked for that.
+                *response.version_mut() = version;
+            }
         } else if let Some(hint) = &self.keep_alive {
             response.headers_mut().insert(KEEP_ALIVE, hint.clone());
         }
