@@ -22,6 +22,10 @@ pub(super) struct Activity {
     received: AtomicUsize,
     /// Part of a TLS record has been received, which no read has delivered.
     half_record: AtomicBool,
+    /// Part of an HTTP/2 frame or header block has been received.
+    half_frame: AtomicBool,
+    /// We have closed our side, and read on only so that the peer gets our last answer.
+    closing: AtomicBool,
     /// Nothing is left in hyper's write buffer.
     flushed: AtomicBool,
     /// The socket takes no more bytes: the peer does not read.
@@ -41,6 +45,8 @@ pub(super) enum Doing {
     Serving,
     /// An answer does not leave: the peer has not read on since it had read so many bytes.
     Stuck(usize),
+    /// Our side is closed, after its last answer. Nothing that still comes will be begun.
+    Closing,
 }
 
 /// Counts a request while it lives, to the last byte of its answer.
@@ -66,6 +72,8 @@ impl Activity {
             begun: AtomicUsize::new(0),
             received: AtomicUsize::new(0),
             half_record: AtomicBool::new(false),
+            half_frame: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
             flushed: AtomicBool::new(true),
             stuck: AtomicBool::new(false),
             written: AtomicUsize::new(0),
@@ -74,11 +82,18 @@ impl Activity {
     }
 
     pub(super) fn doing(&self) -> Doing {
-        if self.stuck.load(Relaxed) {
+        // HTTP/2 has frames that are no part of any request, both ways and at any time: what it has received
+        // and written says nothing, where in a frame it is does.
+        let streams = self.protocol() == Protocol::Http2;
+        let unsent = !streams && !self.flushed.load(Relaxed);
+        let received = !streams && self.received.load(Relaxed) > 0;
+        if self.closing.load(Relaxed) {
+            Doing::Closing
+        } else if self.stuck.load(Relaxed) {
             Doing::Stuck(self.written.load(Relaxed))
-        } else if self.in_flight.load(Relaxed) > 0 || !self.flushed.load(Relaxed) {
+        } else if self.in_flight.load(Relaxed) > 0 || unsent {
             Doing::Serving
-        } else if self.received.load(Relaxed) > 0 || self.half_record.load(Relaxed) {
+        } else if received || self.half_record.load(Relaxed) || self.half_frame.load(Relaxed) {
             Doing::Receiving
         } else {
             Doing::Idle
@@ -163,6 +178,14 @@ impl Activity {
     #[cfg(feature = "tls")]
     pub(super) fn set_half_record(&self, half: bool) {
         self.half_record.store(half, Relaxed);
+    }
+
+    pub(super) fn set_half_frame(&self, half: bool) {
+        self.half_frame.store(half, Relaxed);
+    }
+
+    pub(super) fn closes(&self) {
+        self.closing.store(true, Relaxed);
     }
 
     pub(super) fn peer_closed(&self) {

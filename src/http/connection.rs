@@ -215,6 +215,8 @@ impl<S> Driver<S> {
                     Doing::Receiving => "receiving",
                     Doing::Serving => "serving",
                     Doing::Stuck(_) => "not read by its peer",
+                    // Its last answer has left; nobody loses anything.
+                    Doing::Closing => return,
                 };
                 totals.cut(&format!("{} {doing}", self.activity.protocol().as_str()));
                 totals.connections_cut.fetch_add(1, SeqCst);
@@ -322,41 +324,36 @@ impl<S> Driver<S> {
         B::Data: Send,
         B::Error: Into<BoxError>,
     {
-        let settings = &self.connection.settings;
+        let settings = self.connection.settings.clone();
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .max_concurrent_streams(settings.max_streams)
             .max_header_list_size(u32::try_from(settings.max_head).unwrap_or(u32::MAX))
-            .serve_connection(TokioIo::new(io), self.service.clone());
+            .serve_connection(TokioIo::new(io.frames()), self.service.clone());
         tokio::pin!(connection);
-        let patience = &mut self.patience;
-        patience.streams();
+        self.patience.streams();
         let interrupt = poll_fn(|cx| {
-            if let Poll::Ready(result) = connection.as_mut().poll(cx) {
-                return Poll::Ready(Ok(result));
-            }
-            if patience.must_go_away() {
-                patience.goes_away();
-                // GOAWAY with the highest id, a PING, then GOAWAY with the last one (RFC 9113, section 6.8).
-                connection.as_mut().graceful_shutdown();
+            loop {
                 if let Poll::Ready(result) = connection.as_mut().poll(cx) {
                     return Poll::Ready(Ok(result));
                 }
+                match self.patience.poll(cx) {
+                    // Idle for longer than any proxy keeps a connection. Whoever sends a request at this very
+                    // instant is still answered, as with any GOAWAY.
+                    Poll::Ready(Interrupt::CloseIdle) => self.interrupted(Interrupt::CloseIdle),
+                    Poll::Ready(interrupt) => return Poll::Ready(Err(interrupt)),
+                    // Asked only now: the moment may just have come.
+                    Poll::Pending if self.patience.must_go_away() => {}
+                    Poll::Pending => return Poll::Pending,
+                }
+                self.patience.goes_away();
+                // GOAWAY with the highest id, a PING, then GOAWAY with the last one (RFC 9113, section 6.8).
+                connection.as_mut().graceful_shutdown();
             }
-            patience.poll(cx).map(Err)
         })
         .await;
         match interrupt {
             Ok(result) => Ok(result?),
-            // In serving: idle for longer than any proxy keeps a connection. A client that has sent a request
-            // meanwhile is told by the protocol that it may send it again.
-            Err(Interrupt::CloseIdle) => {
-                self.interrupted(Interrupt::CloseIdle);
-                connection.as_mut().graceful_shutdown();
-                let farewell =
-                    tokio::time::timeout(self.connection.settings.goaway_timeout, connection);
-                farewell.await.unwrap_or(Ok(())).map_err(Into::into)
-            }
             Err(interrupt) => {
                 self.interrupted(interrupt);
                 Ok(())

@@ -13,6 +13,7 @@
 mod activity;
 mod connection;
 mod extract;
+mod frames;
 mod io;
 mod late;
 mod leaving;

@@ -40,13 +40,17 @@ pub(super) struct Patience {
     settings: Arc<HttpSettings>,
     activity: Arc<Activity>,
     accepted: Instant,
+    /// It came after clients were asked to leave.
+    late: bool,
+    /// Since when they are, as far as this connection has seen.
+    leave_since: Option<Instant>,
     stage: Stage,
     stage_since: Instant,
     next_stage: Pin<Box<WaitForCancellationFutureOwned>>,
     /// What it does, since when, and how many requests had begun then.
     doing: (Doing, Instant, usize),
     timer: Pin<Box<Sleep>>,
-    /// HTTP/2: frames that are no request come at any time, so that received bytes mean nothing.
+    /// It speaks HTTP/2, which is asked to leave by GOAWAY.
     streams: bool,
     /// Since when GOAWAY is under way.
     gone_away: Option<Instant>,
@@ -91,6 +95,8 @@ impl Patience {
             settings: settings.clone(),
             activity: activity.clone(),
             accepted: now,
+            late: drain.has(Moment::Leave),
+            leave_since: None,
             stage: Stage::Serving,
             stage_since: now,
             next_stage: Box::pin(drain.token(Moment::Leave).clone().cancelled_owned()),
@@ -111,8 +117,7 @@ impl Patience {
     /// the first request on one that came later. A client that waits for our SETTINGS before it sends would
     /// otherwise be told to leave before it could ask anything.
     pub(super) fn must_go_away(&self) -> bool {
-        let now = Instant::now();
-        self.gone_away.is_none() && self.stage >= Stage::Leave && now >= self.go_away_at()
+        self.go_away_at().is_some_and(|at| at <= Instant::now())
     }
 
     /// GOAWAY is on its way.
@@ -125,7 +130,7 @@ impl Patience {
     }
 
     /// Pending while the connection may go on; wakes the task when that may have changed, or when it
-    /// [must go away](Self::must_go_away).
+    /// [must go away](Self::must_go_away), unless it must already.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Interrupt> {
         while self.stage < Stage::Cut && self.next_stage.as_mut().poll(cx).is_ready() {
             self.enter_next_stage();
@@ -140,9 +145,8 @@ impl Patience {
                 Some((due, interrupt)) if due <= now => return Poll::Ready(interrupt),
                 due => due.map(|(due, _)| due),
             };
-            let asks = self.streams && self.gone_away.is_none() && self.stage >= Stage::Leave;
-            let go_away = asks.then(|| self.go_away_at());
-            let Some(wake) = due.into_iter().chain(go_away.filter(|at| *at > now)).min() else {
+            let go_away = self.go_away_at().filter(|at| *at > now);
+            let Some(wake) = due.into_iter().chain(go_away).min() else {
                 return Poll::Pending;
             };
             // A timer that fires too early does no harm and costs less than moving it with every request.
@@ -163,17 +167,13 @@ impl Patience {
         };
         self.stage = stage;
         self.stage_since = Instant::now();
+        self.leave_since.get_or_insert(self.stage_since);
         let next = self.drain.token(next).clone().cancelled_owned();
         self.next_stage = Box::pin(next);
     }
 
     fn look(&mut self) {
-        let doing = match self.activity.doing() {
-            Doing::Receiving | Doing::Serving if self.streams && self.activity.in_flight() == 0 => {
-                Doing::Idle
-            }
-            doing => doing,
-        };
+        let doing = self.activity.doing();
         let begun = self.activity.begun();
         if (doing, begun) != (self.doing.0, self.doing.2) {
             self.doing = (doing, Instant::now(), begun);
@@ -184,7 +184,8 @@ impl Patience {
     fn due(&self) -> Option<(Instant, Interrupt)> {
         let (doing, since, _) = self.doing;
         match doing {
-            Doing::Serving => None,
+            // What is being closed has its own bound, the linger.
+            Doing::Serving | Doing::Closing => None,
             Doing::Stuck(_) => Some((since + self.settings.write_timeout, Interrupt::Stuck)),
             Doing::Receiving => Some((since + self.settings.header_timeout, Interrupt::TooSlow)),
             Doing::Idle if self.gone_away.is_some() => {
@@ -211,14 +212,19 @@ impl Patience {
             .mul_f64(share * (0.9 + 0.1 * self.jitter))
     }
 
-    fn go_away_at(&self) -> Instant {
+    /// When GOAWAY is due, where it is and has not been sent.
+    fn go_away_at(&self) -> Option<Instant> {
+        if !self.streams || self.gone_away.is_some() {
+            return None;
+        }
+        let since = self.leave_since?;
         let spread = self.settings.spread;
-        if self.accepted < self.stage_since && self.stage == Stage::Leave {
-            self.stage_since + spread.mul_f64(self.jitter)
+        Some(if !self.late {
+            since + spread.mul_f64(self.jitter)
         } else if self.activity.begun() > 0 {
             self.accepted
         } else {
             self.accepted + spread
-        }
+        })
     }
 }
