@@ -3,12 +3,14 @@
 
 use std::{
     future::Future,
+    io::IoSlice,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
 use axum::extract::ConnectInfo;
+use bytes::{Buf, Bytes};
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -59,8 +61,15 @@ pin_project! {
     pub(super) struct CountedBody<B> {
         #[pin]
         body: B,
-        in_flight: InFlight,
+        in_flight: Arc<InFlight>,
     }
+}
+
+/// A part of an answer, counted until it has left: HTTP/2 keeps what its peer's window has no room for, long
+/// after the body has ended.
+pub(super) struct CountedData<D> {
+    data: D,
+    _in_flight: Arc<InFlight>,
 }
 
 // === impl RequestContext ===
@@ -138,10 +147,11 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let mut response = std::task::ready!(this.answer.poll(cx))?;
+        let mut response = ready!(this.answer.poll(cx))?;
         this.context
             .mark(&mut response, *this.version, *this.connect);
         let in_flight = this.in_flight.take().expect("polled after completion");
+        let in_flight = Arc::new(in_flight);
         Poll::Ready(Ok(response.map(|body| CountedBody { body, in_flight })))
     }
 }
@@ -149,14 +159,20 @@ where
 // === impl CountedBody ===
 
 impl<B: Body> Body for CountedBody<B> {
-    type Data = B::Data;
+    type Data = CountedData<B::Data>;
     type Error = B::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        self.project().body.poll_frame(cx)
+        let this = self.project();
+        let frame = ready!(this.body.poll_frame(cx));
+        let count = |data| CountedData {
+            data,
+            _in_flight: this.in_flight.clone(),
+        };
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(count))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -165,5 +181,29 @@ impl<B: Body> Body for CountedBody<B> {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+// === impl CountedData ===
+
+impl<D: Buf> Buf for CountedData<D> {
+    fn remaining(&self) -> usize {
+        self.data.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.data.chunk()
+    }
+
+    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        self.data.chunks_vectored(slices)
+    }
+
+    fn advance(&mut self, n: usize) {
+        self.data.advance(n);
+    }
+
+    fn copy_to_bytes(&mut self, n: usize) -> Bytes {
+        self.data.copy_to_bytes(n)
     }
 }
