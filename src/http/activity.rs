@@ -2,8 +2,13 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::Relaxed},
+    atomic::{
+        AtomicBool, AtomicU8, AtomicUsize,
+        Ordering::{Relaxed, SeqCst},
+    },
 };
+
+use tokio_util::sync::CancellationToken;
 
 use crate::lifecycle::{ConnectionGuard, RequestGuard};
 
@@ -32,6 +37,7 @@ pub(super) struct Activity {
     stuck: AtomicBool,
     written: AtomicUsize,
     peer_closed: AtomicBool,
+    gone: CancellationToken,
 }
 
 /// What a connection is doing, as far as closing it is concerned.
@@ -78,6 +84,7 @@ impl Activity {
             stuck: AtomicBool::new(false),
             written: AtomicUsize::new(0),
             peer_closed: AtomicBool::new(false),
+            gone: CancellationToken::new(),
         })
     }
 
@@ -158,11 +165,26 @@ impl Activity {
         }
     }
 
-    /// How it ended, unless that was said before.
-    pub(super) fn ends(&self, reason: Reason) {
-        let _ = self
-            .reason
-            .compare_exchange(NO_REASON, reason as u8, Relaxed, Relaxed);
+    /// How it ended, unless that was said before; whether it was not.
+    pub(super) fn ends(&self, reason: Reason) -> bool {
+        self.reason
+            .compare_exchange(NO_REASON, reason as u8, Relaxed, Relaxed)
+            .is_ok()
+    }
+
+    /// The hard deadline finds it upgraded. Whoever sees that first counts it: the stream, when the user's code
+    /// reads or writes, or who waits for its end.
+    pub(super) fn cut_upgraded(&self) {
+        if self.ends(Reason::Cut) {
+            let totals = self.guard.traffic().totals();
+            totals.cut(Protocol::Upgraded.as_str());
+            totals.connections_cut.fetch_add(1, SeqCst);
+        }
+    }
+
+    /// Cancelled when the socket is closed.
+    pub(super) fn gone(&self) -> CancellationToken {
+        self.gone.clone()
     }
 
     pub(super) fn peer_has_closed(&self) -> bool {
@@ -173,6 +195,12 @@ impl Activity {
 
     pub(super) fn received(&self, bytes: usize) {
         self.received.fetch_add(bytes, Relaxed);
+    }
+
+    /// The TLS handshake is done, and nothing of a request was in it.
+    #[cfg(feature = "tls")]
+    pub(super) fn handshaken(&self) {
+        self.received.store(0, Relaxed);
     }
 
     #[cfg(feature = "tls")]
@@ -232,6 +260,7 @@ impl Drop for Activity {
         let protocol = self.protocol();
         self.state_gauge(protocol, self.in_flight() > 0).dec();
         self.meter.of(protocol).closed(self.final_reason());
+        self.gone.cancel();
     }
 }
 

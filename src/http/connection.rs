@@ -16,7 +16,13 @@
 //! head has been received, and waits for ever for a fresh one. So an idle connection is taken apart here,
 //! looked at once more, and put together again where there is anything to read.
 
-use std::{future::poll_fn, io, pin::Pin, sync::Arc, task::Poll};
+use std::{
+    future::poll_fn,
+    io,
+    pin::Pin,
+    sync::{Arc, Weak},
+    task::Poll,
+};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Request, Response};
@@ -27,6 +33,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 use crate::lifecycle::{BoxError, Drain, Moment, Traffic};
@@ -56,6 +63,13 @@ pub(super) struct Connection {
     pub(super) tls: Option<super::tls::Tls>,
 }
 
+/// A connection that has been upgraded: in the hands of the user's code, and still counted.
+pub(super) struct Upgraded {
+    activity: Weak<Activity>,
+    gone: CancellationToken,
+    drain: Drain,
+}
+
 /// One connection at work.
 struct Driver<S> {
     connection: Connection,
@@ -67,13 +81,14 @@ struct Driver<S> {
 // === impl Connection ===
 
 impl Connection {
-    /// Serves an accepted socket to its end. It counts from the call on, not from the first poll.
+    /// Serves an accepted socket to its end, or until it has been upgraded. It counts from the call on, not
+    /// from the first poll.
     pub(super) fn accepted<S, B>(
         self,
         socket: Socket,
         peer: Peer,
         service: S,
-    ) -> impl Future<Output = ()> + Send
+    ) -> impl Future<Output = Option<Upgraded>> + Send
     where
         S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
         S::Future: Send + 'static,
@@ -90,6 +105,7 @@ impl Connection {
                 Err(error) => Err(error.into()),
             };
             driver.ended(result);
+            driver.upgraded()
         }
     }
 
@@ -198,6 +214,15 @@ impl<S> Driver<S> {
                 self.activity.ends(reason);
             }
         }
+    }
+
+    /// Lets go of the connection; what has been upgraded lives on without.
+    fn upgraded(self) -> Option<Upgraded> {
+        (self.activity.protocol() == Protocol::Upgraded).then(|| Upgraded {
+            activity: Arc::downgrade(&self.activity),
+            gone: self.activity.gone(),
+            drain: self.connection.drain.clone(),
+        })
     }
 
     /// Notes why the connection does not go on.
@@ -394,6 +419,24 @@ impl<S> Driver<S> {
         self.interrupted(Interrupt::CloseIdle);
         io.shutdown().await?;
         Ok(None)
+    }
+}
+
+// === impl Upgraded ===
+
+impl Upgraded {
+    /// Waits for its end. At the hard deadline [`Io`] ends it, whenever the user's code next reads or writes;
+    /// it is counted here, since that code may do neither.
+    pub(super) async fn ended(self) {
+        tokio::select! {
+            biased;
+            () = self.gone.cancelled() => return,
+            () = self.drain.reached(Moment::Cut) => {}
+        }
+        if let Some(activity) = self.activity.upgrade() {
+            activity.cut_upgraded();
+        }
+        self.gone.cancelled().await;
     }
 }
 

@@ -22,12 +22,7 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use super::{
-    activity::Activity,
-    frames::Frames,
-    metrics::{Protocol, Reason},
-    stream::Waiting,
-};
+use super::{activity::Activity, frames::Frames, metrics::Protocol, stream::Waiting};
 
 pin_project! {
     /// A socket with a memory.
@@ -116,7 +111,7 @@ fn check_cut(
     if seen.as_mut().poll(cx).is_pending() {
         return Ok(());
     }
-    activity.ends(Reason::Cut);
+    activity.cut_upgraded();
     Err(io::Error::new(
         io::ErrorKind::ConnectionAborted,
         "cut at the hard deadline of the drain",
