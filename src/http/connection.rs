@@ -16,6 +16,9 @@
 //! head has been received, and waits for ever for a fresh one. So an idle connection is taken apart here,
 //! looked at once more, and put together again where there is anything to read.
 
+#[cfg(test)]
+mod fuzz;
+
 use std::{
     future::poll_fn,
     io,
@@ -417,7 +420,11 @@ impl<S> Driver<S> {
             return Ok(Some(io.rewind(read.freeze())));
         }
         self.interrupted(Interrupt::CloseIdle);
-        io.shutdown().await?;
+        tokio::select! {
+            result = io.shutdown() => result?,
+            // Its peer is waited for no longer than everybody's.
+            () = self.connection.drain.reached(Moment::Cut) => {}
+        }
         Ok(None)
     }
 }
