@@ -6,5 +6,6 @@ mod docs;
 mod engine_contract;
 mod exec_handler;
 mod fake_api;
+mod http;
 mod rollout;
 mod wire;

@@ -102,7 +102,7 @@ fn bytes() -> impl Strategy<Value = Vec<u8>> {
         // SETTINGS, its acknowledgement, PING, WINDOW_UPDATE, GOAWAY.
         b"\0\0\0\x04\0\0\0\0\0",
         b"\0\0\0\x04\x01\0\0\0\0",
-        b"\0\0\x08\x06\0\0\0\0\012345678",
+        b"\0\0\x08\x06\0\0\0\0\0ponypony",
         b"\0\0\x04\x08\0\0\0\0\0\0\x01\0\0",
         b"\0\0\x08\x07\0\0\0\0\0\0\0\0\0\0\0\0\0",
         // HEADERS of GET and of POST, HEADERS without their end, DATA, RST_STREAM.
