@@ -290,6 +290,94 @@ async fn converse(requests: Vec<Valid>) {
     assert_eq!(carried(&drain), 0.0);
 }
 
+/// Carries bytes in pieces, with pauses between them, for ever anew.
+async fn carry(
+    mut from: tokio::io::ReadHalf<DuplexStream>,
+    mut to: tokio::io::WriteHalf<DuplexStream>,
+    pieces: Vec<(usize, u64)>,
+) {
+    for (length, pause) in pieces.into_iter().cycle() {
+        let mut piece = vec![0; length];
+        match from.read(&mut piece).await {
+            Ok(n) if n > 0 && to.write_all(&piece[..n]).await.is_ok() => {}
+            _ => break,
+        }
+        sleep(Duration::from_millis(pause)).await;
+    }
+    let _ = to.shutdown().await;
+}
+
+/// One request of a client by the rules; false where it was refused by GOAWAY, which says that it was not begun.
+async fn ask(sender: h2::client::SendRequest<Bytes>, body: Vec<u8>, at: u64) -> bool {
+    sleep(Duration::from_millis(at)).await;
+    let Ok(mut sender) = sender.ready().await else {
+        return false;
+    };
+    let request = Request::post("http://x/").body(()).unwrap();
+    let Ok((answer, mut stream)) = sender.send_request(request, false) else {
+        return false;
+    };
+    // Refused it may be while it is sent.
+    let _ = stream.send_data(body.clone().into(), true);
+    let mut answer = match answer.await {
+        Ok(answer) => answer.into_body(),
+        Err(error) => {
+            let refused = error.is_go_away() && error.reason() == Some(h2::Reason::NO_ERROR);
+            assert!(refused, "lost: {error}");
+            return false;
+        }
+    };
+    let mut told = Vec::new();
+    while let Some(data) = answer.data().await {
+        told.extend(data.expect("a whole answer"));
+    }
+    assert_eq!(told, body);
+    true
+}
+
+async fn streams(
+    requests: Vec<(Vec<u8>, u64)>,
+    pieces: Vec<(usize, u64)>,
+    moment: Option<(u64, Moment)>,
+) {
+    let drain = Drain::detached();
+    let (client, near) = duplex(64 * 1024);
+    let (far, pipe) = duplex(64 * 1024);
+    let served = serve(&drain, pipe);
+    let ((near_read, near_write), (far_read, far_write)) = (split(near), split(far));
+    tokio::spawn(carry(near_read, far_write, pieces.clone()));
+    tokio::spawn(carry(far_read, near_write, pieces));
+    let (sender, connection) = h2::client::handshake(client).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let moves = async {
+        if let Some((at, moment)) = moment {
+            sleep(Duration::from_millis(at)).await;
+            raise(&drain, moment);
+        }
+    };
+    let asks = requests
+        .into_iter()
+        .map(|(body, at)| ask(sender.clone(), body, at));
+    let answered = futures_util::future::join_all(asks);
+    let both = async { tokio::join!(answered, moves) };
+    let (answered, ()) = timeout(Duration::from_secs(300), both).await.unwrap();
+    if !drain.has(Moment::Leave) {
+        assert!(
+            answered.iter().all(|answered| *answered),
+            "refused by whom?"
+        );
+    }
+    raise(&drain, Moment::Leave);
+    timeout(Duration::from_secs(60), served)
+        .await
+        .expect("GOAWAY ends it")
+        .unwrap();
+    drop(sender);
+    let _ = connection.await;
+    sleep(Duration::from_millis(1)).await;
+    assert_eq!(carried(&drain), 0.0);
+}
+
 /// The peer does not close its side in return, and the hard deadline comes while that is waited for.
 #[test]
 fn an_idle_connection_that_is_being_closed_ends_at_the_hard_deadline_too() {
@@ -314,6 +402,17 @@ proptest! {
     #[test]
     fn whatever_a_peer_sends_it_ends_at_the_hard_deadline_and_nothing_is_left(steps in history()) {
         paused().block_on(play(steps));
+    }
+
+    /// Pauses are shorter than a round trip that is too long for the GOAWAY timeout.
+    #[test]
+    fn a_stream_is_answered_or_refused_however_its_frames_are_cut(
+        requests in prop::collection::vec(
+            (prop::collection::vec(any::<u8>(), 0..60), 0u64..300), 1..5),
+        pieces in prop::collection::vec((1usize..100, select(vec![0, 1, 20])), 1..6),
+        moment in prop::option::of((0u64..400, select(MOMENTS.to_vec()))),
+    ) {
+        paused().block_on(streams(requests, pieces, moment));
     }
 
     #[test]

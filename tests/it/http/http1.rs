@@ -138,6 +138,7 @@ async fn a_client_that_expects_100_continue_is_told_to_go_on() {
     assert_eq!(answer.text(), "hi");
     assert!(answer.says_close());
     peer.closed().await;
+    drop(peer);
     stage.ends_clean().await;
 }
 

@@ -167,5 +167,6 @@ async fn a_handler_learns_that_clients_are_asked_to_leave() {
     assert_eq!(answer.text(), "nothing new; ask again");
     assert!(answer.says_close());
     peer.closed().await;
+    drop(peer);
     stage.ends_clean().await;
 }
