@@ -11,9 +11,12 @@ use super::{
     until,
 };
 
+/// Who comes after idle connections were to be closed has so long for its first request.
+const PATIENT: Duration = Duration::from_secs(10);
+
 #[tokio::test]
 async fn new_connections_are_served_until_the_listener_closes() {
-    let stage = Stage::tcp().await;
+    let stage = Stage::with(Transport::Tcp, |settings| settings.spread = PATIENT).await;
     let hold = stage.hold().await;
     stage.leave().await;
     assert!(stage.peer().await.get("/hello").await.says_close());
@@ -44,6 +47,7 @@ async fn the_backlog_is_swept_when_the_listener_closes() {
 async fn sweep(transport: Transport) {
     let stage = Stage::with(transport, |settings| {
         settings.max_connections = Some(1);
+        settings.spread = PATIENT;
     })
     .await;
     let hold = stage.hold().await;

@@ -158,7 +158,7 @@ async fn an_idle_connection_is_told_to_go_and_goes() {
 async fn a_late_connection_gets_its_first_answer_and_then_goaway() {
     let stage = Stage::with(Transport::Tcp, |settings| {
         // Silent ones are told to go after this.
-        settings.spread = Duration::from_millis(200);
+        settings.spread = Duration::from_millis(700);
     })
     .await;
     let hold = stage.hold().await;
@@ -287,6 +287,7 @@ async fn a_peer_that_never_acknowledges_goaway_is_waited_for_while_a_stream_is_o
         settings.spread = Duration::ZERO;
     })
     .await;
+    let mut idle = raw(&stage).await;
     let mut peer = raw(&stage).await;
     peer.send_bytes(&get(1, "/held/a")).await;
     stage.cues.wait("a begun").await;
@@ -295,7 +296,6 @@ async fn a_peer_that_never_acknowledges_goaway_is_waited_for_while_a_stream_is_o
     assert_eq!(last_id(&goaway), u32::MAX >> 1, "nothing is refused yet");
     next_of(&mut peer, PING).await;
     // Never acknowledged. Another connection shows that the timeout has passed.
-    let mut idle = raw(&stage).await;
     next_of(&mut idle, GOAWAY).await;
     idle.ended().await;
     // A request that was under way when GOAWAY came is answered.
@@ -337,13 +337,14 @@ async fn half_a_headers_frame_is_part_of_a_request() {
         })
         .await;
         let hold = stage.hold().await;
+        let mut witness = raw(&stage).await;
         let mut peer = raw(&stage).await;
         let request = get(1, "/hello");
         peer.send_bytes(&request[..cut]).await;
         stage.close_idle().await;
         next_of(&mut peer, GOAWAY).await;
         // Another connection shows that the timeout has passed.
-        raw(&stage).await.ended().await;
+        witness.ended().await;
         peer.send_bytes(&request[cut..]).await;
         let (_, _, payload) = next_of(&mut peer, DATA).await;
         assert_eq!(payload, b"hello", "cut after {cut}");
@@ -362,13 +363,14 @@ async fn half_a_header_block_is_part_of_a_request() {
     })
     .await;
     let hold = stage.hold().await;
+    let mut witness = raw(&stage).await;
     let mut peer = raw(&stage).await;
     let request = get(1, "/hello");
     let (first, rest) = request[9..].split_at(3);
     peer.send_bytes(&frame(HEADERS, 0x1, 1, first)).await;
     stage.close_idle().await;
     next_of(&mut peer, GOAWAY).await;
-    raw(&stage).await.ended().await;
+    witness.ended().await;
     peer.send_bytes(&frame(9, 0x4, 1, rest)).await;
     let (_, _, payload) = next_of(&mut peer, DATA).await;
     assert_eq!(payload, b"hello");

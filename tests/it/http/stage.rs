@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 use crate::wire::Balancer;
 
 use super::{
+    BOUND,
     peer::Peer,
     soon,
     tls::{Authority, connect_tls},
@@ -275,11 +276,13 @@ impl Stage {
         self.killed_after(FAR);
     }
 
-    /// The hard deadline, a good half second later.
+    /// The hard deadline, a second later; what is cut then has some seconds to be gone.
     pub async fn cut(&self) {
         self.close_idle().await;
-        self.killed_after(Instant::now() - self.t0() + Duration::from_secs(1));
+        let now = Instant::now() - self.t0();
+        self.killed_after(now + Duration::from_millis(1_500));
         self.reached(Moment::Cut).await;
+        self.killed_after(now + BOUND);
     }
 
     pub async fn reach(&self, moment: Moment) {
