@@ -12,6 +12,7 @@
 
 mod activity;
 mod connection;
+mod frames;
 #[cfg(feature = "grpc")]
 mod grpc;
 mod io;

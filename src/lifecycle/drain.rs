@@ -6,7 +6,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU8, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
 };
 
@@ -43,8 +43,6 @@ struct Shared {
     id: String,
     epoch: Instant,
     moments: [CancellationToken; Moment::ALL.len()],
-    /// A bit for each moment that has passed: asked with every request, where a token's lock would cost.
-    passed: AtomicU8,
     plan: watch::Sender<Option<Budget>>,
     cause: watch::Sender<Option<Cause>>,
     phases: watch::Sender<Vec<(Phase, Instant)>>,
@@ -80,7 +78,6 @@ impl Drain {
             // Short enough to be read aloud, random enough for one Deployment's history.
             id: format!("{:010x}", fastrand::u64(..1 << 40)),
             epoch,
-            passed: AtomicU8::new(0),
             moments: std::array::from_fn(|_| CancellationToken::new()),
             plan: watch::Sender::new(None),
             cause: watch::Sender::new(None),
@@ -114,7 +111,7 @@ impl Drain {
 
     /// Whether a moment has passed.
     pub fn has(&self, moment: Moment) -> bool {
-        self.0.passed.load(Ordering::SeqCst) & bit(moment) != 0
+        self.token(moment).is_cancelled()
     }
 
     /// A moment as a token, for code that takes one. Cancelling it would be a lie to everybody: use a
@@ -268,7 +265,6 @@ impl Drain {
     }
 
     pub(super) fn raise(&self, moment: Moment) {
-        self.0.passed.fetch_or(bit(moment), Ordering::SeqCst);
         self.token(moment).cancel();
     }
 
@@ -321,10 +317,6 @@ impl fmt::Debug for Drain {
             .field("phase", &self.phase())
             .finish_non_exhaustive()
     }
-}
-
-const fn bit(moment: Moment) -> u8 {
-    1 << moment as u8
 }
 
 /// A panic elsewhere must not take the drain with it.
