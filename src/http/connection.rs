@@ -248,7 +248,10 @@ impl<S> Driver<S> {
                     Doing::Closing => return,
                 };
                 totals.cut(&format!("{} {doing}", self.activity.protocol().as_str()));
-                totals.connections_cut.fetch_add(1, SeqCst);
+                // Who has not come to the end of a request head by now asks for nothing that could be lost.
+                if !matches!(doing, "idle" | "receiving") {
+                    totals.connections_cut.fetch_add(1, SeqCst);
+                }
                 totals
                     .requests_cut
                     .fetch_add(self.activity.in_flight() as u64, SeqCst);

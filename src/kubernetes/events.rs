@@ -65,7 +65,7 @@ impl Event {
             ),
         };
         let mut note = format!(
-            "Drain {} {how} after {:.1} s of {:.1} s: {}; {} served, {} of them late, {} cut; {} finished, {} given back",
+            "Drain {} {how} after {:.1} s of {:.1} s: {}; {} served, {} of them late, {} cut with {}; {} finished, {} given back",
             report.drain_id,
             report.seconds,
             report.budget_seconds,
@@ -73,6 +73,7 @@ impl Event {
             count(report.requests.served, "request"),
             report.requests.late,
             report.requests.cut,
+            count(report.connections.cut, "connection"),
             count(report.jobs.finished, "job"),
             report.jobs.released.count,
         );

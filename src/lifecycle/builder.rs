@@ -79,9 +79,9 @@ pub enum Error {
     },
     /// Requests were cut, or jobs given back, because their time was over.
     #[error(
-        "{} requests and {} jobs did not end before the hard deadline; \
+        "{} requests on {} connections and {} jobs did not end before the hard deadline; \
          a longer grace period would have let them",
-        .report.requests.cut, .report.jobs.released.count + .report.jobs.left.count
+        .report.requests.cut, .report.connections.cut, .report.jobs.released.count + .report.jobs.left.count
     )]
     Cut {
         /// How the drain went.

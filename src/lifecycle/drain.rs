@@ -231,7 +231,7 @@ impl Drain {
 
     /// What a room keeps once for the whole program, such as the metrics of all its servers; made by
     /// whoever asks first.
-    pub(crate) fn kept<T: Send + Sync + 'static>(&self, make: impl FnOnce() -> T) -> Arc<T> {
+    pub fn kept<T: Send + Sync + 'static>(&self, make: impl FnOnce() -> T) -> Arc<T> {
         let mut kept = lock(&self.0.kept);
         let entry = kept
             .entry(TypeId::of::<T>())

@@ -48,7 +48,7 @@ pub struct TrafficTotals {
     pub late_requests: AtomicU64,
     /// Connections closed by us because they were idle.
     pub idle_closed: AtomicU64,
-    /// Connections cut at the hard deadline.
+    /// Connections cut at the hard deadline with a request on them, or after an upgrade.
     pub connections_cut: AtomicU64,
     /// Requests cut at the hard deadline.
     pub requests_cut: AtomicU64,

@@ -81,9 +81,9 @@ pub struct Requests {
 pub struct Connections {
     /// Closed by us because they stayed idle.
     pub idle_closed: u64,
-    /// Cut at the hard deadline.
+    /// Cut at the hard deadline with a request or a websocket on them.
     pub cut: u64,
-    /// The same, by protocol and by what they were doing: `http/1.1 serving`, `upgraded`.
+    /// All that were cut, by protocol and by what they were doing: `http/1.1 serving`, `upgraded`.
     pub cut_by: BTreeMap<String, u64>,
 }
 
@@ -172,7 +172,8 @@ impl DrainReport {
 
     fn judge(&self, record: &Record, failed: bool) -> Outcome {
         let cut_jobs = record.cut.jobs > 0 || self.jobs.left.count > 0 || record.left.jobs > 0;
-        if self.requests.cut > 0 || record.left.all_requests() > 0 || cut_jobs {
+        let cut_requests = self.requests.cut > 0 || record.left.all_requests() > 0;
+        if cut_requests || cut_jobs || self.connections.cut > 0 {
             Outcome::Cut
         } else if failed {
             Outcome::Failed

@@ -70,7 +70,7 @@ async fn a_drain_that_had_to_cut_leaves_a_warning() {
     assert_eq!(ended["reason"], "DrainCut");
     assert_eq!(ended["type"], "Warning");
     let note = ended["note"].as_str().unwrap();
-    assert!(note.contains("1 cut"), "{note}");
+    assert!(note.contains("1 cut with 1 connection;"), "{note}");
 }
 
 #[tokio::test]
