@@ -12,6 +12,14 @@ pub enum Resource {
     Pods,
     EndpointSlices,
     Services,
+    ConfigMaps,
+    PersistentVolumeClaims,
+    Deployments,
+    ReplicaSets,
+    StatefulSets,
+    PodDisruptionBudgets,
+    SelfSubjectAccessReviews,
+    SubjectAccessReviews,
 }
 
 /// How it can be asked for.
@@ -20,6 +28,7 @@ pub enum Verb {
     Get,
     List,
     Watch,
+    Create,
 }
 
 /// All objects, and what became of them since the last compaction.
@@ -51,7 +60,19 @@ pub struct Pages {
 // === impl Resource ===
 
 impl Resource {
-    pub const ALL: [Self; 3] = [Self::Pods, Self::EndpointSlices, Self::Services];
+    pub const ALL: [Self; 11] = [
+        Self::Pods,
+        Self::EndpointSlices,
+        Self::Services,
+        Self::ConfigMaps,
+        Self::PersistentVolumeClaims,
+        Self::Deployments,
+        Self::ReplicaSets,
+        Self::StatefulSets,
+        Self::PodDisruptionBudgets,
+        Self::SelfSubjectAccessReviews,
+        Self::SubjectAccessReviews,
+    ];
 
     /// (API group and version, plural, kind)
     pub fn names(self) -> (&'static str, &'static str, &'static str) {
@@ -59,6 +80,26 @@ impl Resource {
             Self::Pods => ("v1", "pods", "Pod"),
             Self::Services => ("v1", "services", "Service"),
             Self::EndpointSlices => ("discovery.k8s.io/v1", "endpointslices", "EndpointSlice"),
+            Self::ConfigMaps => ("v1", "configmaps", "ConfigMap"),
+            Self::PersistentVolumeClaims => {
+                ("v1", "persistentvolumeclaims", "PersistentVolumeClaim")
+            }
+            Self::Deployments => ("apps/v1", "deployments", "Deployment"),
+            Self::ReplicaSets => ("apps/v1", "replicasets", "ReplicaSet"),
+            Self::StatefulSets => ("apps/v1", "statefulsets", "StatefulSet"),
+            Self::PodDisruptionBudgets => {
+                ("policy/v1", "poddisruptionbudgets", "PodDisruptionBudget")
+            }
+            Self::SelfSubjectAccessReviews => (
+                "authorization.k8s.io/v1",
+                "selfsubjectaccessreviews",
+                "SelfSubjectAccessReview",
+            ),
+            Self::SubjectAccessReviews => (
+                "authorization.k8s.io/v1",
+                "subjectaccessreviews",
+                "SubjectAccessReview",
+            ),
         }
     }
 
@@ -66,6 +107,9 @@ impl Resource {
     pub fn path(self) -> String {
         let (version, plural, _) = self.names();
         let root = if version == "v1" { "api" } else { "apis" };
+        if let Self::SelfSubjectAccessReviews | Self::SubjectAccessReviews = self {
+            return format!("/{root}/{version}/{plural}");
+        }
         format!("/{root}/{version}/namespaces/{NAMESPACE}/{plural}")
     }
 }
