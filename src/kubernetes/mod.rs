@@ -25,6 +25,7 @@
 //! | `observe` | when to ask what, and what to do where there is no answer |
 //! | `api`, `watch`, `backoff` | requests that are bounded in time and size |
 //! | `termination` | the drain report where `kubectl describe pod` shows it |
+//! | `doctor` | what would make a rollout lose work; nothing that a drain needs |
 //!
 //! # Permissions
 //!
@@ -57,6 +58,8 @@
 mod access;
 mod api;
 mod backoff;
+#[cfg(feature = "service")]
+pub mod doctor;
 mod identity;
 mod metrics;
 mod observe;

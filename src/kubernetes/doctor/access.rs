@@ -1,0 +1,104 @@
+//! What the pod's ServiceAccount may do, as the API server says it.
+//!
+//! About oneself everybody may ask (`system:basic-user`); about another only who may create
+//! SubjectAccessReviews, as an administrator may. Where neither is possible nobody knows: reading Roles would
+//! say what RBAC grants, and nothing of the other authorizers.
+
+use futures_util::future::join_all;
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec, SubjectAccessReview,
+    SubjectAccessReviewSpec,
+};
+
+use super::{
+    super::api::{Api, ApiError},
+    facts::{Rule, Seen},
+};
+
+/// Whose permissions.
+pub(super) enum Subject {
+    /// Those by which we ask.
+    Own,
+    /// Those of this ServiceAccount.
+    Account(String),
+}
+
+/// What a drain asks for; the Pod by its name, since a Role may name it.
+pub(super) fn rules(pod: Option<&str>) -> Vec<Rule> {
+    let rule = |group, resource, verb, name: Option<&str>| Rule {
+        group,
+        resource,
+        verb,
+        name: name.map(str::to_owned),
+    };
+    vec![
+        rule("", "pods", "get", pod),
+        rule("", "pods", "watch", pod),
+        rule("discovery.k8s.io", "endpointslices", "list", None),
+        rule("discovery.k8s.io", "endpointslices", "watch", None),
+        rule("", "services", "get", None),
+    ]
+}
+
+/// Asks for each.
+pub(super) async fn review(
+    api: &Api,
+    subject: &Subject,
+    rules: Vec<Rule>,
+) -> Vec<(Rule, Seen<bool>)> {
+    let asked = rules.into_iter().map(|rule| async move {
+        let allowed = ask(api, subject, &rule).await;
+        let allowed = allowed.map_err(|error| match subject {
+            Subject::Own => format!("Whether this pod may {rule} is not known: {error}"),
+            Subject::Account(name) => {
+                format!("Whether the ServiceAccount {name} may {rule} is not known: {error}")
+            }
+        });
+        (rule, allowed)
+    });
+    join_all(asked).await
+}
+
+async fn ask(api: &Api, subject: &Subject, rule: &Rule) -> Result<bool, ApiError> {
+    let namespace = api.namespace();
+    let attributes = ResourceAttributes {
+        namespace: Some(namespace.to_owned()),
+        group: Some(rule.group.to_owned()),
+        resource: Some(rule.resource.to_owned()),
+        verb: Some(rule.verb.to_owned()),
+        name: rule.name.clone(),
+        ..ResourceAttributes::default()
+    };
+    let status = match subject {
+        Subject::Own => {
+            let spec = SelfSubjectAccessReviewSpec {
+                resource_attributes: Some(attributes),
+                ..SelfSubjectAccessReviewSpec::default()
+            };
+            let review = SelfSubjectAccessReview {
+                spec,
+                ..SelfSubjectAccessReview::default()
+            };
+            api.create(&review).await?.status
+        }
+        Subject::Account(name) => {
+            let spec = SubjectAccessReviewSpec {
+                resource_attributes: Some(attributes),
+                user: Some(format!("system:serviceaccount:{namespace}:{name}")),
+                groups: Some(vec![
+                    "system:serviceaccounts".to_owned(),
+                    format!("system:serviceaccounts:{namespace}"),
+                    "system:authenticated".to_owned(),
+                ]),
+                ..SubjectAccessReviewSpec::default()
+            };
+            let review = SubjectAccessReview {
+                spec,
+                ..SubjectAccessReview::default()
+            };
+            api.create(&review).await?.status
+        }
+    };
+    let status = status.ok_or_else(|| ApiError::Invalid("a review without a status".to_owned()))?;
+    Ok(status.allowed)
+}
