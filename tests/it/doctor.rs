@@ -217,6 +217,32 @@ async fn by_a_kubeconfig_it_asks_what_the_pods_account_may_and_not_what_it_may_i
     );
 }
 
+/// Whoever looks after one namespace may read its Roles, and no reviews.
+#[tokio::test]
+async fn where_nobody_reviews_the_roles_say_what_is_granted_and_not_what_is_missing() {
+    let api = cluster().await;
+    api.fail(
+        On::resource(Resource::SubjectAccessReviews),
+        Fault::Forbidden,
+    );
+    let by_roles = || Doctor::by_kubeconfig(&api, &[SET, "--json"]).says();
+    assert_eq!(
+        by_roles().await.finding("permission-missing")["severity"],
+        "ok"
+    );
+    api.modify(Resource::Roles, "lameduck", |role| {
+        role["rules"].as_array_mut().unwrap().remove(1);
+    });
+    let said = by_roles().await;
+    assert_eq!(said.finding("permission-missing")["severity"], "unknown");
+    assert_eq!(said.status, 0);
+    api.fail(On::resource(Resource::RoleBindings), Fault::Forbidden);
+    assert_eq!(
+        by_roles().await.finding("permission-missing")["severity"],
+        "unknown"
+    );
+}
+
 #[tokio::test]
 async fn in_a_pod_with_the_charts_role_it_says_what_it_may_see_and_what_it_may_not() {
     let api = cluster().await;
@@ -351,7 +377,6 @@ async fn what_is_refused_is_unknown_and_the_rest_is_looked_at() {
         (Resource::PodDisruptionBudgets, "pdb-blocks"),
         (Resource::Services, "service-publishes-unready"),
         (Resource::ConfigMaps, "settings-invalid"),
-        (Resource::SubjectAccessReviews, "permission-missing"),
     ] {
         let api = cluster().await;
         api.fail(On::resource(resource), Fault::Forbidden);

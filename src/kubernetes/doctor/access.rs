@@ -1,8 +1,8 @@
 //! What the pod's ServiceAccount may do, as the API server says it.
 //!
 //! About oneself everybody may ask (`system:basic-user`); about another only who may create
-//! SubjectAccessReviews, as an administrator may. Where neither is possible nobody knows: reading Roles would
-//! say what RBAC grants, and nothing of the other authorizers.
+//! SubjectAccessReviews, as an administrator may. Where that is refused, Roles are read instead
+//! ([`roles`]), as whoever looks after one namespace may.
 
 use futures_util::future::join_all;
 use k8s_openapi::api::authorization::v1::{
@@ -13,6 +13,7 @@ use k8s_openapi::api::authorization::v1::{
 use super::{
     super::api::{Api, ApiError},
     facts::{Rule, Seen},
+    roles,
 };
 
 /// Whose permissions.
@@ -56,7 +57,27 @@ pub(super) async fn review(
         });
         (rule, allowed)
     });
-    join_all(asked).await
+    let mut reviewed = join_all(asked).await;
+    if let Subject::Account(account) = subject
+        && reviewed.iter().any(|(_, allowed)| allowed.is_err())
+        && let Ok(granted) = roles::granted(api, account).await
+    {
+        for (rule, allowed) in &mut reviewed {
+            if allowed.is_err() && roles::allow(&granted, rule) {
+                *allowed = Ok(true);
+            }
+        }
+    }
+    reviewed
+}
+
+/// Those that every ServiceAccount of this namespace is in.
+pub(super) fn groups(namespace: &str) -> Vec<String> {
+    vec![
+        "system:serviceaccounts".to_owned(),
+        format!("system:serviceaccounts:{namespace}"),
+        "system:authenticated".to_owned(),
+    ]
 }
 
 async fn ask(api: &Api, subject: &Subject, rule: &Rule) -> Result<bool, ApiError> {
@@ -85,11 +106,7 @@ async fn ask(api: &Api, subject: &Subject, rule: &Rule) -> Result<bool, ApiError
             let spec = SubjectAccessReviewSpec {
                 resource_attributes: Some(attributes),
                 user: Some(format!("system:serviceaccount:{namespace}:{name}")),
-                groups: Some(vec![
-                    "system:serviceaccounts".to_owned(),
-                    format!("system:serviceaccounts:{namespace}"),
-                    "system:authenticated".to_owned(),
-                ]),
+                groups: Some(groups(namespace)),
                 ..SubjectAccessReviewSpec::default()
             };
             let review = SubjectAccessReview {

@@ -10,7 +10,7 @@
 //! | --- | --- |
 //! | `connect` | which cluster, and which workload in it |
 //! | `read` | the requests; what may not be read is a fact as well |
-//! | `access` | what the pod's ServiceAccount may do |
+//! | `access`, `roles` | what the pod's ServiceAccount may do |
 //! | `facts`, `program` | what was read: objects, and what the program in them was told |
 //! | `checks` | the table: facts in, findings out |
 //! | `finding`, `render` | what is said, to people and to programs |
@@ -26,6 +26,7 @@ mod finding;
 mod program;
 mod read;
 mod render;
+mod roles;
 
 use std::{fmt, str::FromStr, time::Duration};
 

@@ -405,7 +405,7 @@ async fn file(api: &Api, place: FilePlace) -> Result<String, String> {
 }
 
 /// All objects of a kind, page by page.
-async fn all<K>(api: &Api, labels: Option<String>) -> Seen<Vec<K>>
+pub(super) async fn all<K>(api: &Api, labels: Option<String>) -> Seen<Vec<K>>
 where
     K: Resource<DynamicType = ()> + DeserializeOwned + Clone + std::fmt::Debug,
 {

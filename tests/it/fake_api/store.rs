@@ -18,6 +18,8 @@ pub enum Resource {
     ReplicaSets,
     StatefulSets,
     PodDisruptionBudgets,
+    Roles,
+    RoleBindings,
     SelfSubjectAccessReviews,
     SubjectAccessReviews,
 }
@@ -60,7 +62,7 @@ pub struct Pages {
 // === impl Resource ===
 
 impl Resource {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 13] = [
         Self::Pods,
         Self::EndpointSlices,
         Self::Services,
@@ -70,6 +72,8 @@ impl Resource {
         Self::ReplicaSets,
         Self::StatefulSets,
         Self::PodDisruptionBudgets,
+        Self::Roles,
+        Self::RoleBindings,
         Self::SelfSubjectAccessReviews,
         Self::SubjectAccessReviews,
     ];
@@ -90,6 +94,12 @@ impl Resource {
             Self::PodDisruptionBudgets => {
                 ("policy/v1", "poddisruptionbudgets", "PodDisruptionBudget")
             }
+            Self::Roles => ("rbac.authorization.k8s.io/v1", "roles", "Role"),
+            Self::RoleBindings => (
+                "rbac.authorization.k8s.io/v1",
+                "rolebindings",
+                "RoleBinding",
+            ),
             Self::SelfSubjectAccessReviews => (
                 "authorization.k8s.io/v1",
                 "selfsubjectaccessreviews",

@@ -85,7 +85,7 @@ pub(super) const MISSING: Check = Check {
         match unread {
             Some(why) if found.is_empty() => Err(Unread {
                 why: why.clone(),
-                remedy: "Run it in the pod, or with a kubeconfig that may create subjectaccessreviews.authorization.k8s.io.",
+                remedy: "Run it in the pod, or with a kubeconfig that may create SubjectAccessReviews, or list Roles and RoleBindings.",
             }),
             _ => Ok(found),
         }
