@@ -19,7 +19,7 @@ pub(super) const TAKES_ALL: Check = Check {
         };
         let replicas = controller.replicas();
         // An embedded queue has one pod at a time, and therefore such a gap, whoever replaces it.
-        let gap_is_due = replicas == 1 && !matches!(embedded(facts), Ok(None));
+        let gap_is_due = replicas == 1 && unavailable >= 1 && embedded(facts)?.is_some();
         when(
             replicas > 0 && unavailable >= replicas && !gap_is_due,
             || {

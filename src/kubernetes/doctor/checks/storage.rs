@@ -45,14 +45,25 @@ pub(super) const EMBEDDED_REPLICAS: Check = Check {
         let Some(_) = embedded(facts)? else {
             return Ok(Vec::new());
         };
-        let replicas = facts.replicas()?;
-        when(replicas > 1, || {
+        let controller = facts.controller.as_ref()?;
+        let replicas = controller.replicas();
+        if replicas > 1 {
             let happens = format!(
                 "The queue is embedded and belongs to one process, and there are {replicas} replicas: they \
                  cannot open one database, and with one each nobody else runs, or knows, the jobs of a pod \
                  that is gone."
             );
             let remedy = "Set spec.replicas to 1, and raise workers to run more jobs at a time.";
+            return Ok(vec![Trouble::own(facts, happens, remedy)]);
+        }
+        // No node or access mode helps where both want the same lock.
+        let surge = controller.rolling().is_some_and(|(surge, _)| surge > 0);
+        when(surge && replicas == 1, || {
+            let happens = "The queue is embedded and belongs to one process, and a rollout starts the new one \
+                           while the old one has it: the new pod does not get ready, and the old one stays \
+                           until it does."
+                .to_owned();
+            let remedy = "Make it a StatefulSet, or set spec.strategy.type to Recreate.";
             Trouble::own(facts, happens, remedy)
         })
     },

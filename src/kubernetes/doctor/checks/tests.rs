@@ -300,6 +300,10 @@ fn cases() -> Vec<Case> {
         case("storage-embedded-replicas", single, |s| {
             s.spec["replicas"] = json!(2)
         }),
+        // The new pod and the old one want the same lock.
+        case("storage-embedded-replicas", single, |s| {
+            s.stateful = false;
+        }),
         case("storage-rwo-rolling", several, |s| {
             s.claims.push(("cache", false, "ReadWriteOnce"))
         }),
@@ -513,6 +517,11 @@ fn what_may_not_be_read_is_unknown_and_never_worse() {
             .found(Severity::Unknown)
             .contains("storage-rwo-rolling")
     );
+    let mut scene = single();
+    scene.stateful = false;
+    scene.spec["strategy"] = json!({"type": "Recreate"});
+    scene.unread.insert("settings");
+    assert!(scene.found(Severity::Unknown).contains("rollout-takes-all"));
     let mut scene = several();
     scene.services[0]["spec"]["externalTrafficPolicy"] = json!("Local");
     scene.unread.insert("pods");
