@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help test lint unit soak features deploy image deny clean
+.PHONY: help test lint unit soak lag cost features deploy image e2e deny clean
 
 help:                     ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -20,6 +20,12 @@ unit:                     ## unit, property, process and rollout tests
 soak:                     ## rollouts under load, again and again (LAMEDUCK_SOAK=10 times; 20 s each)
 	$(CARGO) test --locked --test it rollouts_again -- --ignored --nocapture
 
+lag:                      ## a rollout behind balancers that lag 0 to 10 s, beside a sleep of 5 s (2 minutes)
+	$(CARGO) test --locked --test it a_shutdown_follows -- --ignored --nocapture
+
+cost:                     ## what a drain costs the API server, by the size of its Service
+	$(CARGO) test --locked --test it what_a_drain_costs -- --ignored --nocapture
+
 features:                 ## the library, as those take it who want only a part of it
 	$(CARGO) check --locked --no-default-features --lib
 	$(CARGO) check --locked --no-default-features --lib --features http
@@ -32,6 +38,9 @@ deploy:                   ## chart and manifests: rendered, linted, validated, c
 
 image:                    ## the image: built, run as PID 1, drained (needs root and buildah)
 	tests/deploy/image
+
+e2e:                      ## in the cluster that KUBECONFIG names; skipped where there is none
+	tests/e2e/run
 
 deny:                     ## licences, sources and bans of all dependencies (needs cargo-deny)
 	$(CARGO) deny --locked check bans licenses sources

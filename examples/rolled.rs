@@ -1,8 +1,9 @@
 //! The service that the rollout test rolls: the same router behind `lameduck` and, for comparison, behind
-//! `axum::serve` with its graceful shutdown. Prints its address on standard output.
+//! `axum::serve` with its graceful shutdown, at once or after a sleep of five seconds. Prints its address on
+//! standard output.
 //!
 //! ```sh
-//! cargo run --example rolled -- lameduck    # or: axum
+//! cargo run --example rolled -- lameduck    # or: axum, or: sleep
 //! ```
 
 use std::{convert::Infallible, time::Duration};
@@ -34,11 +35,15 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("{}", listener.local_addr()?);
     match std::env::args().nth(1).as_deref() {
-        Some("axum") => {
+        Some(compared @ ("axum" | "sleep")) => {
+            let sleeps = compared == "sleep";
             let mut terminate = signal(SignalKind::terminate())?;
             axum::serve(listener, router())
                 .with_graceful_shutdown(async move {
                     terminate.recv().await;
+                    if sleeps {
+                        sleep(Duration::from_secs(5)).await;
+                    }
                 })
                 .await?;
         }

@@ -93,6 +93,11 @@ pub struct Settings {
     #[arg(long, env = "LAMEDUCK_REPORTING", value_name = "DURATION")]
     pub reporting: Option<Time>,
 
+    /// Wait at the end, inside the grace period, until everybody who scrapes has been there once more
+    /// [default: false].
+    #[arg(long, env = "LAMEDUCK_FINAL_SCRAPE", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub final_scrape: Option<bool>,
+
     /// Left unused at the end of the grace period, at most a tenth of it [default: 1s].
     #[arg(long, env = "LAMEDUCK_MARGIN", value_name = "DURATION")]
     pub margin: Option<Time>,
@@ -117,6 +122,8 @@ pub struct Config {
     pub tls: Option<(PathBuf, PathBuf)>,
     /// Bytes.
     pub max_body: usize,
+    /// Whether to wait for one scrape more at the end.
+    pub final_scrape: bool,
     /// The drain.
     pub drain: DrainSettings,
 }
@@ -211,6 +218,7 @@ impl Settings {
             stop_notice: self.stop_notice.or(other.stop_notice),
             teardown: self.teardown.or(other.teardown),
             reporting: self.reporting.or(other.reporting),
+            final_scrape: self.final_scrape.or(other.final_scrape),
             margin: self.margin.or(other.margin),
         }
     }
@@ -239,6 +247,7 @@ impl Settings {
             listen: self.listen.unwrap_or_else(|| "127.0.0.1:8080".into()),
             admin: self.admin.unwrap_or_else(|| "127.0.0.1:9090".into()),
             tls,
+            final_scrape: self.final_scrape.unwrap_or(false),
             max_body: self.max_body.map_or(1 << 20, NonZeroUsize::get),
             drain,
         })

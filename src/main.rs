@@ -11,7 +11,7 @@ use std::{process::ExitCode, sync::Arc};
 use anyhow::Context;
 use clap::Parser;
 use lameduck::{
-    Lifecycle, api,
+    Drain, Lifecycle, api,
     http::{Listener, Tls},
     jobs::{
         engine::{
@@ -23,8 +23,9 @@ use lameduck::{
         workers::{Backoff, Pool},
     },
     kubernetes::Kubernetes,
-    lifecycle::Signals,
+    lifecycle::{DrainSettings, Signals},
 };
+use tokio::time::{Instant, timeout_at};
 
 use crate::{
     cli::{Cli, Command, Serve},
@@ -101,7 +102,8 @@ async fn serve_jobs(config: Config, signals: Signals) -> anyhow::Result<()> {
         workers,
         max_attempts,
         max_body,
-        drain,
+        drain: settings,
+        final_scrape,
         ..
     } = config;
     let pool = Pool {
@@ -110,11 +112,15 @@ async fn serve_jobs(config: Config, signals: Signals) -> anyhow::Result<()> {
         handler: Arc::new(Exec::new(exec.0)),
         backoff: Backoff::default(),
     };
-    let lifecycle = Lifecycle::builder().settings(drain).signals(signals);
+    let mut lifecycle = Lifecycle::builder().settings(settings).signals(signals);
+    if final_scrape {
+        lifecycle = lifecycle.final_scrape();
+    }
+    let drain = lifecycle.drain().clone();
     let api = api::router(api::Api {
         engine: engine.clone(),
         queues: vec![queue],
-        drain: lifecycle.drain().clone(),
+        drain: drain.clone(),
         max_body,
         max_attempts,
     });
@@ -126,9 +132,18 @@ async fn serve_jobs(config: Config, signals: Signals) -> anyhow::Result<()> {
         .on_report("log line", logging::report)
         .run()
         .await;
-    engine.close().await;
+    close(&*engine, &drain).await;
     ended?;
     Ok(())
+}
+
+/// Lets go of the storage, unless it hangs: everything is written, and the watchdog waits for nobody.
+async fn close(engine: &dyn Engine, drain: &Drain) {
+    let until = drain.plan().map(|plan| plan.report_end);
+    let until = until.unwrap_or_else(|| Instant::now() + DrainSettings::default().reporting);
+    if timeout_at(until, engine.close()).await.is_err() {
+        tracing::warn!("the queue's storage did not close in time");
+    }
 }
 
 async fn bind(address: &str, setting: &str) -> anyhow::Result<Listener> {

@@ -2,8 +2,13 @@
 
 use std::sync::{
     Arc,
-    atomic::{AtomicBool, AtomicU8, AtomicUsize, Ordering::Relaxed},
+    atomic::{
+        AtomicBool, AtomicU8, AtomicUsize,
+        Ordering::{Relaxed, SeqCst},
+    },
 };
+
+use tokio_util::sync::CancellationToken;
 
 use crate::lifecycle::{ConnectionGuard, RequestGuard};
 
@@ -22,12 +27,17 @@ pub(super) struct Activity {
     received: AtomicUsize,
     /// Part of a TLS record has been received, which no read has delivered.
     half_record: AtomicBool,
+    /// Part of an HTTP/2 frame or header block has been received.
+    half_frame: AtomicBool,
+    /// We have closed our side, and read on only so that the peer gets our last answer.
+    closing: AtomicBool,
     /// Nothing is left in hyper's write buffer.
     flushed: AtomicBool,
     /// The socket takes no more bytes: the peer does not read.
     stuck: AtomicBool,
     written: AtomicUsize,
     peer_closed: AtomicBool,
+    gone: CancellationToken,
 }
 
 /// What a connection is doing, as far as closing it is concerned.
@@ -41,6 +51,8 @@ pub(super) enum Doing {
     Serving,
     /// An answer does not leave: the peer has not read on since it had read so many bytes.
     Stuck(usize),
+    /// Our side is closed, after its last answer. Nothing that still comes will be begun.
+    Closing,
 }
 
 /// Counts a request while it lives, to the last byte of its answer.
@@ -66,19 +78,29 @@ impl Activity {
             begun: AtomicUsize::new(0),
             received: AtomicUsize::new(0),
             half_record: AtomicBool::new(false),
+            half_frame: AtomicBool::new(false),
+            closing: AtomicBool::new(false),
             flushed: AtomicBool::new(true),
             stuck: AtomicBool::new(false),
             written: AtomicUsize::new(0),
             peer_closed: AtomicBool::new(false),
+            gone: CancellationToken::new(),
         })
     }
 
     pub(super) fn doing(&self) -> Doing {
-        if self.stuck.load(Relaxed) {
+        // HTTP/2 has frames that are no part of any request, both ways and at any time: what it has received
+        // and written says nothing, where in a frame it is does.
+        let streams = self.protocol() == Protocol::Http2;
+        let unsent = !streams && !self.flushed.load(Relaxed);
+        let received = !streams && self.received.load(Relaxed) > 0;
+        if self.closing.load(Relaxed) {
+            Doing::Closing
+        } else if self.stuck.load(Relaxed) {
             Doing::Stuck(self.written.load(Relaxed))
-        } else if self.in_flight.load(Relaxed) > 0 || !self.flushed.load(Relaxed) {
+        } else if self.in_flight.load(Relaxed) > 0 || unsent {
             Doing::Serving
-        } else if self.received.load(Relaxed) > 0 || self.half_record.load(Relaxed) {
+        } else if received || self.half_record.load(Relaxed) || self.half_frame.load(Relaxed) {
             Doing::Receiving
         } else {
             Doing::Idle
@@ -143,11 +165,26 @@ impl Activity {
         }
     }
 
-    /// How it ended, unless that was said before.
-    pub(super) fn ends(&self, reason: Reason) {
-        let _ = self
-            .reason
-            .compare_exchange(NO_REASON, reason as u8, Relaxed, Relaxed);
+    /// How it ended, unless that was said before; whether it was not.
+    pub(super) fn ends(&self, reason: Reason) -> bool {
+        self.reason
+            .compare_exchange(NO_REASON, reason as u8, Relaxed, Relaxed)
+            .is_ok()
+    }
+
+    /// The hard deadline finds it upgraded. Whoever sees that first counts it: the stream, when the user's code
+    /// reads or writes, or who waits for its end.
+    pub(super) fn cut_upgraded(&self) {
+        if self.ends(Reason::Cut) {
+            let totals = self.guard.traffic().totals();
+            totals.cut(Protocol::Upgraded.as_str());
+            totals.connections_cut.fetch_add(1, SeqCst);
+        }
+    }
+
+    /// Cancelled when the socket is closed.
+    pub(super) fn gone(&self) -> CancellationToken {
+        self.gone.clone()
     }
 
     pub(super) fn peer_has_closed(&self) -> bool {
@@ -160,9 +197,23 @@ impl Activity {
         self.received.fetch_add(bytes, Relaxed);
     }
 
+    /// The TLS handshake is done, and nothing of a request was in it.
+    #[cfg(feature = "tls")]
+    pub(super) fn handshaken(&self) {
+        self.received.store(0, Relaxed);
+    }
+
     #[cfg(feature = "tls")]
     pub(super) fn set_half_record(&self, half: bool) {
         self.half_record.store(half, Relaxed);
+    }
+
+    pub(super) fn set_half_frame(&self, half: bool) {
+        self.half_frame.store(half, Relaxed);
+    }
+
+    pub(super) fn closes(&self) {
+        self.closing.store(true, Relaxed);
     }
 
     pub(super) fn peer_closed(&self) {
@@ -209,6 +260,7 @@ impl Drop for Activity {
         let protocol = self.protocol();
         self.state_gauge(protocol, self.in_flight() > 0).dec();
         self.meter.of(protocol).closed(self.final_reason());
+        self.gone.cancel();
     }
 }
 

@@ -16,7 +16,16 @@
 //! head has been received, and waits for ever for a fresh one. So an idle connection is taken apart here,
 //! looked at once more, and put together again where there is anything to read.
 
-use std::{future::poll_fn, io, pin::Pin, sync::Arc, task::Poll};
+#[cfg(test)]
+mod fuzz;
+
+use std::{
+    future::poll_fn,
+    io,
+    pin::Pin,
+    sync::{Arc, Weak},
+    task::Poll,
+};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Request, Response};
@@ -27,6 +36,7 @@ use hyper::{
 };
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
+use tokio_util::sync::CancellationToken;
 use tower::Service;
 
 use crate::lifecycle::{BoxError, Drain, Moment, Traffic};
@@ -57,6 +67,13 @@ pub(super) struct Connection {
     pub(super) tls: Option<super::tls::Tls>,
 }
 
+/// A connection that has been upgraded: in the hands of the user's code, and still counted.
+pub(super) struct Upgraded {
+    activity: Weak<Activity>,
+    gone: CancellationToken,
+    drain: Drain,
+}
+
 /// One connection at work.
 struct Driver<S> {
     connection: Connection,
@@ -68,13 +85,14 @@ struct Driver<S> {
 // === impl Connection ===
 
 impl Connection {
-    /// Serves an accepted socket to its end. It counts from the call on, not from the first poll.
+    /// Serves an accepted socket to its end, or until it has been upgraded. It counts from the call on, not
+    /// from the first poll.
     pub(super) fn accepted<S, B>(
         self,
         socket: Socket,
         peer: Peer,
         service: S,
-    ) -> impl Future<Output = ()> + Send
+    ) -> impl Future<Output = Option<Upgraded>> + Send
     where
         S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
         S::Future: Send + 'static,
@@ -91,6 +109,7 @@ impl Connection {
                 Err(error) => Err(error.into()),
             };
             driver.ended(result);
+            driver.upgraded()
         }
     }
 
@@ -201,6 +220,15 @@ impl<S> Driver<S> {
         }
     }
 
+    /// Lets go of the connection; what has been upgraded lives on without.
+    fn upgraded(self) -> Option<Upgraded> {
+        (self.activity.protocol() == Protocol::Upgraded).then(|| Upgraded {
+            activity: Arc::downgrade(&self.activity),
+            gone: self.activity.gone(),
+            drain: self.connection.drain.clone(),
+        })
+    }
+
     /// Notes why the connection does not go on.
     fn interrupted(&self, interrupt: Interrupt) {
         use std::sync::atomic::Ordering::SeqCst;
@@ -216,6 +244,8 @@ impl<S> Driver<S> {
                     Doing::Receiving => "receiving",
                     Doing::Serving => "serving",
                     Doing::Stuck(_) => "not read by its peer",
+                    // Its last answer has left; nobody loses anything.
+                    Doing::Closing => return,
                 };
                 totals.cut(&format!("{} {doing}", self.activity.protocol().as_str()));
                 totals.connections_cut.fetch_add(1, SeqCst);
@@ -323,41 +353,36 @@ impl<S> Driver<S> {
         B::Data: Send,
         B::Error: Into<BoxError>,
     {
-        let settings = &self.connection.settings;
+        let settings = self.connection.settings.clone();
         let connection = http2::Builder::new(TokioExecutor::new())
             .timer(TokioTimer::new())
             .max_concurrent_streams(settings.max_streams)
             .max_header_list_size(u32::try_from(settings.max_head).unwrap_or(u32::MAX))
-            .serve_connection(TokioIo::new(io), self.service.clone());
+            .serve_connection(TokioIo::new(io.frames()), self.service.clone());
         tokio::pin!(connection);
-        let patience = &mut self.patience;
-        patience.streams();
+        self.patience.streams();
         let interrupt = poll_fn(|cx| {
-            if let Poll::Ready(result) = connection.as_mut().poll(cx) {
-                return Poll::Ready(Ok(result));
-            }
-            if patience.must_go_away() {
-                patience.goes_away();
-                // GOAWAY with the highest id, a PING, then GOAWAY with the last one (RFC 9113, section 6.8).
-                connection.as_mut().graceful_shutdown();
+            loop {
                 if let Poll::Ready(result) = connection.as_mut().poll(cx) {
                     return Poll::Ready(Ok(result));
                 }
+                match self.patience.poll(cx) {
+                    // Idle for longer than any proxy keeps a connection. Whoever sends a request at this very
+                    // instant is still answered, as with any GOAWAY.
+                    Poll::Ready(Interrupt::CloseIdle) => self.interrupted(Interrupt::CloseIdle),
+                    Poll::Ready(interrupt) => return Poll::Ready(Err(interrupt)),
+                    // Asked only now: the moment may just have come.
+                    Poll::Pending if self.patience.must_go_away() => {}
+                    Poll::Pending => return Poll::Pending,
+                }
+                self.patience.goes_away();
+                // GOAWAY with the highest id, a PING, then GOAWAY with the last one (RFC 9113, section 6.8).
+                connection.as_mut().graceful_shutdown();
             }
-            patience.poll(cx).map(Err)
         })
         .await;
         match interrupt {
             Ok(result) => Ok(result?),
-            // In serving: idle for longer than any proxy keeps a connection. A client that has sent a request
-            // meanwhile is told by the protocol that it may send it again.
-            Err(Interrupt::CloseIdle) => {
-                self.interrupted(Interrupt::CloseIdle);
-                connection.as_mut().graceful_shutdown();
-                let farewell =
-                    tokio::time::timeout(self.connection.settings.goaway_timeout, connection);
-                farewell.await.unwrap_or(Ok(())).map_err(Into::into)
-            }
             Err(interrupt) => {
                 self.interrupted(interrupt);
                 Ok(())
@@ -396,8 +421,30 @@ impl<S> Driver<S> {
             return Ok(Some(io.rewind(read.freeze())));
         }
         self.interrupted(Interrupt::CloseIdle);
-        io.shutdown().await?;
+        tokio::select! {
+            result = io.shutdown() => result?,
+            // Its peer is waited for no longer than everybody's.
+            () = self.connection.drain.reached(Moment::Cut) => {}
+        }
         Ok(None)
+    }
+}
+
+// === impl Upgraded ===
+
+impl Upgraded {
+    /// Waits for its end. At the hard deadline [`Io`] ends it, whenever the user's code next reads or writes;
+    /// it is counted here, since that code may do neither.
+    pub(super) async fn ended(self) {
+        tokio::select! {
+            biased;
+            () = self.gone.cancelled() => return,
+            () = self.drain.reached(Moment::Cut) => {}
+        }
+        if let Some(activity) = self.activity.upgrade() {
+            activity.cut_upgraded();
+        }
+        self.gone.cancelled().await;
     }
 }
 

@@ -22,11 +22,7 @@ use tokio::{
 };
 use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 
-use super::{
-    activity::Activity,
-    metrics::{Protocol, Reason},
-    stream::Waiting,
-};
+use super::{activity::Activity, frames::Frames, metrics::Protocol, stream::Waiting};
 
 pin_project! {
     /// A socket with a memory.
@@ -35,9 +31,11 @@ pin_project! {
         inner: T,
         // Read before, by the protocol sniffer or an earlier hyper connection; delivered first.
         prefix: Bytes,
+        frames: Option<Frames>,
         activity: Arc<Activity>,
         linger_for: Duration,
         linger: Option<Pin<Box<Sleep>>>,
+        fin_sent: bool,
         peer_closed: bool,
         cut: CancellationToken,
         // Made when it is needed, after an upgrade.
@@ -58,13 +56,21 @@ impl<T> Io<T> {
         Self {
             inner,
             prefix: Bytes::new(),
+            frames: None,
             activity,
             linger_for,
             linger: None,
+            fin_sent: false,
             peer_closed: false,
             cut,
             cut_seen: None,
         }
+    }
+
+    /// From here on it delivers HTTP/2, the client's preface first.
+    pub(super) fn frames(mut self) -> Self {
+        self.frames = Some(Frames::new());
+        self
     }
 
     /// Delivers these bytes before anything else. They count as received.
@@ -83,6 +89,14 @@ impl<T: Waiting> Io<T> {
     }
 }
 
+/// Notes what is delivered to HTTP/2.
+fn follow(frames: &mut Option<Frames>, activity: &Activity, bytes: &[u8]) {
+    if let Some(frames) = frames {
+        frames.read(bytes);
+        activity.set_half_frame(frames.is_inside());
+    }
+}
+
 /// After an upgrade: an error from the hard deadline on.
 fn check_cut(
     activity: &Activity,
@@ -97,7 +111,7 @@ fn check_cut(
     if seen.as_mut().poll(cx).is_pending() {
         return Ok(());
     }
-    activity.ends(Reason::Cut);
+    activity.cut_upgraded();
     Err(io::Error::new(
         io::ErrorKind::ConnectionAborted,
         "cut at the hard deadline of the drain",
@@ -115,6 +129,7 @@ impl<T: AsyncRead> AsyncRead for Io<T> {
         if !this.prefix.is_empty() {
             let n = this.prefix.len().min(buf.remaining());
             buf.put_slice(&this.prefix[..n]);
+            follow(this.frames, this.activity, &this.prefix[..n]);
             this.prefix.advance(n);
             return Poll::Ready(Ok(()));
         }
@@ -125,7 +140,10 @@ impl<T: AsyncRead> AsyncRead for Io<T> {
                 *this.peer_closed = true;
                 this.activity.peer_closed();
             }
-            n => this.activity.received(n),
+            n => {
+                this.activity.received(n);
+                follow(this.frames, this.activity, &buf.filled()[before..]);
+            }
         }
         Poll::Ready(Ok(()))
     }
@@ -182,12 +200,20 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for Io<T> {
 
     /// Sends FIN, then reads and forgets until the peer's FIN, within a bound. Closing a socket with
     /// unread bytes sends a reset, and a reset makes the peer's kernel drop what it has not delivered yet:
-    /// our last answer (RFC 9112, section 9.6).
+    /// our last answer (RFC 9112, section 9.6). The bound is also that of the FIN itself, which over TLS waits
+    /// for a peer that does not read.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut this = self.project();
-        if this.linger.is_none() {
-            ready!(this.inner.as_mut().poll_shutdown(cx))?;
-            *this.linger = Some(Box::pin(sleep(*this.linger_for)));
+        this.activity.closes();
+        let linger = this
+            .linger
+            .get_or_insert_with(|| Box::pin(sleep(*this.linger_for)));
+        if !*this.fin_sent {
+            match this.inner.as_mut().poll_shutdown(cx) {
+                Poll::Ready(result) => result?,
+                Poll::Pending => return linger.as_mut().poll(cx).map(Ok),
+            }
+            *this.fin_sent = true;
         }
         let mut scratch = [0; 4096];
         while !*this.peer_closed {
@@ -196,17 +222,12 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for Io<T> {
                 Poll::Ready(Ok(())) if !buf.filled().is_empty() => {}
                 Poll::Ready(_) => *this.peer_closed = true,
                 Poll::Pending => {
-                    let over = this.linger.as_mut().map(|timer| timer.as_mut().poll(cx));
-                    ready!(over.unwrap_or(Poll::Ready(())));
+                    ready!(linger.as_mut().poll(cx));
                     break;
                 }
             }
             // A peer that never stops sending must not keep us.
-            if this
-                .linger
-                .as_ref()
-                .is_some_and(|timer| timer.deadline() <= Instant::now())
-            {
+            if linger.deadline() <= Instant::now() {
                 break;
             }
         }

@@ -16,7 +16,8 @@ const SENDERS: usize = 8;
 const AGENT: usize = 80;
 
 /// What Prometheus sends with each scrape.
-const SCRAPE: HeaderName = HeaderName::from_static("x-prometheus-scrape-timeout-seconds");
+pub(super) const SCRAPE: HeaderName =
+    HeaderName::from_static("x-prometheus-scrape-timeout-seconds");
 
 /// How those begin who ask whether we are well, each on a new connection every few seconds: the kubelet, and
 /// the health checks of load balancers, as their documentation names them. That they come does not show that

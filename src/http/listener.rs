@@ -3,7 +3,7 @@
 use std::{
     fmt, io,
     net::SocketAddr,
-    os::unix::fs::FileTypeExt,
+    os::unix::fs::{FileTypeExt, MetadataExt},
     path::{Path, PathBuf},
 };
 
@@ -42,9 +42,16 @@ pub enum Peer {
     Unix,
 }
 
-/// Removes a socket's file when dropped.
+/// Removes a socket's file when dropped, if it is still the one that we made: a successor may have put its own
+/// in the same place.
 #[derive(Debug)]
-pub(super) struct Unlinked(PathBuf);
+pub(super) struct Unlinked {
+    path: PathBuf,
+    made: Option<FileId>,
+}
+
+/// Device and inode.
+type FileId = (u64, u64);
 
 // === impl Listener ===
 
@@ -119,7 +126,10 @@ async fn bind_unix(path: &Path) -> io::Result<Listener> {
     let listener = UnixListener::bind(path)?;
     Ok(Listener::new(Acceptor::Unix {
         listener,
-        _path: Some(Unlinked(path.to_owned())),
+        _path: Some(Unlinked {
+            path: path.to_owned(),
+            made: file_id(path),
+        }),
     }))
 }
 
@@ -192,7 +202,13 @@ impl fmt::Display for Peer {
 
 impl Drop for Unlinked {
     fn drop(&mut self) {
-        // Gone already, or not ours to remove any more.
-        let _ = std::fs::remove_file(&self.0);
+        if self.made.is_some() && self.made == file_id(&self.path) {
+            let _ = std::fs::remove_file(&self.path);
+        }
     }
+}
+
+fn file_id(path: &Path) -> Option<FileId> {
+    let meta = std::fs::symlink_metadata(path).ok()?;
+    Some((meta.dev(), meta.ino()))
 }

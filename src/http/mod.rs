@@ -12,6 +12,7 @@
 
 mod activity;
 mod connection;
+mod frames;
 #[cfg(feature = "grpc")]
 mod grpc;
 mod io;
@@ -22,6 +23,7 @@ mod metrics;
 mod origin;
 mod patience;
 mod probes;
+mod scrapes;
 mod server;
 mod service;
 mod settings;

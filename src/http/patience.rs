@@ -40,6 +40,10 @@ pub(super) struct Patience {
     settings: Arc<HttpSettings>,
     activity: Arc<Activity>,
     accepted: Instant,
+    /// It came after clients were asked to leave.
+    late: bool,
+    /// Since when they are, as far as this connection has seen.
+    leave_since: Option<Instant>,
     stage: Stage,
     stage_since: Instant,
     next_stage: Pin<Box<WaitForCancellationFutureOwned>>,
@@ -50,7 +54,7 @@ pub(super) struct Patience {
     /// What it does, since when, and how many requests had begun then.
     doing: (Doing, Instant, usize),
     timer: Pin<Box<Sleep>>,
-    /// HTTP/2: frames that are no request come at any time, so that received bytes mean nothing.
+    /// It speaks HTTP/2, which is asked to leave by GOAWAY.
     streams: bool,
     /// Since when GOAWAY is under way.
     gone_away: Option<Instant>,
@@ -108,6 +112,8 @@ impl Patience {
             settings: settings.clone(),
             activity: activity.clone(),
             accepted: now,
+            late: drain.has(Moment::Leave),
+            leave_since: None,
             stage: Stage::Serving,
             stage_since: now,
             next_stage: Box::pin(drain.token(Moment::Leave).clone().cancelled_owned()),
@@ -131,8 +137,7 @@ impl Patience {
     /// the first request on one that came later. A client that waits for our SETTINGS before it sends would
     /// otherwise be told to leave before it could ask anything.
     pub(super) fn must_go_away(&self) -> bool {
-        let now = Instant::now();
-        self.gone_away.is_none() && self.stage >= Stage::Leave && now >= self.go_away_at()
+        self.go_away_at().is_some_and(|at| at <= Instant::now())
     }
 
     /// GOAWAY is on its way.
@@ -145,7 +150,7 @@ impl Patience {
     }
 
     /// Pending while the connection may go on; wakes the task when that may have changed, or when it
-    /// [must go away](Self::must_go_away).
+    /// [must go away](Self::must_go_away), unless it must already.
     ///
     /// Called whenever the connection has nothing to do, twice with every request; so nothing is registered
     /// again that is registered already.
@@ -164,8 +169,7 @@ impl Patience {
         self.look();
         loop {
             let due = self.due();
-            let asks = self.streams && self.gone_away.is_none() && self.stage >= Stage::Leave;
-            let go_away = asks.then(|| self.go_away_at());
+            let go_away = self.go_away_at();
             if due.is_none() && go_away.is_none() {
                 return Poll::Pending;
             }
@@ -174,7 +178,8 @@ impl Patience {
                 Some((due, interrupt)) if due <= now => return Poll::Ready(interrupt),
                 due => due.map(|(due, _)| due),
             };
-            let Some(wake) = due.into_iter().chain(go_away.filter(|at| *at > now)).min() else {
+            let go_away = go_away.filter(|at| *at > now);
+            let Some(wake) = due.into_iter().chain(go_away).min() else {
                 return Poll::Pending;
             };
             // A timer that fires too early does no harm and costs less than moving it with every request.
@@ -204,18 +209,14 @@ impl Patience {
             Stage::CloseIdle | Stage::Cut => Stage::Cut,
         };
         self.stage_since = Instant::now();
+        self.leave_since.get_or_insert(self.stage_since);
         let next = self.drain.token(self.stage.end()).clone();
         self.next_stage = Box::pin(next.cancelled_owned());
         self.stage_registered = false;
     }
 
     fn look(&mut self) {
-        let doing = match self.activity.doing() {
-            Doing::Receiving | Doing::Serving if self.streams && self.activity.in_flight() == 0 => {
-                Doing::Idle
-            }
-            doing => doing,
-        };
+        let doing = self.activity.doing();
         let begun = self.activity.begun();
         if (doing, begun) != (self.doing.0, self.doing.2) {
             self.doing = (doing, Instant::now(), begun);
@@ -226,7 +227,8 @@ impl Patience {
     fn due(&self) -> Option<(Instant, Interrupt)> {
         let (doing, since, _) = self.doing;
         match doing {
-            Doing::Serving => None,
+            // What is being closed has its own bound, the linger.
+            Doing::Serving | Doing::Closing => None,
             Doing::Stuck(_) => Some((since + self.settings.write_timeout, Interrupt::Stuck)),
             Doing::Receiving => Some((since + self.settings.header_timeout, Interrupt::TooSlow)),
             Doing::Idle if self.gone_away.is_some() => {
@@ -253,14 +255,19 @@ impl Patience {
             .mul_f64(share * (0.9 + 0.1 * self.jitter))
     }
 
-    fn go_away_at(&self) -> Instant {
+    /// When GOAWAY is due, where it is and has not been sent.
+    fn go_away_at(&self) -> Option<Instant> {
+        if !self.streams || self.gone_away.is_some() {
+            return None;
+        }
+        let since = self.leave_since?;
         let spread = self.settings.spread;
-        if self.accepted < self.stage_since && self.stage == Stage::Leave {
-            self.stage_since + spread.mul_f64(self.jitter)
+        Some(if !self.late {
+            since + spread.mul_f64(self.jitter)
         } else if self.activity.begun() > 0 {
             self.accepted
         } else {
             self.accepted + spread
-        }
+        })
     }
 }

@@ -1,14 +1,20 @@
 //! What Kubernetes and Prometheus ask: `/livez`, `/readyz`, `/startupz`, `/metrics`.
 
+use std::convert::Infallible;
+
 use axum::{
-    Router,
+    Extension, Router,
+    body::Body,
     extract::State,
-    http::{StatusCode, header},
+    http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
+use futures_util::stream;
 
 use crate::lifecycle::{Drain, Phase};
+
+use super::{late::SCRAPE, origin::Origin, scrapes::Scrapes};
 
 /// Probes and metrics as a router, for a listener of its own ([`Lifecycle::admin`]) or to be merged into
 /// another router.
@@ -49,9 +55,25 @@ async fn startupz(State(drain): State<Drain>) -> Response {
     }
 }
 
-async fn metrics(State(drain): State<Drain>) -> Response {
+async fn metrics(
+    State(drain): State<Drain>,
+    origin: Option<Extension<Origin>>,
+    headers: HeaderMap,
+) -> Response {
+    let scrape = headers.contains_key(SCRAPE).then(|| {
+        let scraper = origin.map_or_else(String::new, |origin| origin.peer().to_string());
+        drain.kept(Scrapes::default).begin(scraper)
+    });
     match crate::metrics::render(drain.registry()) {
-        Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
+        Ok(text) => {
+            let whole = stream::once(async move {
+                // Dropped when the answer is on its way.
+                let _scrape = scrape;
+                Ok::<_, Infallible>(text)
+            });
+            let text = [(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)];
+            (text, Body::from_stream(whole)).into_response()
+        }
         Err(error) => (
             StatusCode::INTERNAL_SERVER_ERROR,
             format!("cannot render metrics: {error}\n"),

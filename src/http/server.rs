@@ -98,9 +98,15 @@ impl<S> Server<S> {
         // Owns what it needs, so that nobody's service has to be `Sync`.
         let mut serve = move |socket: Socket, peer: Peer, slot: Option<OwnedSemaphorePermit>| {
             let serving = connection.clone().accepted(socket, peer, service.clone());
+            let tasks = tracker.clone();
             tracker.spawn(async move {
-                serving.await;
-                drop(slot);
+                if let Some(upgraded) = serving.await {
+                    // In a task of its own, which is much smaller.
+                    tasks.spawn(async move {
+                        upgraded.ended().await;
+                        drop(slot);
+                    });
+                }
             });
         };
         accept(

@@ -3,11 +3,13 @@
 
 use std::{
     future::Future,
+    io::IoSlice,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
+use bytes::{Buf, Bytes};
 use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
@@ -58,8 +60,15 @@ pin_project! {
     pub(super) struct CountedBody<B> {
         #[pin]
         body: B,
-        in_flight: InFlight,
+        in_flight: Arc<InFlight>,
     }
+}
+
+/// A part of an answer, counted until it has left: HTTP/2 keeps what its peer's window has no room for, long
+/// after the body has ended.
+pub(super) struct CountedData<D> {
+    data: D,
+    _in_flight: Arc<InFlight>,
 }
 
 // === impl RequestContext ===
@@ -92,6 +101,10 @@ impl RequestContext {
             self.activity.ends(Reason::Leave);
             let close = HeaderValue::from_static("close");
             response.headers_mut().insert(header::CONNECTION, close);
+            if version == Version::HTTP_10 {
+                // Else hyper adds a `keep-alive` to it, for a client of HTTP/1.0 that has asked for that.
+                *response.version_mut() = version;
+            }
         } else if let Some(hint) = &self.keep_alive {
             response.headers_mut().insert(KEEP_ALIVE, hint.clone());
         }
@@ -128,10 +141,11 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let mut response = std::task::ready!(this.answer.poll(cx))?;
+        let mut response = ready!(this.answer.poll(cx))?;
         this.context
             .mark(&mut response, *this.version, *this.connect);
         let in_flight = this.in_flight.take().expect("polled after completion");
+        let in_flight = Arc::new(in_flight);
         Poll::Ready(Ok(response.map(|body| CountedBody { body, in_flight })))
     }
 }
@@ -139,14 +153,20 @@ where
 // === impl CountedBody ===
 
 impl<B: Body> Body for CountedBody<B> {
-    type Data = B::Data;
+    type Data = CountedData<B::Data>;
     type Error = B::Error;
 
     fn poll_frame(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        self.project().body.poll_frame(cx)
+        let this = self.project();
+        let frame = ready!(this.body.poll_frame(cx));
+        let count = |data| CountedData {
+            data,
+            _in_flight: this.in_flight.clone(),
+        };
+        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(count))))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -155,5 +175,29 @@ impl<B: Body> Body for CountedBody<B> {
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+// === impl CountedData ===
+
+impl<D: Buf> Buf for CountedData<D> {
+    fn remaining(&self) -> usize {
+        self.data.remaining()
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.data.chunk()
+    }
+
+    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        self.data.chunks_vectored(slices)
+    }
+
+    fn advance(&mut self, n: usize) {
+        self.data.advance(n);
+    }
+
+    fn copy_to_bytes(&mut self, n: usize) -> Bytes {
+        self.data.copy_to_bytes(n)
     }
 }

@@ -85,6 +85,8 @@ pin_project! {
         #[pin]
         inner: T,
         framing: Framing,
+        // Every byte of a handshake is one of a request to come.
+        handshaking: bool,
         activity: Arc<Activity>,
     }
 }
@@ -152,9 +154,13 @@ impl Tls {
         let records = Records {
             inner: socket,
             framing: Framing::default(),
-            activity,
+            handshaking: true,
+            activity: activity.clone(),
         };
-        TlsAcceptor::from(self.config).accept(records).await
+        let mut stream = TlsAcceptor::from(self.config).accept(records).await?;
+        stream.get_mut().0.handshaking = false;
+        activity.handshaken();
+        Ok(stream)
     }
 }
 
@@ -245,7 +251,11 @@ impl<T: AsyncRead> AsyncRead for Records<T> {
         let this = self.project();
         let before = buf.filled().len();
         ready!(this.inner.poll_read(cx, buf))?;
-        this.framing.read(&buf.filled()[before..]);
+        let read = &buf.filled()[before..];
+        this.framing.read(read);
+        if *this.handshaking {
+            this.activity.received(read.len());
+        }
         this.activity.set_half_record(this.framing.is_inside());
         Poll::Ready(Ok(()))
     }

@@ -13,6 +13,7 @@
 use std::{fmt::Debug, time::Duration};
 
 use http_body_util::BodyExt;
+use k8s_openapi::api::authorization::v1::{SelfSubjectRulesReview, SubjectRulesReviewStatus};
 use kube::{
     Client, Config, Resource,
     api::{ListParams, ObjectList, WatchParams},
@@ -20,6 +21,7 @@ use kube::{
     core::{Request, Status},
 };
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
@@ -142,7 +144,41 @@ impl Api {
         let opened = self.head(request).await;
         self.count(opened.as_ref().err());
         let (body, clock) = opened?;
-        Ok(Watch::new(body, clock))
+        Ok(Watch::new(body, clock, self.metrics.clone()))
+    }
+
+    /// Changes some fields of a Pod (RFC 7396).
+    pub(super) async fn patch_pod(&self, name: &str, patch: &Value) -> Result<(), ApiError> {
+        let namespace = &self.namespace;
+        let request = http::Request::patch(format!("/api/v1/namespaces/{namespace}/pods/{name}"))
+            .header(http::header::CONTENT_TYPE, "application/merge-patch+json")
+            .body(patch.to_string().into_bytes())
+            .map_err(kube::core::request::Error::BuildRequest);
+        self.fetch::<Value>(request).await?;
+        Ok(())
+    }
+
+    /// The rules that the service account has in this namespace.
+    pub(super) async fn own_rules(&self) -> Result<SubjectRulesReviewStatus, ApiError> {
+        let review = serde_json::json!({
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectRulesReview",
+            "spec": {"namespace": self.namespace},
+        });
+        let path = "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews";
+        let (answer, _) = self
+            .fetch::<SelfSubjectRulesReview>(post(path, &review))
+            .await?;
+        let status = answer.status;
+        status.ok_or_else(|| ApiError::Invalid("a review without a status".to_owned()))
+    }
+
+    /// Creates an Event (`events.k8s.io/v1`).
+    pub(super) async fn create_event(&self, event: &Value) -> Result<(), ApiError> {
+        let namespace = &self.namespace;
+        let path = format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events");
+        self.fetch::<Value>(post(&path, event)).await?;
+        Ok(())
     }
 
     fn url<K: Resource<DynamicType = ()>>(&self) -> Request {
@@ -153,6 +189,7 @@ impl Api {
         let fetched = async {
             let (body, clock) = self.head(request).await?;
             let bytes = collect(body, LARGEST_BODY).await?;
+            self.metrics.received(bytes.len());
             let object = serde_json::from_slice(&bytes)
                 .map_err(|error| ApiError::Invalid(error.to_string()))?;
             Ok((object, clock))
@@ -181,6 +218,13 @@ impl Api {
     fn count(&self, error: Option<&ApiError>) {
         self.metrics.request(error.map_or("ok", ApiError::outcome));
     }
+}
+
+fn post(path: &str, object: &Value) -> Built {
+    http::Request::post(path)
+        .header(http::header::CONTENT_TYPE, "application/json")
+        .body(object.to_string().into_bytes())
+        .map_err(kube::core::request::Error::BuildRequest)
 }
 
 type Built = Result<http::Request<Vec<u8>>, kube::core::request::Error>;
@@ -281,6 +325,11 @@ impl ApiError {
     /// There is no such object.
     pub(super) fn is_missing(&self) -> bool {
         self.code() == Some(404)
+    }
+
+    /// There is one already.
+    pub(super) fn is_conflict(&self) -> bool {
+        self.code() == Some(409)
     }
 
     /// The version asked for is no longer kept: list again.

@@ -5,10 +5,11 @@
 //! | `lameduck_endpoint_removal_seconds{service}` | from T0 until the Service was seen to route here no more; 0 until then |
 //! | `lameduck_endpoints{state}` | 1 for what is known about the own endpoints, 0 for the other states |
 //! | `lameduck_kubernetes_requests_total{outcome}` | requests to the API server, and how they ended |
+//! | `lameduck_kubernetes_received_bytes_total` | bytes of its answers, lists and watches included |
 
 use std::time::Duration;
 
-use prometheus::{GaugeVec, IntCounterVec, IntGaugeVec, Opts, Registry};
+use prometheus::{GaugeVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
 
 use crate::lifecycle::{Endpoints, Unobservable};
 
@@ -39,15 +40,17 @@ pub(super) struct Metrics {
     removal: GaugeVec,
     endpoints: IntGaugeVec,
     requests: IntCounterVec,
+    received: IntCounter,
 }
 
 impl Metrics {
     pub(super) fn register(registry: &Registry) -> Self {
         let metrics = Self::new().expect("the names and labels below are valid");
-        let parts: [Box<dyn prometheus::core::Collector>; 3] = [
+        let parts: [Box<dyn prometheus::core::Collector>; 4] = [
             Box::new(metrics.removal.clone()),
             Box::new(metrics.endpoints.clone()),
             Box::new(metrics.requests.clone()),
+            Box::new(metrics.received.clone()),
         ];
         for part in parts {
             if let Err(error) = registry.register(part) {
@@ -81,6 +84,10 @@ impl Metrics {
                 ),
                 &["outcome"],
             )?,
+            received: IntCounter::new(
+                "lameduck_kubernetes_received_bytes_total",
+                "Bytes of the Kubernetes API server's answers, lists and watches included.",
+            )?,
         };
         for outcome in OUTCOMES {
             metrics.requests.with_label_values(&[outcome]);
@@ -102,6 +109,10 @@ impl Metrics {
         self.removal
             .with_label_values(&[service])
             .set(lag.unwrap_or_default().as_secs_f64());
+    }
+
+    pub(super) fn received(&self, bytes: usize) {
+        self.received.inc_by(bytes as u64);
     }
 
     pub(super) fn request(&self, outcome: &str) {

@@ -11,7 +11,10 @@ use kube::{client::Body, core::WatchEvent};
 use serde::de::DeserializeOwned;
 use tokio::time::{Instant, timeout_at};
 
-use super::api::{ApiError, Clock};
+use super::{
+    api::{ApiError, Clock},
+    metrics::Metrics,
+};
 
 /// How long one watch lasts. A dead connection blinds a drain for no longer than this, and a drain that
 /// lasts longer pays one request more for each.
@@ -30,17 +33,19 @@ pub(super) struct Watch<K> {
     unread: Vec<u8>,
     /// So much of `unread` holds no end of line.
     searched: usize,
+    metrics: Metrics,
     kind: PhantomData<fn() -> K>,
 }
 
 impl<K> Watch<K> {
-    pub(super) fn new(body: Body, clock: Clock) -> Self {
+    pub(super) fn new(body: Body, clock: Clock, metrics: Metrics) -> Self {
         Self {
             body,
             clock,
             opened: Instant::now(),
             unread: Vec::new(),
             searched: 0,
+            metrics,
             kind: PhantomData,
         }
     }
@@ -76,6 +81,7 @@ impl<K: DeserializeOwned> Watch<K> {
                 }
                 Ok(Some(Ok(frame))) => {
                     if let Some(data) = frame.data_ref() {
+                        self.metrics.received(data.len());
                         self.unread.extend_from_slice(data);
                     }
                 }
@@ -124,7 +130,8 @@ mod tests {
             local: Instant::now(),
             server: 0,
         };
-        Watch::new(Body::from(bytes.as_bytes().to_vec()), clock)
+        let metrics = Metrics::register(&prometheus::Registry::new());
+        Watch::new(Body::from(bytes.as_bytes().to_vec()), clock, metrics)
     }
 
     const SLICE: &str = r#"{"type":"MODIFIED","object":{"apiVersion":"discovery.k8s.io/v1","kind":"EndpointSlice","metadata":{"name":"a","resourceVersion":"7"},"addressType":"IPv4","endpoints":null}}"#;

@@ -154,6 +154,28 @@ pub enum RoutingEnd {
     TimedOut,
 }
 
+impl RoutingEnd {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Removed,
+        Self::NotApplicable,
+        Self::NoPermission,
+        Self::Unavailable,
+        Self::TimedOut,
+    ];
+
+    /// The word used in metrics and reports.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Removed => "removed",
+            Self::NotApplicable => "not_applicable",
+            Self::NoPermission => "no_permission",
+            Self::Unavailable => "unavailable",
+            Self::TimedOut => "timed_out",
+        }
+    }
+}
+
 /// The state machine.
 #[derive(Debug)]
 pub struct Conductor {

@@ -6,7 +6,7 @@ use std::{
     fmt,
     sync::{
         Arc, Mutex, PoisonError,
-        atomic::{AtomicBool, AtomicU8, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
 };
 
@@ -18,10 +18,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::{
     budget::Budget,
-    conductor::Input,
+    conductor::{Input, Record, RoutingEnd},
     inflight::{Traffic, Work},
     metrics,
-    observation::{Cause, Endpoints, Kill, Load, Peers},
+    observation::{Cause, DeadlineSource, Endpoints, Kill, Load, Peers},
     phase::{Moment, Phase},
 };
 
@@ -43,8 +43,6 @@ struct Shared {
     id: String,
     epoch: Instant,
     moments: [CancellationToken; Moment::ALL.len()],
-    /// A bit for each moment that has passed: asked with every request, where a token's lock would cost.
-    passed: AtomicU8,
     plan: watch::Sender<Option<Budget>>,
     cause: watch::Sender<Option<Cause>>,
     phases: watch::Sender<Vec<(Phase, Instant)>>,
@@ -56,8 +54,17 @@ struct Shared {
     emptied: Notify,
     traffic: Mutex<Vec<Arc<Traffic>>>,
     work: Mutex<Vec<Arc<Work>>>,
+    known: Mutex<Known>,
     registry: prometheus::Registry,
     kept: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
+}
+
+/// What the conductor knows of the drain beside its plan.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Known {
+    pub(super) cause: Option<Cause>,
+    pub(super) source: Option<DeadlineSource>,
+    pub(super) routing: Option<RoutingEnd>,
 }
 
 // === impl Drain ===
@@ -71,7 +78,6 @@ impl Drain {
             // Short enough to be read aloud, random enough for one Deployment's history.
             id: format!("{:010x}", fastrand::u64(..1 << 40)),
             epoch,
-            passed: AtomicU8::new(0),
             moments: std::array::from_fn(|_| CancellationToken::new()),
             plan: watch::Sender::new(None),
             cause: watch::Sender::new(None),
@@ -82,6 +88,7 @@ impl Drain {
             emptied: Notify::new(),
             traffic: Mutex::default(),
             work: Mutex::default(),
+            known: Mutex::default(),
             registry: prometheus::Registry::new(),
             kept: Mutex::default(),
         }));
@@ -104,7 +111,7 @@ impl Drain {
 
     /// Whether a moment has passed.
     pub fn has(&self, moment: Moment) -> bool {
-        self.0.passed.load(Ordering::SeqCst) & bit(moment) != 0
+        self.token(moment).is_cancelled()
     }
 
     /// A moment as a token, for code that takes one. Cancelling it would be a lie to everybody: use a
@@ -237,7 +244,8 @@ impl Drain {
 
     // --- for the shell and the gauges ---
 
-    pub(super) fn load(&self) -> Load {
+    /// What is carried now.
+    pub(crate) fn load(&self) -> Load {
         let mut load = Load::default();
         for traffic in lock(&self.0.traffic).iter() {
             traffic.add_to(&mut load);
@@ -257,7 +265,6 @@ impl Drain {
     }
 
     pub(super) fn raise(&self, moment: Moment) {
-        self.0.passed.fetch_or(bit(moment), Ordering::SeqCst);
         self.token(moment).cancel();
     }
 
@@ -265,10 +272,20 @@ impl Drain {
         self.0.plan.send_replace(Some(budget));
     }
 
-    pub(super) fn set_cause(&self, cause: Cause) {
+    /// What is known of the drain, for the metrics.
+    pub(super) fn known(&self) -> Known {
+        *lock(&self.0.known)
+    }
+
+    pub(super) fn set_known(&self, record: &Record) {
+        *lock(&self.0.known) = Known {
+            cause: Some(record.cause),
+            source: Some(record.deadline_source),
+            routing: record.routing,
+        };
         self.0
             .cause
-            .send_if_modified(|known| known.replace(cause) != Some(cause));
+            .send_if_modified(|known| known.replace(record.cause) != Some(record.cause));
     }
 
     pub(super) fn enter(&self, phase: Phase, at: Instant) {
@@ -300,10 +317,6 @@ impl fmt::Debug for Drain {
             .field("phase", &self.phase())
             .finish_non_exhaustive()
     }
-}
-
-const fn bit(moment: Moment) -> u8 {
-    1 << moment as u8
 }
 
 /// A panic elsewhere must not take the drain with it.

@@ -260,6 +260,11 @@ impl ConnectionGuard {
         }
     }
 
+    /// The server that it is a connection of.
+    pub fn traffic(&self) -> &Traffic {
+        &self.traffic
+    }
+
     /// It came after the endpoints were gone.
     pub fn is_late(&self) -> bool {
         self.age == Age::Late

@@ -2,19 +2,29 @@
 //! be forgotten or late.
 
 use prometheus::{
-    GaugeVec, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Gauge, GaugeVec, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     core::{Collector, Desc},
     proto::MetricFamily,
 };
 use tokio::time::Instant;
 
-use super::{drain::Drain, phase::Phase, report::phase_seconds};
+use super::{
+    conductor::RoutingEnd,
+    drain::Drain,
+    observation::{Cause, DeadlineSource},
+    phase::Phase,
+    report::phase_seconds,
+};
 
 struct LifecycleCollector {
     drain: Drain,
     phase: IntGaugeVec,
     phase_seconds: GaugeVec,
     ready: IntGauge,
+    cause: IntGaugeVec,
+    source: IntGaugeVec,
+    routing: IntGaugeVec,
+    seconds_left: Gauge,
     jobs: IntGaugeVec,
     finished: IntCounterVec,
     released: IntCounterVec,
@@ -53,6 +63,25 @@ impl LifecycleCollector {
                 &["phase"],
             )?,
             ready: IntGauge::new("lameduck_ready", "1 while /readyz succeeds.")?,
+            cause: gauges(
+                "lameduck_drain_cause",
+                "1 for why this process drains, 0 for the other causes, and for all before a drain.",
+                &["cause"],
+            )?,
+            source: gauges(
+                "lameduck_drain_deadline_source",
+                "1 for who said how long this process has, 0 for the others, and for all before a drain.",
+                &["source"],
+            )?,
+            routing: gauges(
+                "lameduck_drain_routing_end",
+                "1 for how the wait for the end of routing ended, 0 for the other ways, and for all before it has.",
+                &["outcome"],
+            )?,
+            seconds_left: Gauge::new(
+                "lameduck_drain_seconds_left",
+                "Until the deadline of this drain; 0 before a drain.",
+            )?,
             jobs: gauges(
                 "lameduck_jobs_in_flight",
                 "Jobs that are reserved and not yet durably settled.",
@@ -88,6 +117,25 @@ impl LifecycleCollector {
             }
         }
         self.ready.set(i64::from(self.drain.is_ready()));
+        let known = self.drain.known();
+        for cause in Cause::ALL {
+            let gauge = self.cause.with_label_values(&[cause.as_str()]);
+            gauge.set(i64::from(known.cause == Some(cause)));
+        }
+        for source in DeadlineSource::ALL {
+            let gauge = self.source.with_label_values(&[source.as_str()]);
+            gauge.set(i64::from(known.source == Some(source)));
+        }
+        for end in RoutingEnd::ALL {
+            let gauge = self.routing.with_label_values(&[end.as_str()]);
+            gauge.set(i64::from(known.routing == Some(end)));
+        }
+        let left = self
+            .drain
+            .plan()
+            .map(|plan| plan.deadline.saturating_duration_since(now));
+        self.seconds_left
+            .set(left.unwrap_or_default().as_secs_f64());
         for work in self.drain.all_work() {
             let pool = &[work.pool_name()];
             self.jobs.with_label_values(pool).set(signed(work.jobs()));
@@ -96,11 +144,15 @@ impl LifecycleCollector {
         }
     }
 
-    fn parts(&self) -> [&dyn Collector; 6] {
+    fn parts(&self) -> [&dyn Collector; 10] {
         [
             &self.phase,
             &self.phase_seconds,
             &self.ready,
+            &self.cause,
+            &self.source,
+            &self.routing,
+            &self.seconds_left,
             &self.jobs,
             &self.finished,
             &self.released,

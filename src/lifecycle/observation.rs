@@ -30,6 +30,17 @@ pub enum Cause {
 }
 
 impl Cause {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Unknown,
+        Self::Signal,
+        Self::Requested,
+        Self::Failed,
+        Self::PodDeleted,
+        Self::Disrupted,
+        Self::ContainerStopped,
+    ];
+
     /// The word used in logs, metrics and the ledger.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -69,6 +80,28 @@ pub enum DeadlineSource {
     PodSpec,
     /// A configured cap, because no deletion was seen.
     Cap,
+}
+
+impl DeadlineSource {
+    /// All of them.
+    pub const ALL: [Self; 5] = [
+        Self::Settings,
+        Self::DeletionGracePeriod,
+        Self::DeletionTimestamp,
+        Self::PodSpec,
+        Self::Cap,
+    ];
+
+    /// The word used in metrics and reports.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Settings => "settings",
+            Self::DeletionGracePeriod => "deletion_grace_period",
+            Self::DeletionTimestamp => "deletion_timestamp",
+            Self::PodSpec => "pod_spec",
+            Self::Cap => "cap",
+        }
+    }
 }
 
 /// Who routes to this process.

@@ -138,6 +138,9 @@ impl DrainReport {
             hooks,
         };
         report.count(drain);
+        // A starved connection has not come to count what it lost.
+        let left = record.left.all_requests() as u64;
+        report.requests.cut = report.requests.cut.max(left);
         report.outcome = report.judge(record, failed);
         report
     }

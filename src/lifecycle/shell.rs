@@ -133,7 +133,7 @@ impl Shell {
         let now = Instant::now();
         let actions = self.conductor.handle(now, self.drain.load(), input);
         if let Some(record) = self.conductor.record() {
-            self.drain.set_cause(record.cause);
+            self.drain.set_known(record);
         }
         let moved = !actions.is_empty();
         for action in actions {

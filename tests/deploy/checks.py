@@ -270,7 +270,7 @@ def wired(rendered, values):
                  for resource in rule["resources"] for verb in rule["verbs"]),
           sorted([("", "pods", verb, f"{name}-0") for verb in ("get", "watch")]
                  + [("discovery.k8s.io", "endpointslices", verb) for verb in ("list", "watch")]
-                 + [("", "services", "get")]),
+                 + [("", "services", "get"), ("events.k8s.io", "events", "create")]),
           "what the Role allows, no more than tests/it/kubernetes/permission.rs needs")
 
 

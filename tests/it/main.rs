@@ -9,6 +9,7 @@ mod exec_handler;
 mod fake_api;
 #[cfg(feature = "grpc")]
 mod grpc;
+mod http;
 mod kubernetes;
 mod process;
 mod rollout;

@@ -259,3 +259,31 @@ async fn rollouts_again_and_again_fail_no_request() {
     }
     assert_eq!(failed, 0);
 }
+
+/// A constant is too short on one day and too long on the other; who looks needs neither.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes two minutes; run by `make lag`"]
+async fn a_shutdown_follows_the_lag_of_the_balancer() {
+    let mut outcomes = Vec::new();
+    for lag in [0, 1, 3, 7, 10] {
+        for (server, patience) in [("lameduck", GRACE.unsigned_abs()), ("sleep", 12)] {
+            let scene = Scene {
+                server,
+                wire: Duration::from_millis(5),
+                lag: Duration::from_secs(lag),
+                rollouts: 1,
+                patience: Duration::from_secs(patience),
+            };
+            let outcome = Stage::play(scene).await;
+            println!("{}", row(&scene, &outcome));
+            outcomes.push((scene, outcome));
+        }
+    }
+    for (scene, outcome) in outcomes {
+        if scene.server == "lameduck" {
+            assert_eq!(outcome.failed, 0, "{scene:?}: {:#?}", outcome.failures);
+            let longest = scene.lag + Duration::from_secs(8);
+            assert!(outcome.shutdowns[0] < longest, "{scene:?}: {outcome:?}");
+        }
+    }
+}

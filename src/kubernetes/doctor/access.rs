@@ -11,7 +11,10 @@ use k8s_openapi::api::authorization::v1::{
 };
 
 use super::{
-    super::api::{Api, ApiError},
+    super::{
+        api::{Api, ApiError},
+        permissions,
+    },
     facts::{Rule, Seen},
     roles,
 };
@@ -26,19 +29,16 @@ pub(super) enum Subject {
 
 /// What a drain asks for; the Pod by its name, since a Role may name it.
 pub(super) fn rules(pod: Option<&str>) -> Vec<Rule> {
-    let rule = |group, resource, verb, name: Option<&str>| Rule {
-        group,
-        resource,
-        verb,
-        name: name.map(str::to_owned),
-    };
-    vec![
-        rule("", "pods", "get", pod),
-        rule("", "pods", "watch", pod),
-        rule("discovery.k8s.io", "endpointslices", "list", None),
-        rule("discovery.k8s.io", "endpointslices", "watch", None),
-        rule("", "services", "get", None),
-    ]
+    let rules = permissions::ALL.iter();
+    rules
+        .map(|rule| Rule {
+            group: rule.group,
+            resource: rule.resource,
+            verb: rule.verb,
+            without: rule.without,
+            name: pod.filter(|_| rule.own_pod).map(str::to_owned),
+        })
+        .collect()
 }
 
 /// Asks for each.

@@ -78,6 +78,8 @@ pub(super) struct Rule {
     pub(super) group: &'static str,
     pub(super) resource: &'static str,
     pub(super) verb: &'static str,
+    /// What is lost without it.
+    pub(super) without: &'static str,
     pub(super) name: Option<String>,
 }
 

@@ -75,6 +75,7 @@ mod tests {
             group: "",
             resource: "pods",
             verb: "get",
+            without: "",
             name: name.map(str::to_owned),
         };
         for (granted, name, expected) in [

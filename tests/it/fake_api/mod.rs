@@ -12,6 +12,7 @@
 #![allow(dead_code, reason = "a double shared by several test modules")]
 
 mod controller;
+mod create;
 mod faults;
 mod rbac;
 mod serve;
@@ -61,6 +62,7 @@ pub struct Shared {
     log: Mutex<Vec<Logged>>,
     logged: watch::Sender<usize>,
     token: Mutex<Option<String>>,
+    rules: Mutex<Option<Vec<Value>>>,
     skew: AtomicI64,
     access: Mutex<rbac::Access>,
 }
@@ -90,6 +92,7 @@ impl FakeApi {
                 log: Mutex::default(),
                 logged: watch::Sender::new(0),
                 token: Mutex::default(),
+                rules: Mutex::default(),
                 skew: AtomicI64::new(0),
                 access: Mutex::default(),
             }),
@@ -114,6 +117,11 @@ impl FakeApi {
         std::fs::write(dir.join("token"), token).expect("written");
         std::fs::write(dir.join("namespace"), NAMESPACE).expect("written");
         *self.shared.token.lock().expect("a lock") = Some(token.to_owned());
+    }
+
+    /// The service account has these rules, and may ask for them; until then the server does not tell.
+    pub fn grant(&self, rules: &[Value]) {
+        *self.shared.rules.lock().expect("a lock") = Some(rules.to_vec());
     }
 
     /// Its clock runs ahead by so many seconds.
@@ -180,6 +188,11 @@ impl FakeApi {
             .await
             .unwrap_or_else(|_| panic!("{verb:?} {resource:?} × {times}: {:?}", self.requests()))
             .expect("the server lives");
+    }
+
+    /// The Events that were created, by name.
+    pub fn events(&self) -> Vec<Value> {
+        self.shared.store().all(Resource::Events).cloned().collect()
     }
 
     // --- state ---

@@ -16,7 +16,7 @@ use tokio::{
 };
 
 use super::{
-    Fault, Gone, Logged, NAMESPACE, Resource, Shared, Verb,
+    Fault, Gone, Logged, NAMESPACE, Resource, Shared, Verb, create,
     store::{Change, Pages, Store, name},
 };
 
@@ -38,17 +38,28 @@ struct Asked {
 
 /// Anything under `/api` and `/apis`.
 pub async fn handle(State(shared): State<Arc<Shared>>, request: Request) -> Response {
-    let mut response = match Asked::new(&shared, &request) {
-        Some(mut asked) => {
-            let body = to_bytes(request.into_body(), usize::MAX).await;
-            asked.body = body.unwrap_or_default();
-            answer(&shared, asked).await
+    let review = [
+        Resource::SelfSubjectAccessReviews,
+        Resource::SubjectAccessReviews,
+    ]
+    .into_iter()
+    .any(|review| request.uri().path() == review.path());
+    let writes = [Method::POST, Method::PATCH].contains(request.method());
+    let mut response = if writes && !review {
+        create::handle(&shared, request).await
+    } else {
+        match Asked::new(&shared, &request) {
+            Some(mut asked) => {
+                let body = to_bytes(request.into_body(), usize::MAX).await;
+                asked.body = body.unwrap_or_default();
+                answer(&shared, asked).await
+            }
+            None => status(
+                404,
+                "NotFound",
+                "the server could not find the requested resource",
+            ),
         }
-        None => status(
-            404,
-            "NotFound",
-            "the server could not find the requested resource",
-        ),
     };
     let date = jiff::fmt::rfc2822::DateTimePrinter::new()
         .timestamp_to_rfc9110_string(&shared.now())
@@ -65,7 +76,8 @@ async fn answer(shared: &Arc<Shared>, asked: Asked) -> Response {
         tokio::time::sleep(delay).await;
         return response;
     }
-    if let Some(response) = meet(fault, &asked, shared).await {
+    let refuse = || forbidden(&asked);
+    if let Some(response) = meet(fault, shared, asked.resource, refuse).await {
         return response;
     }
     truth(shared, asked)
@@ -85,11 +97,17 @@ fn truth(shared: &Arc<Shared>, asked: Asked) -> Response {
         Verb::Get => get(shared, &asked),
         Verb::List => list(shared, &asked),
         Verb::Watch => watch(shared, asked),
+        Verb::Patch => unreachable!("written elsewhere"),
     }
 }
 
 /// The answer of a fault; none where there is none, or it has passed.
-async fn meet(fault: Option<Fault>, asked: &Asked, shared: &Shared) -> Option<Response> {
+pub async fn meet(
+    fault: Option<Fault>,
+    shared: &Shared,
+    resource: Resource,
+    refuse: impl Fn() -> Response,
+) -> Option<Response> {
     let version = shared.store().version();
     Some(match fault? {
         Fault::Status(code) => status(code, "InternalError", "scripted"),
@@ -99,7 +117,7 @@ async fn meet(fault: Option<Fault>, asked: &Asked, shared: &Shared) -> Option<Re
             response.headers_mut().insert(header::RETRY_AFTER, seconds);
             response
         }
-        Fault::Forbidden => forbidden(asked),
+        Fault::Forbidden => refuse(),
         Fault::Mute => std::future::pending().await,
         Fault::Stalled => {
             let begin = stream::iter([Ok::<_, Infallible>("{\"kind\":")]);
@@ -108,7 +126,7 @@ async fn meet(fault: Option<Fault>, asked: &Asked, shared: &Shared) -> Option<Re
         Fault::Gone(Gone::Status) => status(410, "Expired", GONE),
         Fault::Gone(Gone::Event) => lines(&[event("ERROR", status_object(410, "Expired", GONE))]),
         Fault::CloseAtOnce => lines(&[]),
-        Fault::BookmarkAndClose => lines(&[bookmark(asked.resource, version, false)]),
+        Fault::BookmarkAndClose => lines(&[bookmark(resource, version, false)]),
         Fault::Garbage => lines(&[json!("<html>")]),
         Fault::Delay(delay) => {
             tokio::time::sleep(delay).await;
@@ -358,7 +376,7 @@ impl Asked {
 }
 
 impl Shared {
-    fn note(&self, logged: Logged) -> usize {
+    pub fn note(&self, logged: Logged) -> usize {
         let mut log = self.log();
         log.push(logged);
         let length = log.len();
@@ -427,9 +445,13 @@ fn bookmark(resource: Resource, version: u64, end_of_initial: bool) -> Value {
 }
 
 fn forbidden(asked: &Asked) -> Response {
-    let (version, plural, _) = asked.resource.names();
+    forbidden_to(asked.verb, asked.resource)
+}
+
+pub fn forbidden_to(verb: Verb, resource: Resource) -> Response {
+    let (version, plural, _) = resource.names();
     let group = version.split_once('/').map_or("", |(group, _)| group);
-    let verb = format!("{:?}", asked.verb).to_lowercase();
+    let verb = format!("{verb:?}").to_lowercase();
     let message = format!(
         "{plural} is forbidden: User \"system:serviceaccount:{NAMESPACE}:web\" cannot {verb} resource \
          \"{plural}\" in API group \"{group}\" in the namespace \"{NAMESPACE}\""
@@ -437,7 +459,7 @@ fn forbidden(asked: &Asked) -> Response {
     status(403, "Forbidden", &message)
 }
 
-fn status(code: u16, reason: &str, message: &str) -> Response {
+pub fn status(code: u16, reason: &str, message: &str) -> Response {
     json_response(code, status_object(code, reason, message).to_string())
 }
 
@@ -448,7 +470,7 @@ fn status_object(code: u16, reason: &str, message: &str) -> Value {
     })
 }
 
-fn json_response(code: u16, body: String) -> Response {
+pub fn json_response(code: u16, body: String) -> Response {
     let code = StatusCode::from_u16(code).expect("a status");
     (code, [(header::CONTENT_TYPE, "application/json")], body).into_response()
 }

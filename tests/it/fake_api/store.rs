@@ -12,6 +12,7 @@ pub enum Resource {
     Pods,
     EndpointSlices,
     Services,
+    Events,
     ConfigMaps,
     PersistentVolumeClaims,
     Deployments,
@@ -31,6 +32,7 @@ pub enum Verb {
     List,
     Watch,
     Create,
+    Patch,
 }
 
 /// All objects, and what became of them since the last compaction.
@@ -62,10 +64,11 @@ pub struct Pages {
 // === impl Resource ===
 
 impl Resource {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::Pods,
         Self::EndpointSlices,
         Self::Services,
+        Self::Events,
         Self::ConfigMaps,
         Self::PersistentVolumeClaims,
         Self::Deployments,
@@ -83,6 +86,7 @@ impl Resource {
         match self {
             Self::Pods => ("v1", "pods", "Pod"),
             Self::Services => ("v1", "services", "Service"),
+            Self::Events => ("events.k8s.io/v1", "events", "Event"),
             Self::EndpointSlices => ("discovery.k8s.io/v1", "endpointslices", "EndpointSlice"),
             Self::ConfigMaps => ("v1", "configmaps", "ConfigMap"),
             Self::PersistentVolumeClaims => {

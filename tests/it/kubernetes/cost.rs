@@ -77,7 +77,13 @@ async fn a_drain_costs_no_more_beside_five_thousand_endpoints_than_beside_none()
     assert_eq!(small_kinds, large_kinds);
     assert_eq!(
         large_kinds,
-        ["Get Pods", "Watch EndpointSlices", "Watch Pods"]
+        [
+            "Create Events",
+            "Create Events",
+            "Get Pods",
+            "Watch EndpointSlices",
+            "Watch Pods"
+        ]
     );
     // Versions have more digits.
     assert!(
@@ -99,7 +105,7 @@ async fn a_drain_costs_no_more_beside_five_thousand_endpoints_than_beside_none()
 }
 
 #[tokio::test]
-async fn before_the_drain_two_requests_are_all() {
+async fn before_the_drain_one_get_and_one_short_list_are_all() {
     let stage = Stage::set().await;
     let process = stage.start().await;
     let asked = stage.api.requests();
@@ -113,4 +119,20 @@ async fn before_the_drain_two_requests_are_all() {
         "{list:?}"
     );
     drop(process);
+}
+
+#[tokio::test]
+#[ignore = "a measurement; run by `make cost`"]
+async fn what_a_drain_costs_the_api_server() {
+    println!("endpoints    list: requests      bytes    rest: requests      bytes");
+    for endpoints in [10, 1_000, 10_000] {
+        // A slice of a hundred each, beside the own one.
+        let asked = requests(endpoints / 100).await;
+        let sum = |list: bool| {
+            let of = asked.iter().filter(|r| (r.verb == Verb::List) == list);
+            (of.clone().count(), of.map(|r| r.bytes).sum::<usize>())
+        };
+        let ((lists, list_bytes), (rest, rest_bytes)) = (sum(true), sum(false));
+        println!("{endpoints:>9} {lists:>17} {list_bytes:>10} {rest:>17} {rest_bytes:>10}");
+    }
 }

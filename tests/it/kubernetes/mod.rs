@@ -9,6 +9,7 @@
 //! | `permission` | a missing rule is named once, and costs nothing but the wait by the clock |
 //! | `trouble` | an API server that fails in every way holds nobody up and is not hammered |
 //! | `cost` | what a drain costs does not grow with the Service |
+//! | `events` | the drain on the Pod, for `kubectl describe`; missing rules in one line |
 //! | `double` | kube's own `watcher` is content with the double |
 //! | `process` | all of it through real processes: environment, token, termination message |
 //!
@@ -17,6 +18,7 @@
 mod cause;
 mod cost;
 mod double;
+mod events;
 mod permission;
 mod process;
 mod readiness;

@@ -14,7 +14,7 @@ use crate::fake_api::{Fault, Gone, NAMESPACE, On, Resource, Verb};
 const FALLBACK: Duration = Duration::from_millis(400);
 
 /// What is refused, and how the warning names the rule.
-const RULES: [(Verb, Resource, &str); 5] = [
+const RULES: [(Verb, Resource, &str); 6] = [
     (
         Verb::Get,
         Resource::Pods,
@@ -39,6 +39,11 @@ const RULES: [(Verb, Resource, &str); 5] = [
         Verb::Get,
         Resource::Services,
         "may not get services in API group ''",
+    ),
+    (
+        Verb::Create,
+        Resource::Events,
+        "may not create events in API group 'events.k8s.io'",
     ),
 ];
 
@@ -138,7 +143,7 @@ async fn these_rules_are_enough_whatever_the_slices_do() {
     });
     stage.api.place(SLICE, SERVICE, &[ME, PEER]);
     for resource in Resource::ALL {
-        for verb in [Verb::Get, Verb::List, Verb::Watch] {
+        for verb in [Verb::Get, Verb::List, Verb::Watch, Verb::Create] {
             if !RULES.iter().any(|(v, r, _)| (*v, *r) == (verb, resource)) {
                 stage.api.fail(On::verb(verb, resource), Fault::Forbidden);
             }
@@ -186,13 +191,15 @@ async fn no_permission_at_all_is_a_wait_by_the_clock_and_a_warning_for_each_rule
     );
     assert_eq!(
         log.lines("missing permission").len(),
-        2,
+        3,
         "{:#?}",
         log.lines("")
     );
     assert_eq!(
         stage.api.requests().len(),
-        4,
+        // The own Pod and a slice at start, both again at T0, and the Event of the end: the other one waits
+        // to know why, and the drain is shorter.
+        5,
         "what is refused is not asked for again"
     );
 }

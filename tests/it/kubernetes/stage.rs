@@ -44,6 +44,7 @@ pub struct Stage {
     pub settings: DrainSettings,
     pub identity: Identity,
     pub cap: Option<Duration>,
+    pub deletion_cost: bool,
 }
 
 /// The pod's process.
@@ -89,6 +90,7 @@ impl Stage {
             settings,
             identity: Identity::new(NAMESPACE, ME).uid("u1").container("app"),
             cap: Some(Duration::from_secs(30)),
+            deletion_cost: false,
         }
     }
 
@@ -105,7 +107,7 @@ impl Stage {
     /// Starts the process, and waits for the answers to what it asks at start.
     pub async fn start(&self) -> Process {
         let process = self.start_in_haste().await;
-        until("answers at start", || process.answers() == 2.0).await;
+        until("answers at start", || process.answers() == 3.0).await;
         process
     }
 
@@ -121,7 +123,8 @@ impl Stage {
             .http("api", listener, router(entered.clone()))
             .kubernetes(
                 Kubernetes::with_config(self.api.config(), self.identity.clone())
-                    .no_deletion_cap(self.cap),
+                    .no_deletion_cap(self.cap)
+                    .pod_deletion_cost(self.deletion_cost),
             );
         let drain = lifecycle.drain().clone();
         let run = tokio::spawn(lifecycle.run());
@@ -184,6 +187,10 @@ impl Process {
     }
 
     /// One request over a new connection.
+    pub fn drain_id(&self) -> String {
+        self.drain.id().to_owned()
+    }
+
     pub async fn ask(&self) -> io::Result<String> {
         ask(self.address).await
     }

@@ -157,3 +157,35 @@ async fn a_log_that_nobody_takes_any_more_spoils_no_drain() {
     let job = process.completed(&id).await;
     assert_eq!((&job["attempt"], &job["releases"]), (&1.into(), &0.into()));
 }
+
+#[tokio::test]
+async fn a_final_scrape_sees_the_end_where_it_is_asked_for() {
+    let place = Place::new(GATED);
+    let process = place.start(&["--final-scrape"]).await;
+    let scrape = [("x-prometheus-scrape-timeout-seconds", "10")];
+    let first = call(process.admin, "GET", "/metrics", &scrape, "").await;
+    assert_eq!(first.unwrap().status, 200);
+
+    let since = Instant::now();
+    process.signal(Signal::TERM);
+    // Somebody who looks is no scraper: the process stays.
+    until("the phase reporting", async || {
+        let phase = process.metric("lameduck_phase{phase=\"reporting\"}").await;
+        (phase == Some(1.0)).then_some(())
+    })
+    .await;
+    let last = call(process.admin, "GET", "/metrics", &scrape, "").await;
+
+    let last = last.expect("an answer that is not cut");
+    let last = str::from_utf8(&last.body).unwrap();
+    assert!(
+        last.contains("lameduck_phase{phase=\"reporting\"} 1"),
+        "{last}"
+    );
+    assert!(
+        last.contains("lameduck_drain_cause{cause=\"signal\"} 1"),
+        "{last}"
+    );
+    let exit = process.exit(since).await;
+    exit.assert_clean();
+}

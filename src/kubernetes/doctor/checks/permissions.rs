@@ -59,19 +59,8 @@ pub(super) const MISSING: Check = Check {
             match allowed {
                 Ok(true) => {}
                 Ok(false) => {
-                    let costs = match (rule.resource, rule.verb) {
-                        ("pods", "watch") => {
-                            "a second delete, which shortens the grace period, is seen up to two seconds late"
-                        }
-                        ("pods", _) => {
-                            "a drain does not learn its deadline and goes by the setting grace"
-                        }
-                        ("services", _) => {
-                            "readiness fails at once even where this is the last endpoint of a node"
-                        }
-                        _ => "a drain does not see when nobody routes here and waits by the clock",
-                    };
-                    let happens = format!("The ServiceAccount may not {rule}: {costs}.");
+                    let without = rule.without;
+                    let happens = format!("The ServiceAccount may not {rule}: {without}.");
                     let group = rule.group;
                     let remedy = format!(
                         "Add to its Role: apiGroups [\"{group}\"], resources [\"{}\"], verbs [\"{}\"].",
