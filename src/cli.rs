@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
+use lameduck::kubernetes::doctor::Workload;
 
 use crate::config::{Settings, Time};
 
@@ -30,6 +31,13 @@ pub enum Command {
         #[arg(long, default_value = "3s", value_name = "DURATION")]
         duration: Time,
     },
+    /// Say what would make a rollout lose work, by the live objects of a workload in Kubernetes.
+    ///
+    /// It reads the workload, its Pods, Services, PodDisruptionBudgets, claims and permissions, changes nothing,
+    /// and ends within half a minute. In a pod it looks at that pod's own workload; elsewhere by a kubeconfig
+    /// (KUBECONFIG, or ~/.kube/config) at the one that is named.
+    #[command(after_help = crate::doctor::EXIT_STATUSES)]
+    Doctor(Doctor),
     /// Print the version.
     Version,
 }
@@ -44,4 +52,28 @@ pub struct Serve {
     /// The settings.
     #[command(flatten)]
     pub settings: Settings,
+}
+
+/// `lameduck doctor`.
+#[derive(Debug, clap::Args)]
+pub struct Doctor {
+    /// deployment/NAME or statefulset/NAME [default: the one that this pod belongs to].
+    #[arg(value_name = "WORKLOAD")]
+    pub workload: Option<Workload>,
+
+    /// Its namespace [default: the context's, or the pod's own].
+    #[arg(long, short, value_name = "NS", requires = "workload")]
+    pub namespace: Option<String>,
+
+    /// The kubeconfig's context [default: the current one].
+    #[arg(long, value_name = "CTX", requires = "workload")]
+    pub context: Option<String>,
+
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+
+    /// How long the longest job takes: the grace period is measured by it.
+    #[arg(long, value_name = "DURATION")]
+    pub longest_job: Option<Time>,
 }

@@ -253,7 +253,8 @@ impl Settings {
         })
     }
 
-    fn drain(&self) -> DrainSettings {
+    /// The drain's settings, the rest by default.
+    pub fn drain(&self) -> DrainSettings {
         let mut drain = DrainSettings::default();
         let set = |target: &mut Duration, given: Option<Time>| {
             if let Some(Time(time)) = given {

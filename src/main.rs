@@ -3,6 +3,7 @@
 mod cli;
 mod config;
 mod demo;
+mod doctor;
 mod logging;
 
 use std::{process::ExitCode, sync::Arc};
@@ -38,6 +39,7 @@ fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(serve) => run(*serve),
         Command::Demo { duration } => demo::run(duration.0),
+        Command::Doctor(asked) => doctor::run(asked),
         Command::Version => {
             println!("lameduck {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS

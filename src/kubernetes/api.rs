@@ -121,6 +121,17 @@ impl Api {
         Ok(self.fetch(request).await?.0)
     }
 
+    /// Asks by creating an object that is nowhere kept, and reads the answer: a review.
+    #[cfg(feature = "service")]
+    pub(super) async fn create<K>(&self, object: &K) -> Result<K, ApiError>
+    where
+        K: Resource<DynamicType = ()> + serde::Serialize + DeserializeOwned,
+    {
+        let body = serde_json::to_vec(object).map_err(|e| ApiError::Invalid(e.to_string()))?;
+        let url = Request::new(K::url_path(&(), None));
+        Ok(self.fetch(url.create(&Default::default(), body)).await?.0)
+    }
+
     /// Watches one object, by name, from a version on.
     pub(super) async fn watch<K>(&self, name: &str, version: &str) -> Result<Watch<K>, ApiError>
     where

@@ -27,6 +27,7 @@
 //! | `deletion_cost` | which pod a scale-down takes first |
 //! | `events`, `termination` | the drain where `kubectl describe pod` shows it |
 //! | `permissions` | the rules below, and how a missing one is named |
+//! | `doctor` | what would make a rollout lose work; nothing that a drain needs |
 //!
 //! # Permissions
 //!
@@ -61,6 +62,8 @@ mod access;
 mod api;
 mod backoff;
 mod deletion_cost;
+#[cfg(feature = "service")]
+pub mod doctor;
 mod events;
 mod identity;
 mod metrics;

@@ -15,7 +15,7 @@ pub(super) struct Rule {
     /// What is lost without it.
     pub(super) without: &'static str,
     /// Of no use for others than the own Pod.
-    own_pod: bool,
+    pub(super) own_pod: bool,
 }
 
 pub(super) const GET_PODS: Rule = Rule {
@@ -64,7 +64,7 @@ pub(super) const PATCH_PODS: Rule = Rule {
 };
 
 /// All that every drain makes use of.
-const ALL: [Rule; 6] = [
+pub(super) const ALL: [Rule; 6] = [
     GET_PODS,
     WATCH_PODS,
     LIST_SLICES,

@@ -37,7 +37,7 @@ use crate::lifecycle::{Cause, DeadlineSource, Kill};
 pub(super) const MINIMUM_GRACE: Duration = Duration::from_secs(2);
 
 /// The API server's default for `terminationGracePeriodSeconds`.
-const DEFAULT_GRACE: Duration = Duration::from_secs(30);
+pub(super) const DEFAULT_GRACE: Duration = Duration::from_secs(30);
 
 /// How long an event may have been under way on a watch that is open.
 const WATCH_LAG: Duration = Duration::from_secs(1);

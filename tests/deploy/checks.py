@@ -19,6 +19,7 @@ TOOLS = Path(sys.argv[1]).resolve()
 HELMS = ["helm-3", "helm-4"]
 CHART = Path("helm/lameduck")
 BASE = Path("deploy/kustomize/base")
+FIXTURE = Path("tests/it/doctor/chart.json")
 KUBERNETES = [f"1.{minor}" for minor in range(29, 37)]
 
 # Neither a kubeconfig nor plugins of whoever runs this may change the outcome.
@@ -439,6 +440,14 @@ def one_version():
     }, dict.fromkeys(["Dockerfile", "Chart.yaml", "kustomization.yaml, tag", "kustomization.yaml, label"], version), "version")
 
 
+def fixture():
+    """The doctor's tests look at what the chart renders. WRITE_FIXTURE=1 tests/deploy/run writes it anew."""
+    rendered = render("helm-4", DEMO, "lameduck", CHART, "--namespace=shop")
+    if os.environ.get("WRITE_FIXTURE"):
+        FIXTURE.write_text(json.dumps(rendered, indent=1, ensure_ascii=False) + "\n")
+    equal(json.loads(FIXTURE.read_text()), rendered, "tests/it/doctor/chart.json")
+
+
 def hadolint():
     done = run("venv/bin/hadolint", "--no-color", "Dockerfile")
     equal((done.returncode, done.stdout + done.stderr), (0, ""), "findings")
@@ -477,6 +486,7 @@ def main():
     check("kustomize and the chart's demo are the same objects", same_as_chart)
     check("the overlay of the base's comment works", overlay)
     check("one version everywhere", one_version)
+    check("the doctor's tests have the chart of today", fixture)
     check("hadolint", hadolint)
 
     print(f"{passed} passed, {failed} failed")

@@ -3,6 +3,7 @@
 mod clients;
 mod contract;
 mod docs;
+mod doctor;
 mod engine_contract;
 mod exec_handler;
 mod fake_api;

@@ -1,9 +1,9 @@
 //! A Kubernetes API server, small and faithful: real HTTP, real paging, real watches, a version of its own.
 //!
-//! It knows Pods, EndpointSlices and Services, and does with them what a client can tell apart: quorum and
+//! It knows Pods, EndpointSlices, Services and whatever else `Resource` lists, and does with them what a client can tell apart: quorum and
 //! versioned reads, `limit` and `continue`, `fieldSelector` and `labelSelector`, chunked watches with
 //! bookmarks, `sendInitialEvents`, `timeoutSeconds`, versions that have been compacted away, `Status` bodies,
-//! bearer tokens, a `Date` that may be wrong. What it does not do is decide anything: pods are deleted and
+//! bearer tokens, a `Date` that may be wrong, a Role and reviews of it ([`rbac`]). What it does not do is decide anything: pods are deleted and
 //! endpoints moved by the test, with [`controller`] doing what the EndpointSlice controller would.
 //!
 //! Faults ([`faults`]) are scripted for a verb and a resource. Every request is [logged](FakeApi::requests).
@@ -14,6 +14,7 @@
 mod controller;
 mod create;
 mod faults;
+mod rbac;
 mod serve;
 mod store;
 
@@ -63,6 +64,7 @@ pub struct Shared {
     token: Mutex<Option<String>>,
     rules: Mutex<Option<Vec<Value>>>,
     skew: AtomicI64,
+    access: Mutex<rbac::Access>,
 }
 
 /// One request.
@@ -92,6 +94,7 @@ impl FakeApi {
                 token: Mutex::default(),
                 rules: Mutex::default(),
                 skew: AtomicI64::new(0),
+                access: Mutex::default(),
             }),
             server: Mutex::default(),
         };

@@ -3,7 +3,7 @@
 use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
-    body::Body,
+    body::{Body, Bytes, to_bytes},
     extract::{Request, State},
     http::{Method, StatusCode, header},
     response::{IntoResponse, Response},
@@ -30,18 +30,30 @@ struct Asked {
     name: Option<String>,
     query: Vec<(String, String)>,
     bearer: Option<String>,
+    /// What is created.
+    body: Bytes,
     /// Its place in the log.
     index: usize,
 }
 
 /// Anything under `/api` and `/apis`.
 pub async fn handle(State(shared): State<Arc<Shared>>, request: Request) -> Response {
+    let review = [
+        Resource::SelfSubjectAccessReviews,
+        Resource::SubjectAccessReviews,
+    ]
+    .into_iter()
+    .any(|review| request.uri().path() == review.path());
     let writes = [Method::POST, Method::PATCH].contains(request.method());
-    let mut response = if writes {
+    let mut response = if writes && !review {
         create::handle(&shared, request).await
     } else {
         match Asked::new(&shared, &request) {
-            Some(asked) => answer(&shared, asked).await,
+            Some(mut asked) => {
+                let body = to_bytes(request.into_body(), usize::MAX).await;
+                asked.body = body.unwrap_or_default();
+                answer(&shared, asked).await
+            }
             None => status(
                 404,
                 "NotFound",
@@ -77,11 +89,15 @@ fn truth(shared: &Arc<Shared>, asked: Asked) -> Response {
     if expected.is_some_and(|token| asked.bearer != Some(format!("Bearer {token}"))) {
         return status(401, "Unauthorized", "Unauthorized");
     }
+    if !shared.is_allowed(asked.verb, asked.resource, asked.single()) {
+        return forbidden(&asked);
+    }
     match asked.verb {
+        Verb::Create => json_response(201, shared.review(asked.resource, &asked.body).to_string()),
         Verb::Get => get(shared, &asked),
         Verb::List => list(shared, &asked),
         Verb::Watch => watch(shared, asked),
-        Verb::Create | Verb::Patch => unreachable!("written elsewhere"),
+        Verb::Patch => unreachable!("written elsewhere"),
     }
 }
 
@@ -281,6 +297,7 @@ impl Asked {
         let query = parse_query(request.uri().query().unwrap_or_default());
         let watch = query.iter().any(|(k, v)| k == "watch" && v == "true");
         let verb = match (&name, watch) {
+            _ if request.method() == Method::POST => Verb::Create,
             (Some(_), _) => Verb::Get,
             (None, true) => Verb::Watch,
             (None, false) => Verb::List,
@@ -299,8 +316,15 @@ impl Asked {
             name,
             query,
             bearer: bearer.and_then(|bearer| Some(bearer.to_str().ok()?.to_owned())),
+            body: Bytes::new(),
             index,
         })
+    }
+
+    /// The one object that is asked for, by its name or by a field selector.
+    fn single(&self) -> Option<&str> {
+        let selected = || self.get("fieldSelector")?.strip_prefix("metadata.name=");
+        self.name.as_deref().or_else(selected)
     }
 
     fn get(&self, key: &str) -> Option<&str> {

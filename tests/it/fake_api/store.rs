@@ -13,6 +13,16 @@ pub enum Resource {
     EndpointSlices,
     Services,
     Events,
+    ConfigMaps,
+    PersistentVolumeClaims,
+    Deployments,
+    ReplicaSets,
+    StatefulSets,
+    PodDisruptionBudgets,
+    Roles,
+    RoleBindings,
+    SelfSubjectAccessReviews,
+    SubjectAccessReviews,
 }
 
 /// How it can be asked for.
@@ -54,11 +64,21 @@ pub struct Pages {
 // === impl Resource ===
 
 impl Resource {
-    pub const ALL: [Self; 4] = [
+    pub const ALL: [Self; 14] = [
         Self::Pods,
         Self::EndpointSlices,
         Self::Services,
         Self::Events,
+        Self::ConfigMaps,
+        Self::PersistentVolumeClaims,
+        Self::Deployments,
+        Self::ReplicaSets,
+        Self::StatefulSets,
+        Self::PodDisruptionBudgets,
+        Self::Roles,
+        Self::RoleBindings,
+        Self::SelfSubjectAccessReviews,
+        Self::SubjectAccessReviews,
     ];
 
     /// (API group and version, plural, kind)
@@ -68,6 +88,32 @@ impl Resource {
             Self::Services => ("v1", "services", "Service"),
             Self::Events => ("events.k8s.io/v1", "events", "Event"),
             Self::EndpointSlices => ("discovery.k8s.io/v1", "endpointslices", "EndpointSlice"),
+            Self::ConfigMaps => ("v1", "configmaps", "ConfigMap"),
+            Self::PersistentVolumeClaims => {
+                ("v1", "persistentvolumeclaims", "PersistentVolumeClaim")
+            }
+            Self::Deployments => ("apps/v1", "deployments", "Deployment"),
+            Self::ReplicaSets => ("apps/v1", "replicasets", "ReplicaSet"),
+            Self::StatefulSets => ("apps/v1", "statefulsets", "StatefulSet"),
+            Self::PodDisruptionBudgets => {
+                ("policy/v1", "poddisruptionbudgets", "PodDisruptionBudget")
+            }
+            Self::Roles => ("rbac.authorization.k8s.io/v1", "roles", "Role"),
+            Self::RoleBindings => (
+                "rbac.authorization.k8s.io/v1",
+                "rolebindings",
+                "RoleBinding",
+            ),
+            Self::SelfSubjectAccessReviews => (
+                "authorization.k8s.io/v1",
+                "selfsubjectaccessreviews",
+                "SelfSubjectAccessReview",
+            ),
+            Self::SubjectAccessReviews => (
+                "authorization.k8s.io/v1",
+                "subjectaccessreviews",
+                "SubjectAccessReview",
+            ),
         }
     }
 
@@ -75,6 +121,9 @@ impl Resource {
     pub fn path(self) -> String {
         let (version, plural, _) = self.names();
         let root = if version == "v1" { "api" } else { "apis" };
+        if let Self::SelfSubjectAccessReviews | Self::SubjectAccessReviews = self {
+            return format!("/{root}/{version}/{plural}");
+        }
         format!("/{root}/{version}/namespaces/{NAMESPACE}/{plural}")
     }
 }

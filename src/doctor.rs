@@ -1,0 +1,157 @@
+//! `lameduck doctor`: asks, prints, and says by its exit status how bad it is.
+
+use std::{io::Write, process::ExitCode};
+
+use clap::{Args, FromArgMatches};
+use lameduck::kubernetes::doctor::{self, Diagnosis, Invocation, Program, Question, Severity};
+
+use crate::{
+    cli::{Doctor, Serve},
+    config::Settings,
+};
+
+/// The end of the help.
+pub const EXIT_STATUSES: &str = "\
+Exit status:
+  0  nothing worse than ok and unknown
+  1  warnings
+  2  problems; or a wrong command line, with nothing on standard output
+  3  could not look: no API server, no answer, no such workload, or no permission to read it";
+
+const COULD_NOT_LOOK: u8 = 3;
+
+/// Asks and prints.
+pub fn run(asked: Doctor) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let runtime = match runtime {
+        Ok(runtime) => runtime,
+        Err(error) => return could_not_look(asked.json, &format!("no runtime: {error}")),
+    };
+    let question = Question {
+        workload: asked.workload,
+        namespace: asked.namespace,
+        context: asked.context,
+        longest_job: asked.longest_job.map(|time| time.0),
+        reader: read,
+    };
+    let examined = runtime.block_on(doctor::examine(question));
+    // A command that makes credentials may still be waited for on a thread.
+    runtime.shutdown_background();
+    match examined {
+        Ok(diagnosis) => show(&diagnosis, asked.json),
+        Err(error) => could_not_look(asked.json, &error.to_string()),
+    }
+}
+
+fn show(diagnosis: &Diagnosis, json: bool) -> ExitCode {
+    print(&match json {
+        true => serde_json::to_string_pretty(diagnosis).unwrap_or_else(|error| error.to_string()),
+        false => diagnosis.to_string(),
+    });
+    if !diagnosis.has_looked() {
+        return ExitCode::from(COULD_NOT_LOOK);
+    }
+    ExitCode::from(match diagnosis.verdict {
+        Severity::Ok | Severity::Unknown => 0,
+        Severity::Warning => 1,
+        Severity::Problem => 2,
+    })
+}
+
+fn could_not_look(json: bool, error: &str) -> ExitCode {
+    if json {
+        print(&serde_json::json!({ "error": error }).to_string());
+    }
+    eprintln!("lameduck: {error}");
+    ExitCode::from(COULD_NOT_LOOK)
+}
+
+/// Whoever reads it may have read enough: `lameduck doctor | head`.
+fn print(text: &str) {
+    let _ = writeln!(std::io::stdout().lock(), "{text}");
+}
+
+/// Reads settings as `lameduck serve` does, but from what a container was told and not from this process.
+fn read(told: &Invocation) -> Result<Program, String> {
+    let command = Serve::augment_args(clap::Command::new("serve"))
+        .no_binary_name(true)
+        .args_override_self(true);
+    // Variables as flags in front, so that the container's own flags win.
+    let by_variable = command.get_arguments().filter_map(|arg| {
+        let value = told.env.get(arg.get_env()?.to_str()?)?;
+        Some(format!("--{}={value}", arg.get_long()?))
+    });
+    let words: Vec<String> = by_variable.chain(told.args.iter().cloned()).collect();
+    // Our own environment says nothing about theirs.
+    let command = command.mut_args(|arg| arg.env(None::<&str>));
+    let matches = command.try_get_matches_from(words);
+    let serve = matches.and_then(|matches| Serve::from_arg_matches(&matches));
+    let serve = serve.map_err(|error| first_line(&error.to_string()))?;
+    let settings = match &told.file {
+        Some(text) => {
+            let file: Settings = toml::from_str(text).map_err(|error| {
+                format!("in the settings file: {}", first_line(error.message()))
+            })?;
+            serve.settings.or(file)
+        }
+        None => serve.settings,
+    };
+    Ok(Program {
+        drain: settings.drain(),
+        data: settings.data,
+        // There is no other engine yet.
+        embedded: true,
+    })
+}
+
+fn first_line(text: &str) -> String {
+    let line = text.lines().next().unwrap_or_default();
+    line.trim_start_matches("error: ").to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn told(args: &[&str], env: &[(&str, &str)], file: Option<&str>) -> Invocation {
+        let mut told = Invocation::default();
+        told.args = args.iter().map(|&arg| arg.to_owned()).collect();
+        told.env = env
+            .iter()
+            .map(|&(k, v)| (k.to_owned(), v.to_owned()))
+            .collect();
+        told.file = file.map(str::to_owned);
+        told
+    }
+
+    #[test]
+    fn flags_win_over_variables_and_these_over_the_file() {
+        let file = Some("grace = '1s'\nsettle = '7s'\nquiet = '8s'");
+        let env = [
+            ("LAMEDUCK_GRACE", "2s"),
+            ("LAMEDUCK_SETTLE", "9s"),
+            ("PATH", "/bin"),
+        ];
+        let drain = read(&told(&["--grace", "3s"], &env, file)).unwrap().drain;
+        let seconds = [drain.grace, drain.settle, drain.quiet].map(|time| time.as_secs());
+        assert_eq!(seconds, [3, 9, 8]);
+        assert_eq!(drain.teardown, Duration::from_secs(3));
+    }
+
+    #[test]
+    fn what_serve_would_refuse_is_refused() {
+        for told in [
+            told(&["--grace", "soon"], &[], None),
+            told(&[], &[("LAMEDUCK_LAME_DUCK_SHARE", "7")], None),
+            told(&[], &[], Some("grcae = '1s'")),
+            told(&["--colour"], &[], None),
+        ] {
+            let error = read(&told).unwrap_err();
+            assert!(!error.contains('\n') && !error.is_empty(), "{error}");
+        }
+    }
+}

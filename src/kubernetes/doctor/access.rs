@@ -1,0 +1,121 @@
+//! What the pod's ServiceAccount may do, as the API server says it.
+//!
+//! About oneself everybody may ask (`system:basic-user`); about another only who may create
+//! SubjectAccessReviews, as an administrator may. Where that is refused, Roles are read instead
+//! ([`roles`]), as whoever looks after one namespace may.
+
+use futures_util::future::join_all;
+use k8s_openapi::api::authorization::v1::{
+    ResourceAttributes, SelfSubjectAccessReview, SelfSubjectAccessReviewSpec, SubjectAccessReview,
+    SubjectAccessReviewSpec,
+};
+
+use super::{
+    super::{
+        api::{Api, ApiError},
+        permissions,
+    },
+    facts::{Rule, Seen},
+    roles,
+};
+
+/// Whose permissions.
+pub(super) enum Subject {
+    /// Those by which we ask.
+    Own,
+    /// Those of this ServiceAccount.
+    Account(String),
+}
+
+/// What a drain asks for; the Pod by its name, since a Role may name it.
+pub(super) fn rules(pod: Option<&str>) -> Vec<Rule> {
+    let rules = permissions::ALL.iter();
+    rules
+        .map(|rule| Rule {
+            group: rule.group,
+            resource: rule.resource,
+            verb: rule.verb,
+            without: rule.without,
+            name: pod.filter(|_| rule.own_pod).map(str::to_owned),
+        })
+        .collect()
+}
+
+/// Asks for each.
+pub(super) async fn review(
+    api: &Api,
+    subject: &Subject,
+    rules: Vec<Rule>,
+) -> Vec<(Rule, Seen<bool>)> {
+    let asked = rules.into_iter().map(|rule| async move {
+        let allowed = ask(api, subject, &rule).await;
+        let allowed = allowed.map_err(|error| match subject {
+            Subject::Own => format!("Whether this pod may {rule} is not known: {error}"),
+            Subject::Account(name) => {
+                format!("Whether the ServiceAccount {name} may {rule} is not known: {error}")
+            }
+        });
+        (rule, allowed)
+    });
+    let mut reviewed = join_all(asked).await;
+    if let Subject::Account(account) = subject
+        && reviewed.iter().any(|(_, allowed)| allowed.is_err())
+        && let Ok(granted) = roles::granted(api, account).await
+    {
+        for (rule, allowed) in &mut reviewed {
+            if allowed.is_err() && roles::allow(&granted, rule) {
+                *allowed = Ok(true);
+            }
+        }
+    }
+    reviewed
+}
+
+/// Those that every ServiceAccount of this namespace is in.
+pub(super) fn groups(namespace: &str) -> Vec<String> {
+    vec![
+        "system:serviceaccounts".to_owned(),
+        format!("system:serviceaccounts:{namespace}"),
+        "system:authenticated".to_owned(),
+    ]
+}
+
+async fn ask(api: &Api, subject: &Subject, rule: &Rule) -> Result<bool, ApiError> {
+    let namespace = api.namespace();
+    let attributes = ResourceAttributes {
+        namespace: Some(namespace.to_owned()),
+        group: Some(rule.group.to_owned()),
+        resource: Some(rule.resource.to_owned()),
+        verb: Some(rule.verb.to_owned()),
+        name: rule.name.clone(),
+        ..ResourceAttributes::default()
+    };
+    let status = match subject {
+        Subject::Own => {
+            let spec = SelfSubjectAccessReviewSpec {
+                resource_attributes: Some(attributes),
+                ..SelfSubjectAccessReviewSpec::default()
+            };
+            let review = SelfSubjectAccessReview {
+                spec,
+                ..SelfSubjectAccessReview::default()
+            };
+            api.create(&review).await?.status
+        }
+        Subject::Account(name) => {
+            let spec = SubjectAccessReviewSpec {
+                resource_attributes: Some(attributes),
+                user: Some(format!("system:serviceaccount:{namespace}:{name}")),
+                groups: Some(groups(namespace)),
+                ..SubjectAccessReviewSpec::default()
+            };
+            let review = SubjectAccessReview {
+                spec,
+                ..SubjectAccessReview::default()
+            };
+            api.create(&review).await?.status
+        }
+    };
+    let status = status.ok_or_else(|| ApiError::Invalid("a review without a status".to_owned()))?;
+    Ok(status.allowed)
+}

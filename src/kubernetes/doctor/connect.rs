@@ -1,0 +1,104 @@
+//! Which cluster, and which workload in it.
+//!
+//! | asked | the API server is |
+//! | --- | --- |
+//! | with a context, or with `KUBECONFIG` set | the kubeconfig's |
+//! | otherwise, in a pod | that of the pod's service account (and its two overrides) |
+//! | otherwise | that of `~/.kube/config` |
+//!
+//! Without a workload it is always the own pod's, by its service account.
+
+use std::time::Duration;
+
+use kube::{Config, config::KubeConfigOptions};
+use prometheus::Registry;
+use tokio::time::timeout;
+
+use super::{
+    super::{
+        access::{self, Access},
+        api::Api,
+        hostname,
+        identity::Identity,
+        metrics::Metrics,
+    },
+    CannotLook, Question, Workload,
+};
+
+/// For reading the kubeconfig and whatever command it names for credentials.
+const CREDENTIALS: Duration = Duration::from_secs(10);
+
+/// Where to look, and at what.
+pub(super) struct Place {
+    pub(super) api: Api,
+    pub(super) url: String,
+    pub(super) target: Target,
+}
+
+/// What to look at.
+pub(super) enum Target {
+    /// Whatever owns this Pod, which is the one that we run in.
+    Own(Identity),
+    Named(Workload),
+}
+
+pub(super) async fn connect(question: &Question) -> Result<Place, CannotLook> {
+    let env = |name: &str| std::env::var(name).ok().filter(|value| !value.is_empty());
+    let in_cluster = access::find(env);
+    let Some(workload) = &question.workload else {
+        if question.context.is_some() {
+            return Err(CannotLook::NotInPod);
+        }
+        let (access, namespace) = in_cluster.ok_or(CannotLook::NotInPod)?;
+        let identity = Identity::from_env(env, &namespace, hostname);
+        let namespace = identity.namespace.clone();
+        return open(by_account(access)?, namespace, Target::Own(identity)).await;
+    };
+    let by_kubeconfig = question.context.is_some() || env("KUBECONFIG").is_some();
+    let (config, own) = match in_cluster.filter(|_| !by_kubeconfig) {
+        Some((access, namespace)) => {
+            let namespace = env("POD_NAMESPACE").unwrap_or(namespace);
+            (by_account(access)?, namespace)
+        }
+        None => {
+            let config = by_file(question.context.clone()).await?;
+            let namespace = config.default_namespace.clone();
+            (config, namespace)
+        }
+    };
+    let namespace = question.namespace.clone().unwrap_or(own);
+    open(config, namespace, Target::Named(workload.clone())).await
+}
+
+fn by_account(access: Access) -> Result<Config, CannotLook> {
+    match access {
+        Access::Config(config) => Ok(*config),
+        Access::Refused(why) => Err(CannotLook::NoAccount(why)),
+    }
+}
+
+async fn by_file(context: Option<String>) -> Result<Config, CannotLook> {
+    let options = KubeConfigOptions {
+        context,
+        ..KubeConfigOptions::default()
+    };
+    let config = Config::from_kubeconfig(&options).await;
+    config.map_err(|error| CannotLook::Kubeconfig(error.to_string()))
+}
+
+async fn open(config: Config, namespace: String, target: Target) -> Result<Place, CannotLook> {
+    let url = config.cluster_url.to_string();
+    let refused = |why: String| CannotLook::Client {
+        url: url.clone(),
+        why,
+    };
+    // On a thread of its own: a kubeconfig may name a command that makes credentials, and kube waits for it.
+    let client = tokio::task::spawn_blocking(move || {
+        Api::new(config, &namespace, Metrics::register(&Registry::new()))
+    });
+    let client = timeout(CREDENTIALS, client).await;
+    let client = client.map_err(|_| refused("no credentials in time".to_owned()))?;
+    let client = client.map_err(|error| refused(error.to_string()))?;
+    let api = client.map_err(|error| refused(error.to_string()))?;
+    Ok(Place { api, url, target })
+}

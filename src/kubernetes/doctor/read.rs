@@ -1,0 +1,429 @@
+//! The requests. What may not be read becomes a fact with its reason; only a workload, or an own Pod, that
+//! nobody tells about ends it.
+//!
+//! In a pod with no more than the chart's Role, the own Pod, the EndpointSlices and the Services by name are
+//! all there is. The Pod then stands in for its template, and the slices say which Services to read.
+
+use std::collections::BTreeSet;
+
+use futures_util::future::join_all;
+use k8s_openapi::api::{
+    apps::v1::{Deployment, ReplicaSet, StatefulSet},
+    core::v1::{ConfigMap, PersistentVolumeClaim, Pod, Service},
+    discovery::v1::EndpointSlice,
+    policy::v1::PodDisruptionBudget,
+};
+use kube::{Resource, api::ListParams, core::Selector};
+use serde::de::DeserializeOwned;
+
+use super::{
+    super::{
+        api::{Api, ApiError},
+        identity::Identity,
+    },
+    CannotLook, Question, Workload,
+    access::{self, Subject},
+    connect::{Place, Target},
+    facts::{Claim, Controller, Facts, Seen, Template},
+    program::{Invocation, Place as FilePlace, Reader, Settings},
+};
+
+/// Objects a page, and pages at most: a namespace with more Services than that is read no further.
+const PAGE: u32 = 500;
+const PAGES: usize = 20;
+
+/// What the controller is, as far as it may be read.
+struct Subjects {
+    workload: String,
+    controller: Seen<Controller>,
+    template: Seen<Template>,
+    /// The Pod that we run in.
+    own: Option<Pod>,
+}
+
+pub(super) async fn read(place: Place, question: &Question) -> Result<Facts, CannotLook> {
+    let api = &place.api;
+    let Subjects {
+        workload,
+        controller,
+        template,
+        own,
+    } = match &place.target {
+        Target::Own(identity) => own_workload(&place, identity).await?,
+        Target::Named(workload) => named_workload(&place, workload).await?,
+    };
+    let in_own_pod = matches!(place.target, Target::Own(_));
+    let ((pods, services), budgets, claims, settings, rules) = tokio::join!(
+        async {
+            let pods = pods(api, &controller).await;
+            let names = match (&own, &pods) {
+                (Some(own), _) => own.metadata.name.iter().cloned().collect(),
+                (None, Ok(pods)) => pods
+                    .iter()
+                    .filter_map(|p| p.metadata.name.clone())
+                    .collect(),
+                (None, Err(_)) => BTreeSet::new(),
+            };
+            let services = services(api, &names).await;
+            (pods, services)
+        },
+        all::<PodDisruptionBudget>(api, None),
+        claims(api, &controller, &template),
+        settings(api, &template, in_own_pod, question.reader),
+        rules(api, &place.target, &workload, &template),
+    );
+    Ok(Facts {
+        namespace: api.namespace().to_owned(),
+        workload,
+        controller,
+        template,
+        pods,
+        services,
+        budgets,
+        claims,
+        rules,
+        settings,
+        longest_job: question.longest_job,
+    })
+}
+
+// === whose pods ===
+
+async fn named_workload(place: &Place, workload: &Workload) -> Result<Subjects, CannotLook> {
+    let controller = controller(&place.api, workload).await;
+    let controller = match controller {
+        Ok(controller) => Ok(controller),
+        Err(error) => Err(place.unless_denied("workload", workload, error)?),
+    };
+    let template = match &controller {
+        Ok(controller) => of_controller(controller, None),
+        Err(why) => Err(why.clone()),
+    };
+    Ok(Subjects {
+        workload: workload.to_string(),
+        controller,
+        template,
+        own: None,
+    })
+}
+
+async fn own_workload(place: &Place, identity: &Identity) -> Result<Subjects, CannotLook> {
+    let name = format!("Pod/{}", identity.name);
+    let pod = match place.api.get::<Pod>(&identity.name).await {
+        Ok(answer) => answer.object,
+        Err(error) => {
+            let why = place.unless_denied("pod", &name, error)?;
+            return Ok(Subjects {
+                workload: name,
+                controller: Err(why.clone()),
+                template: Err(why),
+                own: None,
+            });
+        }
+    };
+    let container = identity.container.as_deref();
+    let (workload, controller) = match owner(&place.api, &pod).await {
+        Ok(workload) => {
+            let read = self::controller(&place.api, &workload).await;
+            let read = read.map_err(|error| format!("{workload} cannot be read: {error}"));
+            (workload.to_string(), read)
+        }
+        Err(why) => (name, Err(why)),
+    };
+    let template = match &controller {
+        // What the next rollout makes, and not what an older one has made.
+        Ok(controller) => of_controller(controller, container),
+        Err(_) => Template::new(pod.metadata.labels.clone(), pod.spec.clone(), container)
+            .ok_or_else(|| "The Pod has no containers.".to_owned()),
+    };
+    Ok(Subjects {
+        workload,
+        controller,
+        template,
+        own: Some(pod),
+    })
+}
+
+/// The Deployment or StatefulSet that this Pod is of.
+async fn owner(api: &Api, pod: &Pod) -> Result<Workload, String> {
+    let owner = controlling(&pod.metadata).ok_or("Nobody owns this Pod.")?;
+    match owner.kind.as_str() {
+        "StatefulSet" => Ok(Workload::StatefulSet(owner.name.clone())),
+        "ReplicaSet" => match api.get::<ReplicaSet>(&owner.name).await {
+            Ok(set) => match controlling(&set.object.metadata) {
+                Some(owner) if owner.kind == "Deployment" => {
+                    Ok(Workload::Deployment(owner.name.clone()))
+                }
+                _ => Err(format!(
+                    "The ReplicaSet {} belongs to no Deployment.",
+                    owner.name
+                )),
+            },
+            // A Deployment names its ReplicaSets after itself and the hash of the template.
+            Err(error) => {
+                let labels = pod.metadata.labels.as_ref();
+                let hash = labels.and_then(|labels| labels.get("pod-template-hash"));
+                hash.and_then(|hash| owner.name.strip_suffix(hash.as_str())?.strip_suffix('-'))
+                    .map(|name| Workload::Deployment(name.to_owned()))
+                    .ok_or_else(|| format!("ReplicaSet {} cannot be read: {error}", owner.name))
+            }
+        },
+        kind => Err(format!(
+            "The Pod is of a {kind}, and neither of a Deployment nor a StatefulSet."
+        )),
+    }
+}
+
+fn controlling(
+    meta: &k8s_openapi::apimachinery::pkg::apis::meta::v1::ObjectMeta,
+) -> Option<&k8s_openapi::apimachinery::pkg::apis::meta::v1::OwnerReference> {
+    let mut owners = meta.owner_references.iter().flatten();
+    owners.find(|owner| owner.controller == Some(true))
+}
+
+async fn controller(api: &Api, workload: &Workload) -> Result<Controller, ApiError> {
+    Ok(match workload {
+        Workload::Deployment(name) => {
+            let spec = api.get::<Deployment>(name).await?.object.spec;
+            Controller::Deployment(Box::new(spec))
+        }
+        Workload::StatefulSet(name) => {
+            let spec = api.get::<StatefulSet>(name).await?.object.spec;
+            Controller::StatefulSet(Box::new(spec))
+        }
+    })
+}
+
+fn of_controller(controller: &Controller, container: Option<&str>) -> Seen<Template> {
+    let template = match controller {
+        Controller::Deployment(spec) => spec.template.clone(),
+        Controller::StatefulSet(spec) => spec.template.clone(),
+    };
+    let labels = template.metadata.and_then(|meta| meta.labels);
+    Template::new(labels, template.spec, container)
+        .ok_or_else(|| "The template has no containers.".to_owned())
+}
+
+impl Place {
+    /// No permission is a fact; anything else leaves nothing to say.
+    fn unless_denied(
+        &self,
+        kind: &str,
+        what: impl std::fmt::Display,
+        error: ApiError,
+    ) -> Result<String, CannotLook> {
+        if error.is_missing() {
+            return Err(CannotLook::NoSuch {
+                what: what.to_string(),
+                namespace: self.api.namespace().to_owned(),
+                hint: match kind {
+                    "pod" => {
+                        "if that is not this pod's name, set POD_NAME and POD_NAMESPACE by the downward API"
+                    }
+                    _ => "choose another with --namespace or --context",
+                },
+            });
+        }
+        if error.is_denied() {
+            return Ok(format!("{what} cannot be read: {error}"));
+        }
+        Err(CannotLook::Unanswered {
+            url: self.url.clone(),
+            what: what.to_string(),
+            why: error.to_string(),
+        })
+    }
+}
+
+// === what surrounds them ===
+
+async fn pods(api: &Api, controller: &Seen<Controller>) -> Seen<Vec<Pod>> {
+    let selector = controller.as_ref().map_err(Clone::clone)?.selector();
+    let selector = Selector::try_from(selector.clone()).map_err(|error| error.to_string())?;
+    all(api, Some(selector.to_string())).await
+}
+
+/// All of the namespace; those that hold one of these pods, where they may only be read by name.
+async fn services(api: &Api, pods: &BTreeSet<String>) -> Seen<Vec<Service>> {
+    let why = match all::<Service>(api, None).await {
+        Ok(services) => return Ok(services),
+        Err(why) => why,
+    };
+    let Ok(slices) = all::<EndpointSlice>(api, None).await else {
+        return Err(why);
+    };
+    if pods.is_empty() {
+        return Err(why);
+    }
+    let holding: BTreeSet<String> = slices.iter().filter_map(|s| service_of(s, pods)).collect();
+    let read = holding.iter().map(|name| api.get::<Service>(name));
+    let mut services = Vec::new();
+    for (read, name) in join_all(read).await.into_iter().zip(&holding) {
+        match read {
+            Ok(answer) => services.push(answer.object),
+            Err(error) if error.is_missing() => {}
+            Err(error) => return Err(format!("Service/{name} cannot be read: {error}")),
+        }
+    }
+    Ok(services)
+}
+
+fn service_of(slice: &EndpointSlice, pods: &BTreeSet<String>) -> Option<String> {
+    let labels = slice.metadata.labels.as_ref()?;
+    let service = labels.get("kubernetes.io/service-name")?;
+    let mut targets = slice
+        .endpoints
+        .iter()
+        .flatten()
+        .filter_map(|e| e.target_ref.as_ref());
+    let holds = targets.any(|target| {
+        target.kind.as_deref() == Some("Pod")
+            && target.name.as_ref().is_some_and(|name| pods.contains(name))
+    });
+    holds.then(|| service.clone())
+}
+
+async fn claims(api: &Api, controller: &Seen<Controller>, template: &Seen<Template>) -> Vec<Claim> {
+    let mut claims = Vec::new();
+    if let Ok(Controller::StatefulSet(spec)) = controller {
+        for claim in spec.volume_claim_templates.iter().flatten() {
+            claims.push(Claim {
+                name: claim.metadata.name.clone().unwrap_or_default(),
+                own: true,
+                modes: Ok(modes(claim)),
+            });
+        }
+    }
+    let Ok(template) = template else {
+        return claims;
+    };
+    let named = template.spec.volumes.iter().flatten().filter_map(|volume| {
+        let claim = volume.persistent_volume_claim.as_ref()?;
+        Some(claim.claim_name.clone())
+    });
+    let read = named.map(|name| async move {
+        let read = api.get::<PersistentVolumeClaim>(&name).await;
+        let modes = read
+            .map(|answer| modes(&answer.object))
+            .map_err(|error| format!("PersistentVolumeClaim/{name} cannot be read: {error}"));
+        Claim {
+            name,
+            own: false,
+            modes,
+        }
+    });
+    claims.extend(join_all(read).await);
+    claims
+}
+
+fn modes(claim: &PersistentVolumeClaim) -> Vec<String> {
+    let modes = claim
+        .spec
+        .as_ref()
+        .and_then(|spec| spec.access_modes.clone());
+    modes.unwrap_or_default()
+}
+
+async fn rules(
+    api: &Api,
+    target: &Target,
+    workload: &str,
+    template: &Seen<Template>,
+) -> Vec<(super::facts::Rule, Seen<bool>)> {
+    match (target, template) {
+        (Target::Own(identity), _) => {
+            let rules = access::rules(Some(&identity.name));
+            access::review(api, &Subject::Own, rules).await
+        }
+        (Target::Named(named), Ok(template)) => {
+            let account = template.spec.service_account_name.clone();
+            let account = account.filter(|name| !name.is_empty());
+            let subject = Subject::Account(account.unwrap_or_else(|| "default".to_owned()));
+            // Names of a Deployment's pods are made up, so that no Role can hold them.
+            let pod = match named {
+                Workload::StatefulSet(name) => Some(format!("{name}-0")),
+                Workload::Deployment(_) => None,
+            };
+            access::review(api, &subject, access::rules(pod.as_deref())).await
+        }
+        (Target::Named(_), Err(_)) => {
+            let why = format!("Which ServiceAccount {workload} has is not known.");
+            let rules = access::rules(None).into_iter();
+            rules.map(|rule| (rule, Err(why.clone()))).collect()
+        }
+    }
+}
+
+// === the program's settings ===
+
+async fn settings(
+    api: &Api,
+    template: &Seen<Template>,
+    in_own_pod: bool,
+    reader: Reader,
+) -> Settings {
+    let template = match template {
+        Ok(template) => template,
+        Err(why) => return Settings::Unread(why.clone()),
+    };
+    let container = template.container();
+    let local = |name: &str| std::env::var(name).ok().filter(|_| in_own_pod);
+    let Some((mut told, hidden)) = Invocation::of(container, local) else {
+        return Settings::Foreign;
+    };
+    if !hidden.is_empty() {
+        return Settings::Unread(format!("{} come from elsewhere", hidden.join(", ")));
+    }
+    if let Some(path) = told.config() {
+        let here = in_own_pod
+            .then(|| std::fs::read_to_string(&path).ok())
+            .flatten();
+        let text = match here {
+            Some(text) => Ok(text),
+            None => file(api, FilePlace::of(&path, container, &template.spec)).await,
+        };
+        match text {
+            Ok(text) => told.file = Some(text),
+            Err(why) => return Settings::Unread(why),
+        }
+    }
+    match reader(&told) {
+        Ok(program) => Settings::Read(program),
+        Err(why) => Settings::Invalid(why),
+    }
+}
+
+async fn file(api: &Api, place: FilePlace) -> Result<String, String> {
+    let (name, key) = match place {
+        FilePlace::ConfigMap { name, key } => (name, key),
+        FilePlace::Elsewhere(why) => return Err(why),
+    };
+    let map = api.get::<ConfigMap>(&name).await;
+    let map = map.map_err(|error| format!("ConfigMap/{name} cannot be read: {error}"))?;
+    let text = map.object.data.and_then(|mut data| data.remove(&key));
+    text.ok_or_else(|| format!("ConfigMap/{name} has no key {key}"))
+}
+
+/// All objects of a kind, page by page.
+pub(super) async fn all<K>(api: &Api, labels: Option<String>) -> Seen<Vec<K>>
+where
+    K: Resource<DynamicType = ()> + DeserializeOwned + Clone + std::fmt::Debug,
+{
+    let mut params = ListParams::default().limit(PAGE);
+    params.label_selector = labels;
+    let mut found = Vec::new();
+    for _ in 0..PAGES {
+        let page = api.list::<K>(&params).await;
+        let page = page.map_err(|error| format!("{} cannot be listed: {error}", K::plural(&())))?;
+        found.extend(page.items);
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params.continue_token = Some(token),
+            None => return Ok(found),
+        }
+    }
+    Err(format!(
+        "There are more than {} {}.",
+        PAGE as usize * PAGES,
+        K::plural(&())
+    ))
+}
