@@ -2,12 +2,12 @@
 
 CARGO ?= cargo
 
-.PHONY: help test lint unit soak lag cost features deploy image e2e deny clean
+.PHONY: help test lint unit soak lag cost package features deploy image e2e deny clean
 
 help:                     ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-test: lint features deploy image unit ## everything that CI runs; needs Debian's packages in .ci/packages
+test: lint features package deploy image unit ## everything that CI runs; needs Debian's packages in .ci/packages
 
 lint:                     ## format, clippy, documentation
 	$(CARGO) fmt --check
@@ -25,6 +25,9 @@ lag:                      ## a rollout behind balancers that lag 0 to 10 s, besi
 
 cost:                     ## what a drain costs the API server, by the size of its Service
 	$(CARGO) test --locked --test it what_a_drain_costs -- --ignored --nocapture
+
+package:                  ## what a registry would get
+	$(CARGO) package --locked --no-verify --allow-dirty --quiet
 
 features:                 ## the library, as those take it who want only a part of it
 	$(CARGO) check --locked --no-default-features --lib

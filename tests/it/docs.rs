@@ -1,6 +1,6 @@
 //! The documentation says what the code does.
 
-use std::{collections::BTreeMap, process::Command, time::Duration};
+use std::{collections::BTreeMap, fs, path::Path, process::Command, time::Duration};
 
 use lameduck::lifecycle::DrainSettings;
 
@@ -67,4 +67,49 @@ fn the_help_states_the_same_defaults() {
             "--{setting} is {default} in the documentation, and in the help:{text}"
         );
     }
+}
+
+/// What a scrape calls `lameduck_…`, wherever a text names it.
+fn metrics_named(text: &str) -> impl Iterator<Item = &str> {
+    let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+    words.filter(|word| word.starts_with("lameduck_"))
+}
+
+#[test]
+fn every_metric_that_the_documentation_names_is_in_the_code() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut sources = String::new();
+    let mut folders = vec![root.join("src")];
+    while let Some(folder) = folders.pop() {
+        for entry in fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            match path.is_dir() {
+                true => folders.push(path),
+                false => sources += &fs::read_to_string(path).unwrap(),
+            }
+        }
+    }
+    let mut pages = vec![root.join("README.md")];
+    pages.extend(
+        fs::read_dir(root.join("docs"))
+            .unwrap()
+            .map(|page| page.unwrap().path()),
+    );
+    let mut named = 0;
+    for page in pages
+        .iter()
+        .filter(|page| page.extension().is_some_and(|e| e == "md"))
+    {
+        let text = fs::read_to_string(page).unwrap();
+        for metric in metrics_named(&text) {
+            named += 1;
+            let quoted = format!("\"{metric}\"");
+            assert!(
+                sources.contains(&quoted),
+                "{} names {metric}, which nothing exports",
+                page.display()
+            );
+        }
+    }
+    assert!(named > 10, "the pages were not found");
 }
