@@ -135,7 +135,14 @@ impl FakeApi {
     pub fn set_ready(&self, pod: &str, ready: bool) {
         let status = if ready { "True" } else { "False" };
         self.modify(Resource::Pods, pod, |pod| {
-            pod["status"]["conditions"] = json!([{"type": "Ready", "status": status}]);
+            let ready = json!({"type": "Ready", "status": status});
+            match pod["status"]["conditions"].as_array_mut() {
+                Some(conditions) => {
+                    conditions.retain(|condition| condition["type"] != "Ready");
+                    conditions.push(ready);
+                }
+                None => pod["status"]["conditions"] = json!([ready]),
+            }
         });
     }
 

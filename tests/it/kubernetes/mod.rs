@@ -11,6 +11,7 @@
 //! | `cost` | what a drain costs does not grow with the Service |
 //! | `events` | the drain on the Pod, for `kubectl describe`; missing rules in one line |
 //! | `double` | kube's own `watcher` is content with the double |
+//! | `grid` | every cause under every policy with every trouble, a row each |
 //! | `process` | all of it through real processes: environment, token, termination message |
 //!
 //! Sockets are real, and so is time: settings are short, and tests wait on what the API server was asked.
@@ -19,6 +20,7 @@ mod cause;
 mod cost;
 mod double;
 mod events;
+mod grid;
 mod permission;
 mod process;
 mod readiness;

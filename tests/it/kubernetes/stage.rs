@@ -186,11 +186,11 @@ impl Process {
         requests.values().sum()
     }
 
-    /// One request over a new connection.
     pub fn drain_id(&self) -> String {
         self.drain.id().to_owned()
     }
 
+    /// One request over a new connection.
     pub async fn ask(&self) -> io::Result<String> {
         ask(self.address).await
     }
