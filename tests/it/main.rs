@@ -12,4 +12,5 @@ mod http;
 mod kubernetes;
 mod process;
 mod rollout;
+mod stage;
 mod wire;
