@@ -14,3 +14,4 @@ mod process;
 mod rollout;
 mod stage;
 mod wire;
+mod zoo;
