@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help test lint unit soak lag cost package features deploy image e2e deny clean
+.PHONY: help test lint unit soak lag zoo cost package features deploy image e2e deny clean
 
 help:                     ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -28,6 +28,11 @@ cost:                     ## what a drain costs the API server, by the size of i
 
 package:                  ## what a registry would get
 	$(CARGO) package --locked --no-verify --allow-dirty --quiet
+
+zoo:                      ## rollouts behind curl, Python, Node, nginx, HAProxy: a row each (tests/zoo/packages)
+	tests/zoo/prepare
+	$(CARGO) build --locked --example rolled
+	$(CARGO) test --locked --test it zoo:: -- --ignored --nocapture --test-threads=1
 
 features:                 ## the library, as those take it who want only a part of it
 	$(CARGO) check --locked --no-default-features --lib

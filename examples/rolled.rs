@@ -1,12 +1,12 @@
 //! The service that the rollout test rolls: the same router behind `lameduck` and, for comparison, behind
 //! `axum::serve` with its graceful shutdown, at once or after a sleep of five seconds. Prints its address on
-//! standard output.
+//! standard output. With `ROLLED_TLS_CERT` and `ROLLED_TLS_KEY`, two PEM files, `lameduck` speaks TLS.
 //!
 //! ```sh
 //! cargo run --example rolled -- lameduck    # or: axum, or: sleep
 //! ```
 
-use std::{convert::Infallible, time::Duration};
+use std::{convert::Infallible, env, time::Duration};
 
 use axum::{
     Router,
@@ -21,7 +21,7 @@ use axum::{
 use futures_util::{Stream, stream};
 use lameduck::{
     Drain, Lifecycle,
-    http::{WebSocket, until_leave},
+    http::{Listener, Tls, WebSocket, until_leave},
     kubernetes::Kubernetes,
 };
 use tokio::{
@@ -34,7 +34,7 @@ use tokio::{
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     println!("{}", listener.local_addr()?);
-    match std::env::args().nth(1).as_deref() {
+    match env::args().nth(1).as_deref() {
         Some(compared @ ("axum" | "sleep")) => {
             let sleeps = compared == "sleep";
             let mut terminate = signal(SignalKind::terminate())?;
@@ -48,6 +48,11 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
                 .await?;
         }
         _ => {
+            let mut listener = Listener::from(listener);
+            if let Some(cert) = env::var_os("ROLLED_TLS_CERT") {
+                let key = env::var_os("ROLLED_TLS_KEY").ok_or("a certificate needs its key")?;
+                listener = listener.tls(Tls::from_pem_files(cert, key)?);
+            }
             let lifecycle = Lifecycle::builder().http("rolled", listener, router());
             let kubernetes = Kubernetes::in_cluster();
             lifecycle.kubernetes(kubernetes).run().await?;

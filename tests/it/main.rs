@@ -13,4 +13,6 @@ mod http;
 mod kubernetes;
 mod process;
 mod rollout;
+mod stage;
 mod wire;
+mod zoo;
