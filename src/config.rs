@@ -24,6 +24,11 @@ pub struct Settings {
     #[arg(long, env = "LAMEDUCK_EXEC", value_name = "COMMAND")]
     pub exec: Option<CommandLine>,
 
+    /// A command that was told to stop and then ends with status 0 has done its job; otherwise the job is
+    /// given back and runs again [default: false].
+    #[arg(long, env = "LAMEDUCK_ZERO_AFTER_STOP_IS_DONE", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub zero_after_stop_is_done: Option<bool>,
+
     /// How many jobs run at once [default: 20].
     #[arg(long, env = "LAMEDUCK_WORKERS", value_name = "N")]
     pub workers: Option<NonZeroUsize>,
@@ -108,6 +113,8 @@ pub struct Settings {
 pub struct Config {
     /// The command of the queue `default`.
     pub exec: CommandLine,
+    /// Whether its status 0 counts after it was told to stop.
+    pub zero_after_stop_is_done: bool,
     /// Its workers.
     pub workers: NonZeroUsize,
     /// Attempts in all.
@@ -201,6 +208,9 @@ impl Settings {
     pub fn or(self, other: Self) -> Self {
         Self {
             exec: self.exec.or(other.exec),
+            zero_after_stop_is_done: self
+                .zero_after_stop_is_done
+                .or(other.zero_after_stop_is_done),
             workers: self.workers.or(other.workers),
             max_attempts: self.max_attempts.or(other.max_attempts),
             data: self.data.or(other.data),
@@ -241,6 +251,7 @@ impl Settings {
         })?;
         Ok(Config {
             exec,
+            zero_after_stop_is_done: self.zero_after_stop_is_done.unwrap_or(false),
             workers: self.workers.unwrap_or(NonZeroUsize::new(20).expect("20")),
             max_attempts: self.max_attempts.map_or(5, std::num::NonZeroU32::get),
             data: self.data.unwrap_or_else(|| "lameduck-data".into()),

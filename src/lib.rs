@@ -12,7 +12,7 @@
 //! # }
 //! ```
 //!
-//! On SIGTERM or SIGINT, [`serve`] fails readiness and goes on serving; waits until the EndpointSlices *and*
+//! On SIGTERM or SIGINT, [`serve`] goes on serving; waits until the EndpointSlices *and*
 //! the traffic show that nobody routes here; asks clients to leave, by `Connection: close` and GOAWAY; lets
 //! every request come to its end; closes the listener last, its backlog swept; and returns inside the grace
 //! period with a [`DrainReport`], or with the [`Error`] if there was one. A watchdog on a thread of its own
@@ -88,6 +88,9 @@ pub use lifecycle::{Drain, DrainReport, Error, Lifecycle, Moment};
 /// each request. In a pod (with the feature `kubernetes`) the drain follows the pod's own EndpointSlices and
 /// deadline; elsewhere it has 30 s and waits for no endpoint. [`Lifecycle`] changes all of that.
 ///
+/// There is no readiness probe in it: add one by [`Lifecycle::admin`], or merge [`http::probes`] into the
+/// router. After it returns, the process should end: the watchdog ends it at its deadline.
+///
 /// # Errors
 /// What was cut at the deadline, which teardown hook failed, or that the system refused signal handlers: see
 /// [`Error`]. A drain that lost nothing is `Ok`.
@@ -110,5 +113,20 @@ where
     let lifecycle = Lifecycle::builder().http("http", listener, service);
     #[cfg(feature = "kubernetes")]
     let lifecycle = lifecycle.kubernetes(kubernetes::Kubernetes::in_cluster());
+    #[cfg(not(feature = "kubernetes"))]
+    let lifecycle = by_the_clock_in_a_cluster(lifecycle);
     lifecycle.run().await
+}
+
+/// In a pod somebody routes here, and without the feature nobody looks: then the drain waits by the clock.
+#[cfg(all(feature = "http", not(feature = "kubernetes")))]
+fn by_the_clock_in_a_cluster(lifecycle: Lifecycle) -> Lifecycle {
+    if std::env::var_os("KUBERNETES_SERVICE_HOST").is_none() {
+        return lifecycle;
+    }
+    tracing::warn!(
+        "in a cluster without the feature `kubernetes`: the drain waits by the clock (`fallback_wait`) instead \
+         of until nobody routes here"
+    );
+    lifecycle.is_observed()
 }

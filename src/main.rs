@@ -99,6 +99,7 @@ async fn serve_jobs(config: Config, signals: Signals) -> anyhow::Result<()> {
     let queue: QueueName = "default".parse()?;
     let Config {
         exec,
+        zero_after_stop_is_done,
         workers,
         max_attempts,
         max_body,
@@ -109,7 +110,7 @@ async fn serve_jobs(config: Config, signals: Signals) -> anyhow::Result<()> {
     let pool = Pool {
         queue: queue.clone(),
         workers: workers.get(),
-        handler: Arc::new(Exec::new(exec.0)),
+        handler: Arc::new(Exec::new(exec.0).zero_after_stop_is_done(zero_after_stop_is_done)),
         backoff: Backoff::default(),
     };
     let mut lifecycle = Lifecycle::builder().settings(settings).signals(signals);

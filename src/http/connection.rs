@@ -59,6 +59,7 @@ use super::{
 #[derive(Clone)]
 pub(super) struct Connection {
     pub(super) drain: Drain,
+    pub(super) shown: Drain,
     pub(super) traffic: Arc<Traffic>,
     pub(super) meter: Arc<Meter>,
     pub(super) late: Arc<LateLog>,
@@ -121,7 +122,7 @@ impl Connection {
         });
         let context = RequestContext {
             drain: self.drain.clone(),
-            origin: Origin::new(self.drain.clone(), peer, activity.is_late()),
+            origin: Origin::new(self.shown.clone(), peer, activity.is_late()),
             activity: activity.clone(),
             late: self.late.clone(),
             keep_alive,

@@ -32,7 +32,7 @@ pub(super) enum Acceptor {
     },
 }
 
-/// Who is at the other end; in every request's extensions.
+/// Who is at the other end; see [`Origin::peer`](super::Origin::peer).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Peer {
@@ -158,25 +158,49 @@ impl Acceptor {
         match self {
             Self::Tcp(listener) => {
                 let listener = listener.into_std()?;
-                while let Ok((stream, peer)) = listener.accept() {
-                    stream.set_nonblocking(true)?;
-                    let (socket, peer) = tcp(TcpStream::from_std(stream)?, peer);
-                    serve(socket, peer);
-                    swept += 1;
+                while let Some((stream, peer)) = next(|| listener.accept()) {
+                    if stream.set_nonblocking(true).is_ok()
+                        && let Ok(stream) = TcpStream::from_std(stream)
+                    {
+                        let (socket, peer) = tcp(stream, peer);
+                        serve(socket, peer);
+                        swept += 1;
+                    }
                 }
             }
             Self::Unix { listener, _path } => {
                 // First nobody finds it any more, then those that had found it are served.
                 drop(_path);
                 let listener = listener.into_std()?;
-                while let Ok((stream, _)) = listener.accept() {
-                    stream.set_nonblocking(true)?;
-                    serve(Either::Right(UnixStream::from_std(stream)?), Peer::Unix);
-                    swept += 1;
+                while let Some((stream, _)) = next(|| listener.accept()) {
+                    if stream.set_nonblocking(true).is_ok()
+                        && let Ok(stream) = UnixStream::from_std(stream)
+                    {
+                        serve(Either::Right(stream), Peer::Unix);
+                        swept += 1;
+                    }
                 }
             }
         }
         Ok(swept)
+    }
+}
+
+/// The next of the backlog. One that has given up meanwhile is no reason to reset those behind it.
+fn next<T>(mut accept: impl FnMut() -> io::Result<T>) -> Option<T> {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, WouldBlock};
+    loop {
+        match accept() {
+            Ok(accepted) => return Some(accepted),
+            Err(error) => match error.kind() {
+                ConnectionAborted | ConnectionReset | Interrupted => {}
+                WouldBlock => return None,
+                _ => {
+                    tracing::warn!(%error, "the backlog could not be swept to its end");
+                    return None;
+                }
+            },
+        }
     }
 }
 

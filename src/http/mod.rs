@@ -109,7 +109,8 @@ impl Lifecycle {
         // Its own drain, which never begins: probes and scrapes are answered to the very end.
         let drain = Drain::detached();
         let settings = HttpSettings::default();
-        let server = Server::new(listener.into(), "admin", router, drain, settings);
+        let server = Server::new(listener.into(), "admin", router, drain, settings)
+            .showing(self.drain().clone());
         self.background("admin", async move { server.run().await })
     }
 }

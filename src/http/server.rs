@@ -34,6 +34,8 @@ pub(super) struct Server<S> {
     open: ListenerGuard,
     service: S,
     drain: Drain,
+    /// The one that handlers see.
+    shown: Drain,
     traffic: Arc<Traffic>,
     settings: HttpSettings,
 }
@@ -57,10 +59,17 @@ impl<S> Server<S> {
             listener,
             open: traffic.listener(),
             service,
+            shown: drain.clone(),
             drain,
             traffic,
             settings,
         }
+    }
+
+    /// Shows handlers another drain than the one that this server follows itself.
+    pub(super) fn showing(mut self, drain: Drain) -> Self {
+        self.shown = drain;
+        self
     }
 
     /// Runs until the listener is closed and every connection has ended.
@@ -78,6 +87,7 @@ impl<S> Server<S> {
             open,
             service,
             drain,
+            shown,
             traffic,
             settings,
         } = self;
@@ -88,6 +98,7 @@ impl<S> Server<S> {
         let tracker = connections.clone();
         let connection = Connection {
             drain: drain.clone(),
+            shown,
             traffic: traffic.clone(),
             meter: meter.clone(),
             late: late.clone(),

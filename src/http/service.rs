@@ -10,7 +10,9 @@ use std::{
 };
 
 use bytes::{Buf, Bytes};
-use http::{HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header,
+};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
@@ -52,6 +54,8 @@ pin_project! {
         context: Arc<RequestContext>,
         version: Version,
         connect: bool,
+        // The client wants it closed after this answer.
+        closes: bool,
     }
 }
 
@@ -89,7 +93,7 @@ impl RequestContext {
 
     /// What an HTTP/1 answer says of its connection. `Connection` is no header of HTTP/2 (RFC 9113, section
     /// 8.2.2), and an upgraded connection is not HTTP any more.
-    fn mark<B>(&self, response: &mut Response<B>, version: Version, connect: bool) {
+    fn mark<B>(&self, response: &mut Response<B>, version: Version, connect: bool, closes: bool) {
         let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS
             || (connect && response.status().is_success());
         if version >= Version::HTTP_2 {
@@ -105,10 +109,19 @@ impl RequestContext {
                 // Else hyper adds a `keep-alive` to it, for a client of HTTP/1.0 that has asked for that.
                 *response.version_mut() = version;
             }
-        } else if let Some(hint) = &self.keep_alive {
+        } else if let Some(hint) = &self.keep_alive
+            && version == Version::HTTP_11
+            && !closes
+            && !says_close(response.headers())
+        {
             response.headers_mut().insert(KEEP_ALIVE, hint.clone());
         }
     }
+}
+
+fn says_close(headers: &HeaderMap) -> bool {
+    let connection = headers.get(header::CONNECTION);
+    connection.is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"close"))
 }
 
 // === impl Counted ===
@@ -128,6 +141,7 @@ where
             context: self.context.clone(),
             version: request.version(),
             connect: request.method() == Method::CONNECT,
+            closes: says_close(request.headers()),
             answer: self.service.clone().oneshot(request),
         }
     }
@@ -143,7 +157,7 @@ where
         let this = self.project();
         let mut response = ready!(this.answer.poll(cx))?;
         this.context
-            .mark(&mut response, *this.version, *this.connect);
+            .mark(&mut response, *this.version, *this.connect, *this.closes);
         let in_flight = this.in_flight.take().expect("polled after completion");
         let in_flight = Arc::new(in_flight);
         Poll::Ready(Ok(response.map(|body| CountedBody { body, in_flight })))

@@ -119,6 +119,7 @@ impl Workers {
         gauges: Vec<Arc<Work>>,
         everything: Arc<Work>,
     ) -> Result<(), BoxError> {
+        let reserving = TaskTracker::new();
         for (pool, work) in pools.into_iter().zip(gauges) {
             let worker = Worker {
                 engine: self.engine.clone(),
@@ -127,9 +128,8 @@ impl Workers {
                 work,
                 running: self.running.clone(),
             };
-            self.running.spawn(Arc::new(worker).reserve_until_t0());
+            reserving.spawn(Arc::new(worker).reserve_until_t0());
         }
-        self.running.close();
         self.drain.reached(Moment::Began).await;
         tokio::select! {
             // First, so that even the shortest drain is marked.
@@ -172,6 +172,9 @@ impl Workers {
             Ok(Some(ids)) => {
                 for id in ids {
                     tracing::warn!(job = %id, delay = delay.as_secs_f64(), "job given back by process id");
+                    for pool in self.drain.all_work() {
+                        pool.no_longer_held(&id.to_string());
+                    }
                     work.released(id.to_string());
                 }
             }

@@ -83,6 +83,26 @@ impl Budget {
         }
     }
 
+    /// What is left where the deadline has come so near that the hard one has passed: everything is cut at
+    /// `now`, and the rest of the time is for giving jobs back, hooks and reports.
+    pub fn squeezed(self, now: Instant) -> Self {
+        let left = self.deadline.saturating_duration_since(now);
+        let at = |share: u32| (now + left * share / 10).min(self.deadline);
+        Self {
+            t0: self.t0,
+            route_end: self.route_end.min(now),
+            lame_duck_end: self.lame_duck_end.min(now),
+            soft: self.soft.min(now),
+            close: self.close.min(now),
+            hard: self.hard.min(now),
+            cut_end: at(4),
+            teardown_end: at(7),
+            report_end: at(9),
+            deadline: self.deadline,
+            kill: self.kill,
+        }
+    }
+
     /// What is left after a second signal at `now`: everything is cut at once, and about a second remains
     /// to give jobs back, run hooks and report. Never later than what was planned.
     pub fn hurried(self, now: Instant) -> Self {
@@ -173,6 +193,13 @@ mod tests {
             prop_assert!(hurried.deadline <= budget.deadline);
             prop_assert!(hurried.deadline <= now + HURRY);
             prop_assert!(hurried.hard <= now);
+
+            let squeezed = budget.squeezed(now);
+            prop_assert_eq!(squeezed.deadline, budget.deadline);
+            if now < budget.deadline {
+                prop_assert!(in_order(&squeezed), "{squeezed:?}");
+                prop_assert!(now < squeezed.teardown_end || budget.deadline - now < Duration::from_millis(2));
+            }
         }
     }
 }

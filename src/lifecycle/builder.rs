@@ -61,7 +61,7 @@ pub(super) struct Reporter {
 pub struct Deadline(Instant);
 
 /// Why [`Lifecycle::run`] did not end well. Wherever a drain took place, its report is in it.
-#[derive(Debug, thiserror::Error)]
+#[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused a thread or a signal handler.
@@ -285,6 +285,13 @@ impl Deadline {
 }
 
 // === impl Error ===
+
+/// What `main` prints of it: a sentence, not the whole report.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}
 
 impl Error {
     /// How the drain went, where there was one.

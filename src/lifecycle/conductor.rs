@@ -191,6 +191,9 @@ pub struct Conductor {
     load: Load,
     reported: bool,
     running_hook: Option<(usize, Instant)>,
+    first_signal: Option<Instant>,
+    /// T0 came with the last input, and nothing has been decided since.
+    announcing: bool,
     // The drain, once there is one.
     record: Option<Record>,
     actions: Vec<Action>,
@@ -233,6 +236,8 @@ impl Conductor {
             load: Load::default(),
             reported: false,
             running_hook: None,
+            first_signal: None,
+            announcing: false,
             record: None,
             actions: Vec::new(),
         }
@@ -243,8 +248,16 @@ impl Conductor {
     #[must_use = "actions must be carried out, in order"]
     pub fn handle(&mut self, now: Instant, load: Load, input: Input) -> Vec<Action> {
         self.load = load;
+        let before_t0 = self.record.is_none();
         self.learn(now, input);
-        while self.advance(now) {}
+        self.announcing = before_t0 && self.record.is_some();
+        if self.announcing {
+            // What is carried was counted before T0 is announced, and somebody may just now have taken
+            // something in. The next input, which follows at once, decides on what is carried then.
+            self.decide_readiness_at_t0(now);
+        } else {
+            while self.advance(now) {}
+        }
         std::mem::take(&mut self.actions)
     }
 
@@ -262,6 +275,9 @@ impl Conductor {
     pub fn wake_at(&self) -> Option<Instant> {
         let record = self.record.as_ref()?;
         let budget = &record.budget;
+        if self.announcing {
+            return Some(budget.t0);
+        }
         let step = match self.step {
             Step::Starting | Step::Serving | Step::Stopped => return None,
             Step::Routing { removed } => match removed.map(|at| self.unrouted_at(at)) {
@@ -295,12 +311,7 @@ impl Conductor {
     fn learn(&mut self, now: Instant, input: Input) {
         match input {
             Input::Started => self.started = true,
-            Input::Signal(at) => match self.record.as_ref().map(|r| r.t0) {
-                None if self.shape.observed => self.begin(at.min(now), Cause::Unknown),
-                None => self.begin(at.min(now), Cause::Signal),
-                Some(t0) if at.saturating_duration_since(t0) >= SIGNAL_ECHO => self.hurry(now),
-                Some(_) => {}
-            },
+            Input::Signal(at) => self.signalled(now, at.min(now)),
             Input::Shutdown(cause) => {
                 if self.record.is_none() {
                     self.begin(now, cause);
@@ -319,6 +330,24 @@ impl Conductor {
             Input::HookEnded { index, ok } => self.hook_ended(index, ok),
             Input::Reported => self.reported = true,
             Input::Tick => {}
+        }
+    }
+
+    /// The first signal begins a drain, unless the program has begun one itself; a second one hurries it.
+    fn signalled(&mut self, now: Instant, at: Instant) {
+        match self.first_signal {
+            None => {
+                self.first_signal = Some(at);
+                if self.record.is_none() {
+                    let cause = match self.shape.observed {
+                        true => Cause::Unknown,
+                        false => Cause::Signal,
+                    };
+                    self.begin(at, cause);
+                }
+            }
+            Some(first) if at.saturating_duration_since(first) >= SIGNAL_ECHO => self.hurry(now),
+            Some(_) => {}
         }
     }
 
@@ -381,6 +410,10 @@ impl Conductor {
                 return;
             }
         }
+        if budget.hard <= now {
+            // So near that its steps lie in the past: what is left is for giving back, hooks and reports.
+            budget = budget.squeezed(now);
+        }
         record.budget = budget;
         record.deadline_source = kill.source;
         self.actions.push(Action::Plan(budget));
@@ -431,6 +464,13 @@ impl Conductor {
             self.enter(now, Phase::Serving);
         }
         may
+    }
+
+    /// Readiness waits for no load.
+    fn decide_readiness_at_t0(&mut self, now: Instant) {
+        if let Some(budget) = self.record.as_ref().map(|record| record.budget) {
+            self.decide_readiness(now, &budget);
+        }
     }
 
     /// Fails readiness once the policy says so; there is no way back.

@@ -346,6 +346,11 @@ impl Work {
         lock(&self.left).push(id);
     }
 
+    /// A job was given back over the head of whoever runs it: it is not left behind.
+    pub fn no_longer_held(&self, id: &str) {
+        lock(&self.held).remove(id);
+    }
+
     /// Jobs that ended by their own outcome, since start and since T0.
     pub fn finished_counts(&self) -> (u64, u64) {
         (

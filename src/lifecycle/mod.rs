@@ -19,6 +19,9 @@
 //! What the rooms see of all this is a [`Drain`]: they wait for its [`Moment`]s, and they count what they
 //! carry with its guards. This module knows no HTTP, no Kubernetes and no jobs, and imports none of them.
 //!
+//! What happens when, second by second, is told by the test `second_seven_of_a_drain` in
+//! `tests/it/contract.rs`, which the compiler keeps true.
+//!
 //! The time between SIGTERM and SIGKILL is cut into instants by the [`Budget`]; every wait of the
 //! conductor ends, at the latest, at one of them.
 

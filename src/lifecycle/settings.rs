@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use serde::Serialize;
 
-/// The settings of a drain. Durations that do not fit into the grace period are scaled down with it (see
-/// [`Budget`](super::Budget)), so that every step still gets its share of a period of two seconds.
+/// The settings of a drain. Reserves that do not fit into the grace period are scaled down with it (see
+/// [`Budget`](super::Budget)), so that every step still gets its share of a period of two seconds; `settle`,
+/// `quiet` and `fallback_wait` are cut off where their step ends.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct DrainSettings {

@@ -15,9 +15,10 @@ use super::{
     conductor::{Action, Conductor, Input},
     drain::Drain,
     observation::Cause,
-    phase::{Moment, Phase},
+    phase::Phase,
     report::{DrainReport, HookReport},
     signals::Signals,
+    watchdog::WORDS,
 };
 
 /// Why a part of the program ended though nobody asked it to.
@@ -34,6 +35,7 @@ struct Shell {
     hook_reports: mpsc::UnboundedSender<(usize, HookReport)>,
     hook_ends: mpsc::UnboundedReceiver<(usize, HookReport)>,
     reporters: Vec<Reporter>,
+    running_hook: Option<(String, Instant)>,
     // What will be told.
     hooks_told: Vec<HookReport>,
     failure: Option<Failure>,
@@ -75,6 +77,7 @@ impl Shell {
             hook_reports,
             hook_ends,
             reporters: lifecycle.reporters,
+            running_hook: None,
             hooks_told: Vec::new(),
             failure: None,
             report: None,
@@ -105,6 +108,7 @@ impl Shell {
             Some(input) = self.inputs.recv() => input,
             Some((index, hook)) = self.hook_ends.recv() => {
                 let ok = hook.error.is_none();
+                self.running_hook = None;
                 self.hooks_told.push(hook);
                 Input::HookEnded { index, ok }
             }
@@ -136,8 +140,12 @@ impl Shell {
             self.drain.set_known(record);
         }
         let moved = !actions.is_empty();
+        // First everybody is told, then the log: nobody may be taking it.
+        for action in &actions {
+            self.act(now, *action);
+        }
         for action in actions {
-            self.act(now, action);
+            self.tell(now, action);
         }
         // What was just announced may have changed what is carried, or T0 may have made it matter.
         if moved && !self.exit {
@@ -147,12 +155,9 @@ impl Shell {
 
     fn act(&mut self, now: Instant, action: Action) {
         match action {
-            Action::Enter(phase) => self.enter(now, phase),
-            Action::Raise(moment) => self.raise(now, moment),
-            Action::FailReadiness => {
-                self.drain.fail_readiness();
-                tracing::info!(drain_id = self.drain.id(), "readiness fails from now on");
-            }
+            Action::Enter(phase) => self.drain.enter(phase, now),
+            Action::Raise(moment) => self.drain.raise(moment),
+            Action::FailReadiness => self.drain.fail_readiness(),
             Action::Plan(budget) => self.plan(now, budget),
             Action::RunHook { index, until } => self.run_hook(index, until),
             Action::Report { until } => self.write_reports(now, until),
@@ -160,12 +165,31 @@ impl Shell {
         }
     }
 
-    fn enter(&mut self, now: Instant, phase: Phase) {
-        self.drain.enter(phase, now);
-        if phase == Phase::Stopped {
+    fn tell(&self, now: Instant, action: Action) {
+        let drain_id = self.drain.id();
+        match action {
             // The report was the last word.
-            return;
+            Action::Enter(Phase::Stopped) | Action::RunHook { .. } | Action::Exit => {}
+            Action::Enter(phase) => self.tell_phase(now, phase),
+            Action::Raise(moment) => tracing::debug!(drain_id, ?moment, "moment"),
+            Action::FailReadiness => tracing::info!(drain_id, "readiness fails from now on"),
+            Action::Plan(budget) => {
+                let left = budget.deadline.saturating_duration_since(now);
+                tracing::info!(
+                    drain_id,
+                    deadline_seconds = left.as_secs_f64(),
+                    "the process has exited by then"
+                );
+            }
+            Action::Report { .. } => {
+                if let Some(report) = &self.report {
+                    log(report);
+                }
+            }
         }
+    }
+
+    fn tell_phase(&self, now: Instant, phase: Phase) {
         match self.conductor.record() {
             Some(record) => tracing::info!(
                 drain_id = self.drain.id(),
@@ -183,21 +207,14 @@ impl Shell {
         }
     }
 
-    fn raise(&mut self, now: Instant, moment: Moment) {
-        self.drain.raise(moment);
-        tracing::debug!(drain_id = self.drain.id(), ?moment, at = ?now, "moment");
-    }
-
     fn plan(&mut self, now: Instant, budget: Budget) {
         self.drain.set_plan(budget);
         // The watchdog lives by the operating system's clock, and the drain by tokio's.
-        let left = budget.deadline.saturating_duration_since(now);
+        // Its last words must end before SIGKILL, but it must not bark while there is still time to report.
+        let before_kill = budget.kill.checked_sub(WORDS).unwrap_or(now);
+        let bark = budget.deadline.min(before_kill.max(budget.report_end));
+        let left = bark.saturating_duration_since(now);
         self.signals.watchdog.arm(std::time::Instant::now() + left);
-        tracing::info!(
-            drain_id = self.drain.id(),
-            deadline_seconds = left.as_secs_f64(),
-            "the process has exited by then"
-        );
     }
 
     fn run_hook(&mut self, index: usize, until: Instant) {
@@ -205,9 +222,12 @@ impl Shell {
             return;
         };
         let ended = self.hook_reports.clone();
+        let Hook { name, run, .. } = hook;
+        self.running_hook = Some((name.clone(), Instant::now()));
         tokio::spawn(async move {
             let begin = Instant::now();
-            let run = tokio::spawn((hook.run)(Deadline::new(until)));
+            // In a task of its own, the call included: either may panic.
+            let run = tokio::spawn(async move { run(Deadline::new(until)).await });
             let abort = run.abort_handle();
             let error = match timeout_at(until, run).await {
                 Ok(Ok(Ok(()))) => None,
@@ -219,10 +239,10 @@ impl Shell {
                 }
             };
             if let Some(error) = &error {
-                tracing::error!(hook = hook.name, error, "teardown hook failed");
+                tracing::error!(hook = name, error, "teardown hook failed");
             }
             let report = HookReport {
-                name: hook.name,
+                name,
                 seconds: begin.elapsed().as_secs_f64(),
                 error,
             };
@@ -239,16 +259,15 @@ impl Shell {
         let failed = self.failure.is_some();
         let report = DrainReport::new(&self.drain, record, failed, hooks, now);
         let report = Arc::new(report);
-        log(&report);
         self.report = Some(report.clone());
         let drain = self.drain.clone();
         let reporters = std::mem::take(&mut self.reporters);
         tokio::spawn(async move {
             let mut running = JoinSet::new();
             for Reporter { name, run } in reporters {
-                let report = run(report.clone());
+                let report = report.clone();
                 running.spawn(async move {
-                    match timeout_at(until, report).await {
+                    match timeout_at(until, async move { run(report).await }).await {
                         Ok(Ok(())) => {}
                         Ok(Err(error)) => {
                             tracing::warn!(reporter = name, %error, "report not written")
@@ -257,7 +276,11 @@ impl Shell {
                     }
                 });
             }
-            running.join_all().await;
+            while let Some(ended) = running.join_next().await {
+                if let Err(error) = ended {
+                    tracing::error!(%error, "a reporter panicked");
+                }
+            }
             drain.say(Input::Reported);
         });
     }
@@ -265,7 +288,15 @@ impl Shell {
     /// Hooks that never got their turn, or not to their end.
     fn tell_abandoned_hooks(&mut self) {
         while let Ok((_, hook)) = self.hook_ends.try_recv() {
+            self.running_hook = None;
             self.hooks_told.push(hook);
+        }
+        if let Some((name, begin)) = self.running_hook.take() {
+            self.hooks_told.push(HookReport {
+                name,
+                seconds: begin.elapsed().as_secs_f64(),
+                error: Some("did not end within its bound".to_owned()),
+            });
         }
         for hook in self.hooks.iter_mut().rev().filter_map(Option::take) {
             tracing::error!(hook = hook.name, "no time was left for this teardown hook");

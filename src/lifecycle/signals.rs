@@ -111,7 +111,8 @@ impl Receiver {
                 None => {
                     self.first = Some(now);
                     let grace = *self.grace.lock().unwrap_or_else(PoisonError::into_inner);
-                    self.watchdog.arm(now + grace);
+                    // A drain that the program began itself may be under way, and end sooner.
+                    self.watchdog.arm_no_later(now + grace);
                 }
                 Some(first) if now.duration_since(first) >= SIGNAL_ECHO => {
                     self.watchdog.arm_no_later(now + HURRY);

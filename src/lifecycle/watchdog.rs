@@ -18,6 +18,9 @@ const WILLS: Duration = Duration::from_millis(250);
 /// watchdog barks at all; so this, and no more, is what it costs of the margin behind the deadline.
 const LINE: Duration = Duration::from_millis(50);
 
+/// How long it takes from barking to the end of the process, at the most.
+pub(super) const WORDS: Duration = WILLS.saturating_add(LINE);
+
 type Will = Box<dyn FnOnce() + Send>;
 
 /// Ends the process at an instant, unless told a later one before.

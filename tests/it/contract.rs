@@ -29,6 +29,9 @@ struct World {
     late: Vec<(Millis, Option<Millis>)>,
     /// How long each job still runs; `None` for ever.
     jobs: Vec<Option<Millis>>,
+    /// A reservation that was sent just before T0 was announced, and is counted just after: how long its job
+    /// is held.
+    raced: Option<Millis>,
     /// How long cutting takes; `None` for what can't be cut.
     cutting: Option<Millis>,
     /// How long the sweep of the backlog takes.
@@ -212,8 +215,14 @@ impl Simulation {
             self.endpoints = endpoints;
         }
         let now = self.instant(self.now);
-        for action in self.conductor.handle(now, self.load, input) {
+        let actions = self.conductor.handle(now, self.load, input);
+        let moved = !actions.is_empty();
+        for action in actions {
             self.act(action);
+        }
+        // As the shell does.
+        if moved && self.exit.is_none() {
+            self.tell(Input::Tick);
         }
     }
 
@@ -231,6 +240,12 @@ impl Simulation {
         let now = self.now;
         let after = |delay: Option<Millis>| delay.map(|delay| now + delay);
         match action {
+            Action::Raise(Moment::Began) => {
+                if let Some(at) = after(self.world.raced) {
+                    self.load.jobs += 1;
+                    self.schedule(at, Event::JobEnded);
+                }
+            }
             Action::Raise(Moment::Removed) => self.removed = true,
             Action::Raise(Moment::Leave) => {
                 for leaves in self.world.clients.clone() {
@@ -286,6 +301,14 @@ impl History {
 
     fn position(&self, wanted: Action) -> Option<usize> {
         self.acts.iter().position(|act| act.action == wanted)
+    }
+
+    fn hook_until(&self) -> Instant {
+        let until = self.acts.iter().find_map(|act| match act.action {
+            Action::RunHook { until, .. } => Some(until),
+            _ => None,
+        });
+        until.expect("a hook was run")
     }
 
     fn last_plan(&self) -> Budget {
@@ -359,7 +382,10 @@ fn worlds() -> impl Strategy<Value = World> {
     let carried = (
         prop::collection::vec(maybe(30_000), 0..6),
         prop::collection::vec((0..60_000u64, maybe(30_000)), 0..12),
-        prop::collection::vec(maybe(90_000), 0..6),
+        (
+            prop::collection::vec(maybe(90_000), 0..6),
+            prop::option::of(1..2_000u64),
+        ),
         maybe(2_000),
         maybe(2_000),
         maybe(2_000),
@@ -375,7 +401,8 @@ fn worlds() -> impl Strategy<Value = World> {
     )
         .prop_map(
             |(settings, (serves, observed), signal, script, hooks, carried)| {
-                let (clients, late, jobs, cutting, sweep, giving_back, reporting) = carried;
+                let (clients, late, (jobs, raced), cutting, sweep, giving_back, reporting) =
+                    carried;
                 World {
                     settings,
                     shape: Shape {
@@ -388,6 +415,7 @@ fn worlds() -> impl Strategy<Value = World> {
                     clients: if serves { clients } else { Vec::new() },
                     late,
                     jobs,
+                    raced,
                     cutting,
                     sweep,
                     giving_back,
@@ -412,6 +440,7 @@ fn quiet_world() -> World {
         clients: Vec::new(),
         late: Vec::new(),
         jobs: Vec::new(),
+        raced: None,
         cutting: Some(0),
         sweep: Some(0),
         giving_back: Some(0),
@@ -590,6 +619,48 @@ proptest! {
         let last = if serves { job.max(client) } else { job };
         prop_assert_eq!(history.exit.unwrap(), world.signal + last);
     }
+}
+
+/// A drain that the program began itself: the first signal comes later, and is still the first.
+#[test]
+fn the_first_signal_hurries_nobody_whoever_began_the_drain() {
+    let mut world = quiet_world();
+    world.signal = 6_000;
+    world.script = vec![(1_000, Input::Shutdown(Cause::Requested))];
+    world.jobs = vec![Some(4_000)];
+    let history = Simulation::run(world.clone());
+    assert_eq!(history.moment(Moment::Cut).map(|cut| cut.at), None);
+    assert_eq!(history.exit, Some(world.signal + 4_000));
+}
+
+/// A second delete leaves two seconds of thirty: jobs are cut, and the rest is for giving them back.
+#[test]
+fn a_deadline_that_comes_near_leaves_time_to_give_back() {
+    let mut world = quiet_world();
+    world.jobs = vec![None];
+    world.hooks = vec![(Some(100), true)];
+    world.shape.hooks = vec![Duration::from_secs(2)];
+    world.giving_back = Some(200);
+    let mut simulation = Simulation::new(world.clone());
+    let second = world.signal + 10_000;
+    let kill = Kill {
+        at: simulation.instant(second + 2_000),
+        source: DeadlineSource::DeletionGracePeriod,
+    };
+    simulation.schedule(second, Event::Fact(Input::Kill(kill)));
+    let history = simulation.finish();
+    let cut = history.moment(Moment::Cut).expect("it had to be cut");
+    assert_eq!(cut.at, second);
+    assert_eq!(
+        history.count(Action::RunHook {
+            index: 0,
+            until: history.hook_until()
+        }),
+        1
+    );
+    let exit = history.exit.unwrap();
+    // Both go side by side.
+    assert_eq!(exit, second + 200, "{history:#?}");
 }
 
 /// Seconds 0 to 8 of a drain in a cluster: what a reader of `src/lifecycle/` should be able to tell.

@@ -9,6 +9,7 @@ mod exec_handler;
 mod fake_api;
 #[cfg(feature = "grpc")]
 mod grpc;
+mod hooks;
 mod http;
 mod kubernetes;
 mod process;

@@ -47,6 +47,7 @@ fn serve(drain: &Drain, pipe: DuplexStream) -> JoinHandle<()> {
     let traffic = drain.traffic("fuzz");
     let connection = Connection {
         drain: drain.clone(),
+        shown: drain.clone(),
         meter: Meter::new(drain, traffic.server()),
         traffic,
         late: Arc::default(),
