@@ -309,11 +309,13 @@ impl Worker {
     async fn settle(&self, claim: Claim, outcome: Outcome) {
         let job = claim.job();
         let released = outcome == Outcome::Released;
+        let failed = matches!(outcome, Outcome::Failed { .. });
         let settlement = Arc::new(vec![claim.settle(outcome)]);
         match self.write(&settlement).await {
             Some(Settled::Written | Settled::Repeated) if released => {
                 self.work.released(job.to_string());
             }
+            Some(Settled::Written | Settled::Repeated) if failed => self.work.failed(),
             Some(Settled::Written | Settled::Repeated) => self.work.finished(),
             Some(Settled::Stale) => {
                 tracing::warn!(job = %job, "the job belongs to somebody else by now; outcome dropped");

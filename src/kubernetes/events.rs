@@ -65,7 +65,7 @@ impl Event {
             ),
         };
         let mut note = format!(
-            "Drain {} {how} after {:.1} s of {:.1} s: {}; {} served, {} of them late, {} cut with {}; {} finished, {} given back",
+            "Drain {} {how} after {:.1} s of {:.1} s: {}; {} served, {} of them late, {} cut with {}; {} finished, {} failed, {} given back",
             report.drain_id,
             report.seconds,
             report.budget_seconds,
@@ -75,6 +75,7 @@ impl Event {
             report.requests.cut,
             count(report.connections.cut, "connection"),
             count(report.jobs.finished, "job"),
+            report.jobs.failed,
             report.jobs.released.count,
         );
         if report.jobs.left.count > 0 {

@@ -93,8 +93,9 @@ pub struct Work {
     pool: String,
     pools: AtomicUsize,
     jobs: AtomicUsize,
-    finished: AtomicU64,
-    finished_in_drain: AtomicU64,
+    // Since start, and since T0.
+    finished: [AtomicU64; 2],
+    failed: [AtomicU64; 2],
     held: Mutex<BTreeSet<String>>,
     released: Mutex<Ids>,
     left: Mutex<Ids>,
@@ -293,8 +294,8 @@ impl Work {
             pool: pool.to_owned(),
             pools: AtomicUsize::default(),
             jobs: AtomicUsize::default(),
-            finished: AtomicU64::default(),
-            finished_in_drain: AtomicU64::default(),
+            finished: Default::default(),
+            failed: Default::default(),
             held: Mutex::default(),
             released: Mutex::default(),
             left: Mutex::default(),
@@ -326,11 +327,20 @@ impl Work {
         self.jobs.load(SeqCst)
     }
 
-    /// A job ended by its own outcome, and durably so.
+    /// A job ended well, and durably so.
     pub fn finished(&self) {
-        self.finished.fetch_add(1, SeqCst);
+        self.count(&self.finished);
+    }
+
+    /// An attempt of a job failed, and durably so: it will be tried again, or is dead.
+    pub fn failed(&self) {
+        self.count(&self.failed);
+    }
+
+    fn count(&self, [ever, in_drain]: &[AtomicU64; 2]) {
+        ever.fetch_add(1, SeqCst);
         if self.drain.has(Moment::Began) {
-            self.finished_in_drain.fetch_add(1, SeqCst);
+            in_drain.fetch_add(1, SeqCst);
         }
     }
 
@@ -351,12 +361,16 @@ impl Work {
         lock(&self.held).remove(id);
     }
 
-    /// Jobs that ended by their own outcome, since start and since T0.
+    /// Jobs that ended well, since start and since T0.
     pub fn finished_counts(&self) -> (u64, u64) {
-        (
-            self.finished.load(SeqCst),
-            self.finished_in_drain.load(SeqCst),
-        )
+        let [ever, in_drain] = &self.finished;
+        (ever.load(SeqCst), in_drain.load(SeqCst))
+    }
+
+    /// Attempts that failed, since start and since T0.
+    pub fn failed_counts(&self) -> (u64, u64) {
+        let [ever, in_drain] = &self.failed;
+        (ever.load(SeqCst), in_drain.load(SeqCst))
     }
 
     /// Jobs that were given back.

@@ -27,6 +27,7 @@ struct LifecycleCollector {
     seconds_left: Gauge,
     jobs: IntGaugeVec,
     finished: IntCounterVec,
+    failed: IntCounterVec,
     released: IntCounterVec,
 }
 
@@ -89,7 +90,12 @@ impl LifecycleCollector {
             )?,
             finished: counters(
                 "lameduck_jobs_finished_total",
-                "Jobs whose run ended by an outcome of its own.",
+                "Jobs that ended well.",
+                &["pool"],
+            )?,
+            failed: counters(
+                "lameduck_jobs_failed_total",
+                "Attempts that failed; tried again, or dead.",
                 &["pool"],
             )?,
             released: counters(
@@ -140,11 +146,12 @@ impl LifecycleCollector {
             let pool = &[work.pool_name()];
             self.jobs.with_label_values(pool).set(signed(work.jobs()));
             catch_up(&self.finished, pool, work.finished_counts().0);
+            catch_up(&self.failed, pool, work.failed_counts().0);
             catch_up(&self.released, pool, work.released_ids().count);
         }
     }
 
-    fn parts(&self) -> [&dyn Collector; 10] {
+    fn parts(&self) -> [&dyn Collector; 11] {
         [
             &self.phase,
             &self.phase_seconds,
@@ -155,6 +162,7 @@ impl LifecycleCollector {
             &self.seconds_left,
             &self.jobs,
             &self.finished,
+            &self.failed,
             &self.released,
         ]
     }

@@ -90,8 +90,10 @@ pub struct Connections {
 /// Jobs since T0.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Jobs {
-    /// Ended by their own outcome.
+    /// Ended well.
     pub finished: u64,
+    /// Attempts that failed: they are tried again, or dead.
+    pub failed: u64,
     /// Given back, attempt not counted.
     pub released: Ids,
     /// Not even given back; their lease frees them.
@@ -165,6 +167,7 @@ impl DrainReport {
         }
         for work in drain.all_work() {
             self.jobs.finished += work.finished_counts().1;
+            self.jobs.failed += work.failed_counts().1;
             self.jobs.released.extend(work.released_ids());
             self.jobs.left.extend(work.left_ids());
         }

@@ -369,6 +369,7 @@ fn log(report: &DrainReport) {
                 requests_late = requests.late,
                 requests_cut = requests.cut,
                 jobs_finished = jobs.finished,
+                jobs_failed = jobs.failed,
                 jobs_released = jobs.released.count,
                 jobs_left = jobs.left.count,
                 "drained"

@@ -201,6 +201,11 @@ async fn a_process_whose_threads_all_hang_in_their_log_is_ended_by_its_watchdog_
 
     let since = Instant::now();
     process.signal(Signal::TERM);
+    // Everybody was told before the log hung.
+    until("a failing probe", async || {
+        (process.admin("/readyz").await.status == 503).then_some(())
+    })
+    .await;
     until("the process' end", async || {
         (!process.is_running()).then_some(())
     })
