@@ -10,7 +10,11 @@
 //!   the only honest wait;
 //! - a body has a largest size.
 
-use std::{fmt::Debug, time::Duration};
+use std::{
+    fmt::Debug,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use http_body_util::BodyExt;
 use k8s_openapi::api::authorization::v1::{SelfSubjectRulesReview, SubjectRulesReviewStatus};
@@ -41,7 +45,9 @@ const LARGEST_ERROR: usize = 16 << 10;
 /// The API server, for one namespace.
 #[derive(Clone)]
 pub(super) struct Api {
-    client: Client,
+    config: Arc<Config>,
+    /// Made anew where its token is refused.
+    client: Arc<Mutex<Client>>,
     namespace: String,
     metrics: Metrics,
 }
@@ -91,8 +97,10 @@ impl Api {
     ) -> Result<Self, kube::Error> {
         config.connect_timeout = Some(HEAD);
         config.default_retry = false;
+        let client = Client::try_from(config.clone())?;
         Ok(Self {
-            client: Client::try_from(config)?,
+            config: Arc::new(config),
+            client: Arc::new(Mutex::new(client)),
             namespace: namespace.to_owned(),
             metrics,
         })
@@ -200,10 +208,41 @@ impl Api {
     }
 
     /// Sends a request; an error status is an error.
+    ///
+    /// A token that is refused may have been exchanged a moment ago: the kubelet rotates it, and kube reads the
+    /// file once a minute. So it is read anew, and asked once more.
     async fn head(&self, request: Built) -> Result<(Body, Clock), ApiError> {
         let request = request.map_err(|error| ApiError::Invalid(error.to_string()))?;
+        match self.send(request.clone()).await {
+            Err(error) if error.code() == Some(401) && self.read_token_anew() => {
+                self.send(request).await
+            }
+            answer => answer,
+        }
+    }
+
+    /// Whether there is another token to try.
+    fn read_token_anew(&self) -> bool {
+        if self.config.auth_info.token_file.is_none() {
+            return false;
+        }
+        match Client::try_from((*self.config).clone()) {
+            Ok(client) => {
+                *self.client() = client;
+                true
+            }
+            Err(_) => false,
+        }
+    }
+
+    fn client(&self) -> MutexGuard<'_, Client> {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    async fn send(&self, request: http::Request<Vec<u8>>) -> Result<(Body, Clock), ApiError> {
+        let client = self.client().clone();
         let local = Instant::now();
-        let response = timeout(HEAD, self.client.send(request.map(Body::from)))
+        let response = timeout(HEAD, client.send(request.map(Body::from)))
             .await
             .map_err(|_| ApiError::Timeout)?
             .map_err(|error| ApiError::Unreachable(error.to_string()))?;

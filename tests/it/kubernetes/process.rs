@@ -207,6 +207,30 @@ async fn a_process_whose_token_is_refused_waits_by_the_clock() {
     exited.told_twice();
 }
 
+/// The kubelet exchanges the token; the old one is refused from then on, and kube would go on with it for up
+/// to a minute.
+#[tokio::test]
+async fn a_token_that_was_exchanged_a_moment_ago_is_read_anew() {
+    let stage = Stage::set().await;
+    let pod = Pod::of(&stage);
+    let running = pod.start().await;
+    stage
+        .api
+        .asked(Verb::List, Resource::EndpointSlices, 1)
+        .await;
+    stage
+        .api
+        .write_service_account(running.dir.path(), "the next token");
+    stage.api.delete_pod(ME, 20);
+    stage.sync();
+    running.terminate();
+    let exited = running.exits().await;
+    assert!(exited.status.success(), "{}", exited.log);
+    assert_eq!(exited.report["routing"], "removed");
+    assert_eq!(exited.report["cause"], "pod_deleted");
+    assert!(!exited.log.contains("missing permission"), "{}", exited.log);
+}
+
 #[tokio::test]
 async fn a_process_without_a_service_account_waits_by_the_clock_and_says_why() {
     let mut pod = Pod::new();
