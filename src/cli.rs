@@ -73,7 +73,8 @@ pub struct Doctor {
     #[arg(long)]
     pub json: bool,
 
-    /// How long the longest job takes: the grace period is measured by it.
+    /// How long the longest job takes: the grace period is measured by it [default: in a pod, the longest run
+    /// that the service tells of].
     #[arg(long, value_name = "DURATION")]
     pub longest_job: Option<Time>,
 }

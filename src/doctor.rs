@@ -1,9 +1,17 @@
 //! `lameduck doctor`: asks, prints, and says by its exit status how bad it is.
 
-use std::{io::Write, process::ExitCode};
+use std::{io::Write, process::ExitCode, time::Duration};
 
 use clap::{Args, FromArgMatches};
-use lameduck::kubernetes::doctor::{self, Diagnosis, Invocation, Program, Question, Severity};
+use lameduck::{
+    kubernetes::doctor::{self, Diagnosis, Invocation, Program, Question, Severity},
+    lifecycle::LONGEST_RUN,
+};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::timeout,
+};
 
 use crate::{
     cli::{Doctor, Serve},
@@ -20,6 +28,13 @@ Exit status:
 
 const COULD_NOT_LOOK: u8 = 3;
 
+/// As in `config.rs`.
+const DEFAULT_ADMIN: &str = "127.0.0.1:9090";
+
+/// How long the service in this pod may take for its own figures, and how many bytes of them are read.
+const SCRAPE: Duration = Duration::from_secs(2);
+const LARGEST_SCRAPE: u64 = 4 << 20;
+
 /// Asks and prints.
 pub fn run(asked: Doctor) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -29,11 +44,17 @@ pub fn run(asked: Doctor) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return could_not_look(asked.json, &format!("no runtime: {error}")),
     };
+    let own = asked.workload.is_none();
+    let longest_job = match asked.longest_job {
+        Some(time) => Some(time.0),
+        None if own => runtime.block_on(longest_run()),
+        None => None,
+    };
     let question = Question {
         workload: asked.workload,
         namespace: asked.namespace,
         context: asked.context,
-        longest_job: asked.longest_job.map(|time| time.0),
+        longest_job,
         reader: read,
     };
     let examined = runtime.block_on(doctor::examine(question));
@@ -43,6 +64,35 @@ pub fn run(asked: Doctor) -> ExitCode {
         Ok(diagnosis) => show(&diagnosis, asked.json),
         Err(error) => could_not_look(asked.json, &error.to_string()),
     }
+}
+
+/// What the service in this pod says of itself; `None` where it does not, or has run no job yet.
+async fn longest_run() -> Option<Duration> {
+    let admin = std::env::var("LAMEDUCK_ADMIN").unwrap_or_else(|_| DEFAULT_ADMIN.to_owned());
+    let port = admin.rsplit(':').next()?;
+    let scrape = async {
+        let mut stream = TcpStream::connect(format!("127.0.0.1:{port}")).await.ok()?;
+        let request = b"GET /metrics HTTP/1.0\r\nhost: localhost\r\n\r\n";
+        stream.write_all(request).await.ok()?;
+        let mut text = String::new();
+        stream
+            .take(LARGEST_SCRAPE)
+            .read_to_string(&mut text)
+            .await
+            .ok()?;
+        longest_in(&text)
+    };
+    timeout(SCRAPE, scrape).await.ok().flatten()
+}
+
+/// The longest of all pools, in Prometheus' text format.
+fn longest_in(metrics: &str) -> Option<Duration> {
+    let runs = metrics.lines().filter_map(|line| {
+        let rest = line.strip_prefix(LONGEST_RUN)?.strip_prefix('{')?;
+        rest.rsplit(' ').next()?.parse::<f64>().ok()
+    });
+    let longest = runs.fold(0.0, f64::max);
+    (longest > 0.0).then(|| Duration::try_from_secs_f64(longest).ok())?
 }
 
 fn show(diagnosis: &Diagnosis, json: bool) -> ExitCode {
@@ -113,8 +163,6 @@ fn first_line(text: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     fn told(args: &[&str], env: &[(&str, &str)], file: Option<&str>) -> Invocation {
@@ -126,6 +174,18 @@ mod tests {
             .collect();
         told.file = file.map(str::to_owned);
         told
+    }
+
+    #[test]
+    fn the_longest_run_of_all_pools_is_found_in_the_metrics() {
+        let text = "# HELP lameduck_job_longest_run_seconds x\n\
+                    lameduck_job_longest_run_seconds{pool=\"default\"} 3.25\n\
+                    lameduck_job_longest_run_seconds{pool=\"resize\"} 41\n\
+                    lameduck_ready 1\n";
+        assert_eq!(longest_in(text), Some(Duration::from_secs(41)));
+        let none = "lameduck_job_longest_run_seconds{pool=\"default\"} 0\n";
+        assert_eq!(longest_in(none), None, "nothing has run yet");
+        assert_eq!(longest_in(""), None);
     }
 
     #[test]

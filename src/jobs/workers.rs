@@ -273,11 +273,15 @@ impl Worker {
             stop: self.drain.token(Moment::Stop).child_token(),
             cut: self.drain.token(Moment::Cut).child_token(),
         };
+        let begin = Instant::now();
         let run = AssertUnwindSafe(self.pool.handler.run(job, context)).catch_unwind();
         let verdict = run.await.unwrap_or_else(|_| Verdict::Failed {
             error: "the handler panicked".to_owned(),
             retry: Retry::Backoff,
         });
+        if verdict != Verdict::Released {
+            self.work.ran(begin.elapsed());
+        }
         self.judge(job, verdict)
     }
 

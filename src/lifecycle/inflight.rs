@@ -96,6 +96,8 @@ pub struct Work {
     // Since start, and since T0.
     finished: [AtomicU64; 2],
     failed: [AtomicU64; 2],
+    /// Milliseconds.
+    longest: AtomicU64,
     held: Mutex<BTreeSet<String>>,
     released: Mutex<Ids>,
     left: Mutex<Ids>,
@@ -296,6 +298,7 @@ impl Work {
             jobs: AtomicUsize::default(),
             finished: Default::default(),
             failed: Default::default(),
+            longest: AtomicU64::default(),
             held: Mutex::default(),
             released: Mutex::default(),
             left: Mutex::default(),
@@ -359,6 +362,17 @@ impl Work {
     /// A job was given back over the head of whoever runs it: it is not left behind.
     pub fn no_longer_held(&self, id: &str) {
         lock(&self.held).remove(id);
+    }
+
+    /// A job's run has ended by itself, after so long.
+    pub fn ran(&self, time: Duration) {
+        let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        self.longest.fetch_max(millis, SeqCst);
+    }
+
+    /// The longest run that has ended by itself since the process began.
+    pub fn longest_run(&self) -> Duration {
+        Duration::from_millis(self.longest.load(SeqCst))
     }
 
     /// Jobs that ended well, since start and since T0.

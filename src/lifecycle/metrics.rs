@@ -16,6 +16,9 @@ use super::{
     report::phase_seconds,
 };
 
+/// The gauge by which `lameduck doctor` knows how long jobs take.
+pub const LONGEST_RUN: &str = "lameduck_job_longest_run_seconds";
+
 struct LifecycleCollector {
     drain: Drain,
     phase: IntGaugeVec,
@@ -28,6 +31,7 @@ struct LifecycleCollector {
     jobs: IntGaugeVec,
     finished: IntCounterVec,
     failed: IntCounterVec,
+    longest: GaugeVec,
     released: IntCounterVec,
 }
 
@@ -93,6 +97,14 @@ impl LifecycleCollector {
                 "Jobs that ended well.",
                 &["pool"],
             )?,
+            longest: GaugeVec::new(
+                Opts::new(
+                    LONGEST_RUN,
+                    "The longest run of a job that has ended by itself since the process began: the grace period should \
+                     be longer.",
+                ),
+                &["pool"],
+            )?,
             failed: counters(
                 "lameduck_jobs_failed_total",
                 "Attempts that failed; tried again, or dead.",
@@ -146,12 +158,14 @@ impl LifecycleCollector {
             let pool = &[work.pool_name()];
             self.jobs.with_label_values(pool).set(signed(work.jobs()));
             catch_up(&self.finished, pool, work.finished_counts().0);
+            let longest = work.longest_run().as_secs_f64();
+            self.longest.with_label_values(pool).set(longest);
             catch_up(&self.failed, pool, work.failed_counts().0);
             catch_up(&self.released, pool, work.released_ids().count);
         }
     }
 
-    fn parts(&self) -> [&dyn Collector; 11] {
+    fn parts(&self) -> [&dyn Collector; 12] {
         [
             &self.phase,
             &self.phase_seconds,
@@ -163,6 +177,7 @@ impl LifecycleCollector {
             &self.jobs,
             &self.finished,
             &self.failed,
+            &self.longest,
             &self.released,
         ]
     }

@@ -39,6 +39,7 @@ mod shell;
 mod signals;
 pub mod watchdog;
 
+pub use self::metrics::LONGEST_RUN;
 pub use self::{
     budget::{Budget, HURRY},
     builder::{BoxError, Deadline, Error, Lifecycle},

@@ -291,6 +291,28 @@ async fn in_a_pod_that_may_read_more_nothing_is_unknown_but_the_jobs() {
 }
 
 #[tokio::test]
+async fn in_a_pod_the_service_says_how_long_its_jobs_have_taken() {
+    let api = cluster().await;
+    let admin = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = admin.local_addr().unwrap();
+    let metrics = "lameduck_job_longest_run_seconds{pool=\"default\"} 41.5\n";
+    let router = axum::Router::new().route(
+        "/metrics",
+        axum::routing::get(move || async move { metrics }),
+    );
+    tokio::spawn(async move { axum::serve(admin, router).await });
+    let mut doctor = Doctor::in_pod(&api, &["--json"]);
+    doctor.command.env("LAMEDUCK_ADMIN", address.to_string());
+
+    let said = doctor.says().await;
+
+    let finding = said.finding("grace-shorter-than-job");
+    assert_eq!(finding["severity"], "problem", "{finding}");
+    assert!(finding.to_string().contains("41.5"), "{finding}");
+    assert_eq!(said.status, 2);
+}
+
+#[tokio::test]
 async fn in_a_pod_services_that_may_only_be_read_by_name_are_found_by_their_slices() {
     let api = cluster().await;
     api.enforce_rules(role());
