@@ -60,8 +60,8 @@
 //! ```
 //!
 //! A handler learns how far the drain has come from a [`Drain`] (with axum an argument of that type, otherwise
-//! from the [`http::Origin`] in its request's extensions), so that what has no end of its own, an event stream or a long poll, ends when clients
-//! are asked to leave.
+//! from the [`http::Origin`] in its request's extensions), so that what has no end of its own, an event stream
+//! or a long poll, ends when clients are asked to leave.
 //!
 //! How a drain goes, moment by moment, is told in [`lifecycle`] and, with the reason for every default, in
 //! `docs/architecture.md`.
@@ -95,21 +95,10 @@ pub use lifecycle::{Drain, DrainReport, Error, Lifecycle, Moment};
 /// What was cut at the deadline, which teardown hook failed, or that the system refused signal handlers: see
 /// [`Error`]. A drain that lost nothing is `Ok`.
 #[cfg(feature = "http")]
-pub async fn serve<S, B>(
+pub async fn serve(
     listener: impl Into<http::Listener>,
-    service: S,
-) -> Result<std::sync::Arc<DrainReport>, Error>
-where
-    S: tower::Service<::http::Request<hyper::body::Incoming>, Response = ::http::Response<B>>
-        + Clone
-        + Send
-        + 'static,
-    S::Future: Send + 'static,
-    S::Error: Into<lifecycle::BoxError>,
-    B: http_body::Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<lifecycle::BoxError>,
-{
+    service: impl http::HttpService,
+) -> Result<std::sync::Arc<DrainReport>, Error> {
     let lifecycle = Lifecycle::builder().http("http", listener, service);
     #[cfg(feature = "kubernetes")]
     let lifecycle = lifecycle.kubernetes(kubernetes::Kubernetes::in_cluster());

@@ -22,27 +22,23 @@ mod fuzz;
 use std::{
     future::poll_fn,
     io,
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{Arc, Weak},
     task::Poll,
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderValue, Request, Response};
-use http_body::Body;
-use hyper::{
-    body::Incoming,
-    server::conn::{http1, http2},
-};
+use http::HeaderValue;
+use hyper::server::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_util::sync::CancellationToken;
-use tower::Service;
 
 use crate::lifecycle::{BoxError, Drain, Moment, Traffic};
 
 use super::{
     activity::{Activity, Doing},
+    bounds::HttpService,
     io::Io,
     late::LateLog,
     listener::Peer,
@@ -88,19 +84,14 @@ struct Driver<S> {
 impl Connection {
     /// Serves an accepted socket to its end, or until it has been upgraded. It counts from the call on, not
     /// from the first poll.
-    pub(super) fn accepted<S, B>(
+    pub(super) fn accepted<S>(
         self,
         socket: Socket,
         peer: Peer,
         service: S,
     ) -> impl Future<Output = Option<Upgraded>> + Send
     where
-        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
-        S::Future: Send + 'static,
-        S::Error: Into<BoxError>,
-        B: Body + Send + 'static,
-        B::Data: Send,
-        B::Error: Into<BoxError>,
+        S: HttpService,
     {
         let mut driver = self.driver(peer, service);
         async move {
@@ -150,14 +141,7 @@ impl<S> Driver<S> {
             return Ok(Some(Either::Left(socket)));
         };
         let handshake = tls.accept(socket, self.activity.clone());
-        tokio::pin!(handshake);
-        let patience = &mut self.patience;
-        let interrupt = poll_fn(|cx| match handshake.as_mut().poll(cx) {
-            Poll::Ready(result) => Poll::Ready(Ok(result)),
-            Poll::Pending => patience.poll(cx).map(Err),
-        })
-        .await;
-        match interrupt {
+        match self.patience.wait_for(pin!(handshake)).await {
             Ok(result) => Ok(Some(Either::Right(Box::new(result?)))),
             Err(interrupt) => {
                 self.interrupted(interrupt);
@@ -172,15 +156,10 @@ impl<S> Driver<S> {
     }
 
     /// Serves a stream to its end.
-    async fn serve<T, B>(&mut self, stream: T) -> Result<(), BoxError>
+    async fn serve<T>(&mut self, stream: T) -> Result<(), BoxError>
     where
         T: AsyncRead + AsyncWrite + Waiting + Unpin + Send + 'static,
-        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
-        S::Future: Send + 'static,
-        S::Error: Into<BoxError>,
-        B: Body + Send + 'static,
-        B::Data: Send,
-        B::Error: Into<BoxError>,
+        S: HttpService,
     {
         let io = Io::new(
             stream,
@@ -275,17 +254,8 @@ impl<S> Driver<S> {
     {
         loop {
             let mut sniffer = Sniffer::default();
-            let patience = &mut self.patience;
-            let interrupt = {
-                let sniff = sniffer.sniff(&mut io);
-                tokio::pin!(sniff);
-                poll_fn(|cx| match sniff.as_mut().poll(cx) {
-                    Poll::Ready(result) => Poll::Ready(Ok(result)),
-                    Poll::Pending => patience.poll(cx).map(Err),
-                })
-                .await
-            };
-            match interrupt {
+            let sniffed = self.patience.wait_for(pin!(sniffer.sniff(&mut io))).await;
+            match sniffed {
                 Ok(result) => {
                     return Ok(result?.map(|protocol| (protocol, io.rewind(sniffer.into_read()))));
                 }
@@ -302,15 +272,10 @@ impl<S> Driver<S> {
         }
     }
 
-    async fn http1<T, B>(&mut self, mut io: Io<T>) -> Result<(), BoxError>
+    async fn http1<T>(&mut self, mut io: Io<T>) -> Result<(), BoxError>
     where
         T: AsyncRead + AsyncWrite + Waiting + Unpin + Send + 'static,
-        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
-        S::Future: Send + 'static,
-        S::Error: Into<BoxError>,
-        B: Body + Send + 'static,
-        B::Data: Send,
-        B::Error: Into<BoxError>,
+        S: HttpService,
     {
         loop {
             let mut connection = http1::Builder::new()
@@ -319,13 +284,7 @@ impl<S> Driver<S> {
                 .max_buf_size(self.connection.settings.max_head)
                 .serve_connection(TokioIo::new(io), self.service.clone())
                 .with_upgrades();
-            let patience = &mut self.patience;
-            let interrupt = poll_fn(|cx| match Pin::new(&mut connection).poll(cx) {
-                Poll::Ready(result) => Poll::Ready(Ok(result)),
-                Poll::Pending => patience.poll(cx).map(Err),
-            })
-            .await;
-            match interrupt {
+            match self.patience.wait_for(Pin::new(&mut connection)).await {
                 Ok(result) => return Ok(result?),
                 Err(Interrupt::CloseIdle) => {
                     let Some(parts) = connection.into_parts() else {
@@ -347,15 +306,10 @@ impl<S> Driver<S> {
         }
     }
 
-    async fn http2<T, B>(&mut self, io: Io<T>) -> Result<(), BoxError>
+    async fn http2<T>(&mut self, io: Io<T>) -> Result<(), BoxError>
     where
         T: AsyncRead + AsyncWrite + Unpin + Send + 'static,
-        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
-        S::Future: Send + 'static,
-        S::Error: Into<BoxError>,
-        B: Body + Send + 'static,
-        B::Data: Send,
-        B::Error: Into<BoxError>,
+        S: HttpService,
     {
         let settings = self.connection.settings.clone();
         let connection = http2::Builder::new(TokioExecutor::new())
@@ -363,7 +317,7 @@ impl<S> Driver<S> {
             .max_concurrent_streams(settings.max_streams)
             .max_header_list_size(u32::try_from(settings.max_head).unwrap_or(u32::MAX))
             .serve_connection(TokioIo::new(io.frames()), self.service.clone());
-        tokio::pin!(connection);
+        let mut connection = pin!(connection);
         self.patience.streams();
         let interrupt = poll_fn(|cx| {
             loop {

@@ -11,6 +11,7 @@
 //! follows them by itself.
 
 mod activity;
+mod bounds;
 mod connection;
 mod frames;
 #[cfg(feature = "grpc")]
@@ -34,16 +35,12 @@ mod tls;
 #[cfg(feature = "ws")]
 mod websocket;
 
-use ::http::{Request, Response};
-use http_body::Body;
-use hyper::body::Incoming;
-use tower::Service;
-
 #[cfg(feature = "tls")]
 pub use self::tls::{Tls, TlsError};
 #[cfg(feature = "ws")]
 pub use self::websocket::WebSocket;
 pub use self::{
+    bounds::HttpService,
     leaving::{UntilLeave, until_leave},
     listener::{Listener, Peer},
     origin::Origin,
@@ -52,41 +49,30 @@ pub use self::{
 };
 
 use self::server::Server;
-use crate::lifecycle::{BoxError, Drain, Lifecycle};
+use crate::lifecycle::{Drain, Lifecycle};
 
 impl Lifecycle {
     /// Serves a listener with any tower service: an axum `Router`, tonic's `Routes`, your own.
     ///
     /// In a drain it goes on serving; connections are asked to leave once nobody routes here, and the
     /// listener closes last.
-    pub fn http<S, B>(self, name: &str, listener: impl Into<Listener>, service: S) -> Self
-    where
-        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
-        S::Future: Send + 'static,
-        S::Error: Into<BoxError>,
-        B: Body + Send + 'static,
-        B::Data: Send,
-        B::Error: Into<BoxError>,
-    {
+    pub fn http(
+        self,
+        name: &str,
+        listener: impl Into<Listener>,
+        service: impl HttpService,
+    ) -> Self {
         self.http_with(name, listener, service, HttpSettings::default())
     }
 
     /// As [`http`](Self::http), with times and limits of its own.
-    pub fn http_with<S, B>(
+    pub fn http_with(
         self,
         name: &str,
         listener: impl Into<Listener>,
-        service: S,
+        service: impl HttpService,
         settings: HttpSettings,
-    ) -> Self
-    where
-        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
-        S::Future: Send + 'static,
-        S::Error: Into<BoxError>,
-        B: Body + Send + 'static,
-        B::Data: Send,
-        B::Error: Into<BoxError>,
-    {
+    ) -> Self {
         let server = Server::new(
             listener.into(),
             name,

@@ -1,7 +1,7 @@
 //! How long a connection is waited for, given what it is doing and how far the drain has come.
 
 use std::{
-    future::Future,
+    future::{Future, poll_fn},
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, Waker},
@@ -147,6 +147,18 @@ impl Patience {
 
     pub(super) fn has_gone_away(&self) -> bool {
         self.gone_away.is_some()
+    }
+
+    /// Waits for what the connection does, as long as there is patience for it.
+    pub(super) async fn wait_for<F: Future>(
+        &mut self,
+        mut future: Pin<&mut F>,
+    ) -> Result<F::Output, Interrupt> {
+        poll_fn(|cx| match future.as_mut().poll(cx) {
+            Poll::Ready(done) => Poll::Ready(Ok(done)),
+            Poll::Pending => self.poll(cx).map(Err),
+        })
+        .await
     }
 
     /// Pending while the connection may go on; wakes the task when that may have changed, or when it

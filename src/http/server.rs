@@ -6,19 +6,16 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use http::{Request, Response};
-use http_body::Body;
-use hyper::body::Incoming;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore},
     time::Instant,
 };
 use tokio_util::task::TaskTracker;
-use tower::Service;
 
-use crate::lifecycle::{BoxError, Drain, ListenerGuard, Moment, Traffic};
+use crate::lifecycle::{Drain, ListenerGuard, Moment, Traffic};
 
 use super::{
+    bounds::HttpService,
     connection::Connection,
     late::LateLog,
     listener::{Acceptor, Listener, Peer},
@@ -73,14 +70,9 @@ impl<S> Server<S> {
     }
 
     /// Runs until the listener is closed and every connection has ended.
-    pub(super) async fn run<B>(self) -> io::Result<()>
+    pub(super) async fn run(self) -> io::Result<()>
     where
-        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
-        S::Future: Send + 'static,
-        S::Error: Into<BoxError>,
-        B: Body + Send + 'static,
-        B::Data: Send,
-        B::Error: Into<BoxError>,
+        S: HttpService,
     {
         let Self {
             listener,

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
+use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
 use proptest::{prelude::*, sample::select};
 use tokio::{
     io::{DuplexStream, duplex, split},
