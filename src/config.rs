@@ -15,6 +15,9 @@ use serde::{Deserialize, Deserializer, de};
 
 use lameduck::lifecycle::{DrainSettings, ReadinessPolicy};
 
+/// Where probes and metrics are served unless told otherwise.
+pub const DEFAULT_ADMIN: &str = "127.0.0.1:9090";
+
 /// Every setting, each from wherever it was given; `None` where it was not.
 #[derive(Clone, Debug, Default, clap::Args, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -256,7 +259,7 @@ impl Settings {
             max_attempts: self.max_attempts.map_or(5, std::num::NonZeroU32::get),
             data: self.data.unwrap_or_else(|| "lameduck-data".into()),
             listen: self.listen.unwrap_or_else(|| "127.0.0.1:8080".into()),
-            admin: self.admin.unwrap_or_else(|| "127.0.0.1:9090".into()),
+            admin: self.admin.unwrap_or_else(|| DEFAULT_ADMIN.into()),
             tls,
             final_scrape: self.final_scrape.unwrap_or(false),
             max_body: self.max_body.map_or(1 << 20, NonZeroUsize::get),

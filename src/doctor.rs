@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::{
     cli::{Doctor, Serve},
-    config::Settings,
+    config::{DEFAULT_ADMIN, Settings},
 };
 
 /// The end of the help.
@@ -27,9 +27,6 @@ Exit status:
   3  could not look: no API server, no answer, no such workload, or no permission to read it";
 
 const COULD_NOT_LOOK: u8 = 3;
-
-/// As in `config.rs`.
-const DEFAULT_ADMIN: &str = "127.0.0.1:9090";
 
 /// How long the service in this pod may take for its own figures, and how many bytes of them are read.
 const SCRAPE: Duration = Duration::from_secs(2);

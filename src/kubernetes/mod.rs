@@ -42,7 +42,8 @@
 //! All in the pod's own namespace. Without the first, cause and deadline are those of the settings; with
 //! `get` alone, a second delete is seen up to two seconds late. Without the second, the endpoint wait goes
 //! by the clock. The third only matters to the readiness policy `auto`, for Services whose traffic stays on
-//! its node; without the fourth, `kubectl describe pod` does not tell of the drain. What is missing is said once, at start where it can be seen then, and nothing fails for it.
+//! its node; without the fourth, `kubectl describe pod` does not tell of the drain. What is missing is said
+//! once, at start where it can be seen then, and nothing fails for it.
 //!
 //! # Example
 //!

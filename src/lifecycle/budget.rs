@@ -89,17 +89,10 @@ impl Budget {
         let left = self.deadline.saturating_duration_since(now);
         let at = |share: u32| (now + left * share / 10).min(self.deadline);
         Self {
-            t0: self.t0,
-            route_end: self.route_end.min(now),
-            lame_duck_end: self.lame_duck_end.min(now),
-            soft: self.soft.min(now),
-            close: self.close.min(now),
-            hard: self.hard.min(now),
             cut_end: at(4),
             teardown_end: at(7),
             report_end: at(9),
-            deadline: self.deadline,
-            kill: self.kill,
+            ..self.cut_at(now)
         }
     }
 
@@ -108,17 +101,23 @@ impl Budget {
     pub fn hurried(self, now: Instant) -> Self {
         let at = |share: u32, planned: Instant| planned.min(now + HURRY * share / 10);
         Self {
-            t0: self.t0,
+            cut_end: at(4, self.cut_end),
+            teardown_end: at(7, self.teardown_end),
+            report_end: at(9, self.report_end),
+            deadline: at(10, self.deadline),
+            ..self.cut_at(now)
+        }
+    }
+
+    /// The hard deadline, and all that precedes it, has come by `now`.
+    fn cut_at(self, now: Instant) -> Self {
+        Self {
             route_end: self.route_end.min(now),
             lame_duck_end: self.lame_duck_end.min(now),
             soft: self.soft.min(now),
             close: self.close.min(now),
             hard: self.hard.min(now),
-            cut_end: at(4, self.cut_end),
-            teardown_end: at(7, self.teardown_end),
-            report_end: at(9, self.report_end),
-            deadline: at(10, self.deadline),
-            kill: self.kill,
+            ..self
         }
     }
 }

@@ -59,10 +59,9 @@ struct Shared {
     kept: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
 }
 
-/// What the conductor knows of the drain beside its plan.
+/// What the conductor knows of the drain beside its plan and its [cause](Drain::causes).
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Known {
-    pub(super) cause: Option<Cause>,
     pub(super) source: Option<DeadlineSource>,
     pub(super) routing: Option<RoutingEnd>,
 }
@@ -279,7 +278,6 @@ impl Drain {
 
     pub(super) fn set_known(&self, record: &Record) {
         *lock(&self.0.known) = Known {
-            cause: Some(record.cause),
             source: Some(record.deadline_source),
             routing: record.routing,
         };

@@ -123,11 +123,10 @@ impl LifecycleCollector {
         let phases = self.drain.phases();
         let current = self.drain.phase();
         let seconds = phase_seconds(&phases, now);
+        let phases = Phase::ALL.map(Phase::as_str);
+        show(&self.phase, phases, Some(current.as_str()));
         for phase in Phase::ALL {
             let name = phase.as_str();
-            self.phase
-                .with_label_values(&[name])
-                .set(i64::from(phase == current));
             if phase > Phase::Serving && phase < Phase::Stopped {
                 self.phase_seconds
                     .with_label_values(&[name])
@@ -135,19 +134,18 @@ impl LifecycleCollector {
             }
         }
         self.ready.set(i64::from(self.drain.is_ready()));
+        let cause = *self.drain.causes().borrow();
+        let causes = Cause::ALL.map(Cause::as_str);
+        show(&self.cause, causes, cause.map(Cause::as_str));
         let known = self.drain.known();
-        for cause in Cause::ALL {
-            let gauge = self.cause.with_label_values(&[cause.as_str()]);
-            gauge.set(i64::from(known.cause == Some(cause)));
-        }
-        for source in DeadlineSource::ALL {
-            let gauge = self.source.with_label_values(&[source.as_str()]);
-            gauge.set(i64::from(known.source == Some(source)));
-        }
-        for end in RoutingEnd::ALL {
-            let gauge = self.routing.with_label_values(&[end.as_str()]);
-            gauge.set(i64::from(known.routing == Some(end)));
-        }
+        let sources = DeadlineSource::ALL.map(DeadlineSource::as_str);
+        show(
+            &self.source,
+            sources,
+            known.source.map(DeadlineSource::as_str),
+        );
+        let ends = RoutingEnd::ALL.map(RoutingEnd::as_str);
+        show(&self.routing, ends, known.routing.map(RoutingEnd::as_str));
         let left = self
             .drain
             .plan()
@@ -197,6 +195,14 @@ impl Collector for LifecycleCollector {
             .into_iter()
             .flat_map(|part| part.collect())
             .collect()
+    }
+}
+
+/// A set of states: 1 for the one that holds, 0 for the others.
+fn show<const N: usize>(gauges: &IntGaugeVec, states: [&str; N], now: Option<&str>) {
+    for state in states {
+        let gauge = gauges.with_label_values(&[state]);
+        gauge.set(i64::from(now == Some(state)));
     }
 }
 
