@@ -20,7 +20,7 @@ use lameduck::{
         },
         handler::exec::{self, Exec},
         job::QueueName,
-        workers::{Backoff, Pool},
+        workers::Pool,
     },
     kubernetes::Kubernetes,
     lifecycle::{DrainSettings, Signals},
@@ -107,12 +107,9 @@ async fn serve_jobs(config: Config, signals: Signals) -> anyhow::Result<()> {
         final_scrape,
         ..
     } = config;
-    let pool = Pool {
-        queue: queue.clone(),
-        workers: workers.get(),
-        handler: Arc::new(Exec::new(exec.0).zero_after_stop_is_done(zero_after_stop_is_done)),
-        backoff: Backoff::default(),
-    };
+    let handler = Exec::new(exec.0).zero_after_stop_is_done(zero_after_stop_is_done);
+    let mut pool = Pool::new(queue.clone(), Arc::new(handler));
+    pool.workers = workers.get();
     let mut lifecycle = Lifecycle::builder().settings(settings).signals(signals);
     if final_scrape {
         lifecycle = lifecycle.final_scrape();

@@ -20,7 +20,9 @@ use super::{Api, Problem};
 use crate::{
     jobs::{
         engine::Event,
-        job::{JobId, JobRecord, NewJob, QueueName, QueueStats, Rejected, State as JobState},
+        job::{
+            JobId, JobRecord, NewJob, Priority, QueueName, QueueStats, Rejected, State as JobState,
+        },
     },
     lifecycle::Moment,
 };
@@ -58,6 +60,9 @@ pub(super) async fn submit(
         payload,
         content_type: content_type(&headers)?,
         run_at: None,
+        priority: Priority::default(),
+        timeout: None,
+        traceparent: None,
         max_attempts: api.max_attempts,
         idempotency_key: idempotency_key(&headers)?,
     };
@@ -71,6 +76,10 @@ pub(super) async fn submit(
         }
         Some(Err(rejected @ Rejected::KeyReused { .. })) => Err(Problem::new(
             StatusCode::UNPROCESSABLE_ENTITY,
+            rejected.to_string(),
+        )),
+        Some(Err(rejected)) => Err(Problem::new(
+            StatusCode::SERVICE_UNAVAILABLE,
             rejected.to_string(),
         )),
         None => Err(Problem::new(
@@ -187,7 +196,7 @@ async fn wait_for_end(api: &Api, id: JobId, until: Instant) -> Result<JobRecord,
     loop {
         let record = find(api, id).await?;
         let over = Instant::now() >= until || api.drain.has(Moment::Leave);
-        if over || matches!(record.state, JobState::Completed | JobState::Dead) {
+        if over || record.state.has_ended() {
             return Ok(record);
         }
         let ended = async {
@@ -321,9 +330,11 @@ fn view(stats: QueueStats, now: Timestamp) -> QueueView {
 fn empty(queue: QueueName) -> QueueStats {
     QueueStats {
         queue,
+        paused: false,
         pending: 0,
         scheduled: 0,
         running: 0,
+        deferred: 0,
         dead: 0,
         oldest_pending: None,
     }

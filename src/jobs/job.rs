@@ -4,14 +4,18 @@
 //!                 submit                reserve                      settle
 //!   submitter ───────────▶  pending  ──────────▶  running  ──┬─ complete ─▶ completed
 //!                              ▲                  (a claim)  ├─ fail ─────▶ pending (attempt counted) or dead
-//!                              └─────────────────────────────┴─ release ──▶ pending (no attempt counted)
+//!                              ├─────────────────────────────┼─ release, postpone ─▶ pending (none counted)
+//!                              │                             └─ defer ──▶ deferred (the claim lives on)
+//!                              └── its time is over ◀─────────────────────────┘ ──▶ completed, dead, …
 //! ```
+//!
+//! Cancelled is a job that was cancelled while it waited, or that did not complete after it was cancelled.
 //!
 //! A [`Claim`] exists once for every reservation and is consumed by the outcome written under it: the
 //! compiler refuses a second outcome. The [`Settlement`] that comes out of it may be *written* as often as
 //! needed, because a COMMIT whose answer was lost must be repeatable.
 
-use std::{fmt, str::FromStr};
+use std::{fmt, str::FromStr, time::Duration};
 
 use bytes::Bytes;
 use jiff::Timestamp;
@@ -41,6 +45,31 @@ pub struct QueueName(String);
 )]
 pub struct InvalidQueueName(String);
 
+/// How urgent a job is: -9 to 9, higher first, 0 where nobody says.
+///
+/// No priority starves another. In a queue that goes by [`Order::Priority`] each step is worth
+/// [`STEP`](Priority::STEP) of waiting: a job overtakes those of one step less that became runnable less than
+/// that before it, and nobody else.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
+#[serde(transparent)]
+pub struct Priority(i8);
+
+/// Why a number is not a priority.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("'{0}' is not a priority: use a whole number from -9 to 9, higher first")]
+pub struct InvalidPriority(String);
+
+/// In which order a queue's runnable jobs are reserved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Order {
+    /// By the instant from which each could run, and its [`Priority`].
+    #[default]
+    Priority,
+    /// By that instant alone.
+    RunAt,
+}
+
 /// What a submitter asks for.
 #[derive(Clone, Debug)]
 pub struct NewJob {
@@ -52,11 +81,17 @@ pub struct NewJob {
     pub content_type: String,
     /// Not before this instant; `None` means now, and so does an instant in the past: it overtakes nobody.
     pub run_at: Option<Timestamp>,
+    /// How urgent it is.
+    pub priority: Priority,
+    /// How long a run may take; `None` leaves it to the queue's settings at that time.
+    pub timeout: Option<Duration>,
     /// Attempts in all before the job is dead; at least 1.
     pub max_attempts: u32,
     /// Makes a repeated submission harmless: the same key and payload answer with the first job again.
     /// The scope of a key is its queue.
     pub idempotency_key: Option<String>,
+    /// The submitter's trace context (W3C `traceparent`), handed on to the handler.
+    pub traceparent: Option<String>,
 }
 
 /// What a handler gets to see of a job.
@@ -74,6 +109,14 @@ pub struct Job {
     pub payload: Bytes,
     /// As submitted.
     pub content_type: String,
+    /// As submitted.
+    pub timeout: Option<Duration>,
+    /// As submitted.
+    pub traceparent: Option<String>,
+    /// Since when it could have run.
+    pub run_at: Timestamp,
+    /// Its process has crashed so often while it ran that it has to run alone.
+    pub suspect: bool,
 }
 
 /// The right to write one outcome for one reservation.
@@ -114,6 +157,19 @@ pub enum Outcome {
     /// Given back. The attempt does not count, the release does. Only for a handler that has provably
     /// ended: the job is runnable at once.
     Released,
+    /// Could not be begun. The attempt does not count, the release does.
+    Postponed {
+        /// For people: the last error is kept with the job.
+        error: String,
+        /// Not before this instant.
+        until: Timestamp,
+    },
+    /// Goes on outside of this process, under the same claim, which may settle it once more. Written again,
+    /// it moves the instant.
+    Deferred {
+        /// When no word has come by then, the attempt has failed.
+        until: Timestamp,
+    },
 }
 
 /// What follows a failed attempt.
@@ -166,6 +222,15 @@ pub enum Rejected {
         /// The job that the key belongs to.
         first: JobId,
     },
+    /// As many jobs wait in the queue as may.
+    #[error("the queue has {waiting} jobs waiting, as many as it may (setting 'max-queue-length')")]
+    QueueFull {
+        /// How many wait.
+        waiting: u64,
+    },
+    /// The disk, or the share of it that the queue may use, is as full as it may get.
+    #[error("{0}")]
+    StorageFull(String),
 }
 
 /// Where a job stands, as the API shows it.
@@ -178,11 +243,27 @@ pub enum State {
     Scheduled,
     /// Reserved by a process.
     Running,
+    /// Under way elsewhere; its handler answered that the outcome will be told.
+    Deferred,
     /// Ended well.
     Completed,
     /// Ended badly: no attempt left.
     Dead,
+    /// Ended by a cancellation.
+    Cancelled,
 }
+
+/// Why a word is not a state.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error(
+    "'{0}' is not a state; there are pending, scheduled, running, deferred, completed, dead and cancelled"
+)]
+pub struct InvalidState(String);
+
+/// Why a string is not a place in a list.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("this is not a place in a list; use 'next' of the page before as it is")]
+pub struct InvalidCursor;
 
 /// Everything that is known about a job.
 #[derive(Clone, Debug)]
@@ -193,17 +274,25 @@ pub struct JobRecord {
     pub queue: QueueName,
     /// Where it stands.
     pub state: State,
+    /// How urgent it is.
+    pub priority: Priority,
+    /// How long a run may take, where the submitter said so.
+    pub timeout: Option<Duration>,
     /// Attempts that counted so far, the running one included.
     pub attempt: u32,
     /// Attempts in all before it is dead.
     pub max_attempts: u32,
     /// How often it was given back without an attempt counted.
     pub releases: u32,
+    /// How often in a row its process crashed while it ran.
+    pub crashes: u32,
+    /// Somebody asked for its end while it ran.
+    pub cancel_requested: bool,
     /// When it was accepted.
     pub submitted_at: Timestamp,
-    /// Not before.
+    /// Not before; of a deferred job, until when its outcome is waited for.
     pub run_at: Timestamp,
-    /// When it completed or died.
+    /// When it completed, died or was cancelled.
     pub ended_at: Option<Timestamp>,
     /// Why the last attempt failed.
     pub last_error: Option<String>,
@@ -211,6 +300,117 @@ pub struct JobRecord {
     pub result: Option<Bytes>,
     /// The payload's media type.
     pub content_type: String,
+    /// The submitter's trace context.
+    pub traceparent: Option<String>,
+}
+
+/// One run of a job, for its history.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Run {
+    /// The attempt, which a release leaves uncounted.
+    pub attempt: u32,
+    /// The process that ran it.
+    pub process: ProcessId,
+    /// When it was reserved.
+    pub started_at: Timestamp,
+    /// When its end was written.
+    pub ended_at: Timestamp,
+    /// How it ended.
+    pub end: RunEnd,
+    /// Why it failed or was postponed.
+    pub error: Option<String>,
+}
+
+/// How a run ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RunEnd {
+    /// Well.
+    Completed,
+    /// The attempt counted.
+    Failed,
+    /// Given back by its process.
+    Released,
+    /// Not begun.
+    Postponed,
+    /// By a cancellation.
+    Cancelled,
+    /// Its process ended without a word: killed in or out of a drain, or crashed.
+    Lost,
+}
+
+/// Which jobs to list.
+#[derive(Clone, Debug)]
+pub struct Listing {
+    /// Of this queue.
+    pub queue: QueueName,
+    /// In this state.
+    pub state: State,
+    /// Behind this place: the last page's [`next`](Page::next).
+    pub after: Option<Cursor>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// A page of a list: what waits by its instant, what runs by its order of submission, what ended latest
+/// first.
+#[derive(Clone, Debug)]
+pub struct Page {
+    /// The jobs.
+    pub jobs: Vec<JobRecord>,
+    /// Where the next page begins; `None` at the end.
+    pub next: Option<Cursor>,
+}
+
+/// A place in a list; opaque to whoever asks for pages.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Cursor {
+    /// The instant that the list is ordered by, as microseconds since 1970.
+    pub(super) micros: i64,
+    /// And within it.
+    pub(super) seq: i64,
+}
+
+/// What a request to cancel a job did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Cancelled {
+    /// It is cancelled: it did not run.
+    Now,
+    /// It runs; its handler will be told to stop.
+    Requested,
+    /// It had ended before.
+    TooLate(State),
+}
+
+/// What a request to run a dead job again did.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Revived {
+    /// It is pending again, with all its attempts.
+    Now,
+    /// It was not dead.
+    NotDead(State),
+}
+
+/// How long what ended is kept.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Retention {
+    /// Completed and cancelled jobs, after their end. Default 1 hour: at 20 a second that is 72,000 rows.
+    pub completed: Duration,
+    /// Dead ones. Default 30 days.
+    pub dead: Duration,
+    /// Idempotency keys, after their submission, but never shorter than their job. Default 1 day.
+    pub keys: Duration,
+}
+
+/// What one piece of housekeeping did.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Maintained {
+    /// Deferred jobs whose time was over.
+    pub expired: u64,
+    /// Ended jobs that were removed.
+    pub pruned: u64,
+    /// There may be more of it to do.
+    pub more: bool,
 }
 
 /// A queue in numbers.
@@ -218,12 +418,16 @@ pub struct JobRecord {
 pub struct QueueStats {
     /// Its name.
     pub queue: QueueName,
+    /// Nothing is reserved of it.
+    pub paused: bool,
     /// Runnable now.
     pub pending: u64,
     /// Runnable later.
     pub scheduled: u64,
     /// Reserved.
     pub running: u64,
+    /// Under way elsewhere.
+    pub deferred: u64,
     /// Out of attempts.
     pub dead: u64,
     /// Since when the oldest pending job could have run.
@@ -331,15 +535,151 @@ impl fmt::Display for QueueName {
     }
 }
 
+// === impl Priority ===
+
+impl Priority {
+    /// What a step is worth.
+    pub const STEP: Duration = Duration::from_secs(60);
+    /// The lowest and the highest.
+    pub const RANGE: std::ops::RangeInclusive<i8> = -9..=9;
+
+    /// The number.
+    pub fn get(self) -> i8 {
+        self.0
+    }
+}
+
+impl TryFrom<i64> for Priority {
+    type Error = InvalidPriority;
+
+    fn try_from(number: i64) -> Result<Self, InvalidPriority> {
+        i8::try_from(number)
+            .ok()
+            .filter(|number| Self::RANGE.contains(number))
+            .map(Self)
+            .ok_or_else(|| InvalidPriority(number.to_string()))
+    }
+}
+
+impl FromStr for Priority {
+    type Err = InvalidPriority;
+
+    fn from_str(text: &str) -> Result<Self, InvalidPriority> {
+        let shown = || InvalidPriority(text.chars().take(20).collect());
+        let number: i64 = text.parse().map_err(|_| shown())?;
+        Self::try_from(number)
+    }
+}
+
+// === impl Order ===
+
+impl Order {
+    /// What a step of priority is worth in it.
+    pub fn step(self) -> Duration {
+        match self {
+            Self::Priority => Priority::STEP,
+            Self::RunAt => Duration::ZERO,
+        }
+    }
+}
+
+// === impl State ===
+
+impl State {
+    /// Every state.
+    pub const ALL: [Self; 7] = [
+        Self::Pending,
+        Self::Scheduled,
+        Self::Running,
+        Self::Deferred,
+        Self::Completed,
+        Self::Dead,
+        Self::Cancelled,
+    ];
+
+    /// Nothing will happen to the job any more by itself.
+    pub const fn has_ended(self) -> bool {
+        matches!(self, Self::Completed | Self::Dead | Self::Cancelled)
+    }
+
+    /// The word used everywhere.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Pending => "pending",
+            Self::Scheduled => "scheduled",
+            Self::Running => "running",
+            Self::Deferred => "deferred",
+            Self::Completed => "completed",
+            Self::Dead => "dead",
+            Self::Cancelled => "cancelled",
+        }
+    }
+}
+
+impl FromStr for State {
+    type Err = InvalidState;
+
+    fn from_str(text: &str) -> Result<Self, InvalidState> {
+        let state = Self::ALL.into_iter().find(|state| state.as_str() == text);
+        state.ok_or_else(|| InvalidState(text.chars().take(20).collect()))
+    }
+}
+
+// === impl Cursor ===
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}", self.micros, self.seq)
+    }
+}
+
+impl FromStr for Cursor {
+    type Err = InvalidCursor;
+
+    fn from_str(text: &str) -> Result<Self, InvalidCursor> {
+        let (micros, seq) = text.split_once('.').ok_or(InvalidCursor)?;
+        let number = |text: &str| text.parse::<i64>().map_err(|_| InvalidCursor);
+        Ok(Self {
+            micros: number(micros)?,
+            seq: number(seq)?,
+        })
+    }
+}
+
+// === impl Retention ===
+
+impl Default for Retention {
+    fn default() -> Self {
+        const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+        Self {
+            completed: Duration::from_secs(60 * 60),
+            dead: 30 * DAY,
+            keys: DAY,
+        }
+    }
+}
+
 // === impl Claim ===
 
 impl Claim {
-    /// For engines: a fresh token for a reservation.
-    pub fn new(job: JobId) -> Self {
-        Self {
-            job,
-            token: Uuid::new_v4(),
-        }
+    /// For engines: a fresh token, 16 random bytes.
+    pub fn fresh_token() -> [u8; 16] {
+        *Uuid::new_v4().as_bytes()
+    }
+
+    /// For engines: the claim of a reservation that was written with this token.
+    pub fn from_bytes(job: JobId, token: [u8; 16]) -> Self {
+        let token = Uuid::from_bytes(token);
+        Self { job, token }
+    }
+
+    /// The claim that a handler was told, for an outcome that comes from outside.
+    ///
+    /// # Errors
+    /// Where the text is not a token.
+    pub fn from_token(job: JobId, token: &str) -> Result<Self, uuid::Error> {
+        let token = token.parse()?;
+        Ok(Self { job, token })
     }
 
     /// The job that it speaks for.
@@ -363,6 +703,18 @@ impl Claim {
             job: self.job,
             token: self.token,
             outcome,
+        }
+    }
+}
+
+// === impl Outcome ===
+
+impl Outcome {
+    /// Why it did not end well, where it did not.
+    pub fn error(&self) -> Option<&str> {
+        match self {
+            Self::Failed { error, .. } | Self::Postponed { error, .. } => Some(error),
+            Self::Completed { .. } | Self::Released | Self::Deferred { .. } => None,
         }
     }
 }

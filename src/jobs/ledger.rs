@@ -6,9 +6,10 @@
 //! is alive exports the totals.
 
 use async_trait::async_trait;
+use jiff::Timestamp;
 use serde::Serialize;
 
-use super::engine::EngineError;
+use super::{engine::EngineError, job::ProcessId};
 
 /// The outcome of a process that never closed its row.
 pub const KILLED: &str = "killed";
@@ -33,6 +34,32 @@ pub trait Ledger {
 
     /// How many drains ended how, over all processes that ever used this database.
     async fn drain_totals(&self) -> Result<Vec<DrainTotal>, EngineError>;
+
+    /// The latest process runs, at most so many, the latest first. Older ones are only in the totals.
+    async fn drains(&self, limit: usize) -> Result<Vec<DrainRow>, EngineError>;
+}
+
+/// One process run.
+#[derive(Clone, Debug, PartialEq)]
+pub struct DrainRow {
+    /// Which one.
+    pub process: ProcessId,
+    /// When it opened its row.
+    pub started_at: Timestamp,
+    /// T0, once a drain has begun.
+    pub began_at: Option<Timestamp>,
+    /// The drain's id, the same as in its log lines.
+    pub drain_id: Option<String>,
+    /// Why it was asked to stop, as far as it knew.
+    pub cause: Option<String>,
+    /// When its row was closed: by itself, or of one that was killed by whoever found out.
+    pub ended_at: Option<Timestamp>,
+    /// How it ended; `None` while it lives.
+    pub outcome: Option<String>,
+    /// How long the drain took, where it could say.
+    pub seconds: Option<f64>,
+    /// The whole report as JSON, where there is one.
+    pub report: Option<String>,
 }
 
 /// One line of the totals.

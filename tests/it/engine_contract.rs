@@ -12,8 +12,8 @@ use jiff::Timestamp;
 use lameduck::jobs::{
     engine::{Clock, Engine, EngineError},
     job::{
-        AfterFailure, JobId, JobRecord, NewJob, Outcome, QueueName, Reserved, Settled, Settlement,
-        State,
+        AfterFailure, JobId, JobRecord, NewJob, Order, Outcome, Priority, QueueName, Reserved,
+        Settled, Settlement, State,
     },
 };
 
@@ -89,6 +89,9 @@ fn a_job(payload: &str) -> NewJob {
         payload: Bytes::copy_from_slice(payload.as_bytes()),
         content_type: "text/plain".to_owned(),
         run_at: None,
+        priority: Priority::default(),
+        timeout: None,
+        traceparent: None,
         max_attempts: 5,
         idempotency_key: None,
     }
@@ -104,7 +107,10 @@ async fn submit(engine: &dyn Engine, job: NewJob) -> JobId {
 
 /// What `mail` has to do now, at most `limit`.
 async fn reserve(engine: &dyn Engine, limit: usize) -> Vec<Reserved> {
-    engine.reserve(&mail(), limit).await.unwrap()
+    engine
+        .reserve(&mail(), Order::Priority, limit)
+        .await
+        .unwrap()
 }
 
 /// The one job that `mail` has to do now.

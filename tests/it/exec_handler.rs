@@ -3,12 +3,12 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use bytes::Bytes;
+use jiff::Timestamp;
 use lameduck::jobs::{
     handler::{Context, Handler, Retry, Verdict, exec::Exec},
     job::{Job, JobId},
 };
 use tempfile::TempDir;
-use tokio_util::sync::CancellationToken;
 
 /// Long enough that nobody waits for its end: whoever is still there when the test ends was left over.
 const FOR_EVER: &str = "sleep 1000";
@@ -21,15 +21,15 @@ fn job(payload: impl Into<Bytes>) -> Job {
         max_attempts: 5,
         payload: payload.into(),
         content_type: "text/plain".to_owned(),
+        timeout: None,
+        traceparent: None,
+        run_at: Timestamp::now(),
+        suspect: false,
     }
 }
 
 fn context() -> Context {
-    Context {
-        claim: "the-claim".to_owned(),
-        stop: CancellationToken::new(),
-        cut: CancellationToken::new(),
-    }
+    Context::new("the-claim")
 }
 
 fn sh(script: &str) -> Exec {

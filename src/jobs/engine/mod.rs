@@ -11,13 +11,16 @@ use jiff::Timestamp;
 use tokio::sync::broadcast;
 
 use super::job::{
-    JobId, JobRecord, NewJob, ProcessId, QueueName, QueueStats, Rejected, Reserved, Settled,
-    Settlement, Submitted,
+    Cancelled, Claim, JobId, JobRecord, Listing, Maintained, NewJob, Order, Page, ProcessId,
+    QueueName, QueueStats, Rejected, Reserved, Revived, Run, Settled, Settlement, Submitted,
 };
 use super::ledger::Ledger;
 
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
+
+/// Runs of one job that its history keeps.
+pub const RUNS_KEPT: usize = 20;
 
 /// Says what time it is; tests say something else.
 pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
@@ -46,10 +49,21 @@ pub trait Engine: Ledger + Send + Sync + 'static {
         jobs: Vec<NewJob>,
     ) -> Result<Vec<Result<Submitted, Rejected>>, EngineError>;
 
-    /// Takes up to `limit` runnable jobs of a queue, earliest `run_at` first, each under a fresh claim.
-    async fn reserve(&self, queue: &QueueName, limit: usize) -> Result<Vec<Reserved>, EngineError>;
+    /// Takes up to `limit` runnable jobs of a queue, each under a fresh claim: in this order, and of equals
+    /// the one that was submitted first. None of a queue that is paused.
+    async fn reserve(
+        &self,
+        queue: &QueueName,
+        order: Order,
+        limit: usize,
+    ) -> Result<Vec<Reserved>, EngineError>;
+
+    /// Says, before it does, that this job runs alone in its process: a crash from now on is its own.
+    async fn runs_alone(&self, claim: &Claim) -> Result<(), EngineError>;
 
     /// Writes outcomes; one answer for each, in the same order. May be repeated with the same argument.
+    ///
+    /// What failed or was released after it had been cancelled is cancelled.
     async fn settle(&self, settlements: &Arc<Vec<Settlement>>)
     -> Result<Vec<Settled>, EngineError>;
 
@@ -58,13 +72,37 @@ pub trait Engine: Ledger + Send + Sync + 'static {
     /// handlers have provably ended. Returns their ids.
     async fn release_held(&self, delay: Duration) -> Result<Vec<JobId>, EngineError>;
 
+    /// Cancels a job that waits, or asks for the end of one that runs; `None` if it is not known.
+    async fn cancel(&self, id: JobId) -> Result<Option<Cancelled>, EngineError>;
+
+    /// The jobs of this process that somebody wants to end.
+    async fn cancel_requests(&self) -> Result<Vec<JobId>, EngineError>;
+
+    /// Runs a dead job again, from its first attempt; `None` if it is not known.
+    async fn revive(&self, id: JobId) -> Result<Option<Revived>, EngineError>;
+
+    /// The same for up to `limit` dead jobs of a queue, the first to die first. Says how many there were.
+    async fn revive_all(&self, queue: &QueueName, limit: usize) -> Result<u64, EngineError>;
+
+    /// Pauses a queue or resumes it, for every process and over restarts. What runs goes on.
+    async fn set_paused(&self, queue: &QueueName, paused: bool) -> Result<(), EngineError>;
+
+    /// A bounded piece of housekeeping: fails what was deferred and is overdue, removes what ended long ago.
+    async fn maintain(&self) -> Result<Maintained, EngineError>;
+
     /// One job, or `None` if it is not known (any more).
     async fn job(&self, id: JobId) -> Result<Option<JobRecord>, EngineError>;
 
-    /// Every queue that has ever had a job, by name.
+    /// The runs of a job that have ended, the latest [`RUNS_KEPT`], in their order.
+    async fn runs(&self, id: JobId) -> Result<Vec<Run>, EngineError>;
+
+    /// Jobs of a queue in one state, page by page.
+    async fn list(&self, listing: &Listing) -> Result<Page, EngineError>;
+
+    /// Every queue that has ever had a job or was paused, by name.
     async fn queues(&self) -> Result<Vec<QueueStats>, EngineError>;
 
-    /// When the next job of this queue becomes runnable; `None` if none waits.
+    /// When the next job of this queue becomes runnable; `None` if none waits, or the queue is paused.
     async fn next_run_at(&self, queue: &QueueName) -> Result<Option<Timestamp>, EngineError>;
 
     /// What happens in the queue, as hints: an event may be missed (a lagging receiver, another process),
@@ -81,8 +119,12 @@ pub trait Engine: Ledger + Send + Sync + 'static {
 pub enum Event {
     /// A job of this queue became pending or scheduled.
     Runnable(QueueName),
-    /// A job completed or died.
+    /// A job was reserved, given back, deferred or failed.
+    Changed(JobId),
+    /// A job completed, died or was cancelled.
     Ended(JobId),
+    /// Somebody wants this running job to end.
+    CancelRequested(JobId),
 }
 
 /// Why an engine could not do what it was asked.

@@ -117,6 +117,7 @@ impl Model {
         }
         match settlement.outcome() {
             Outcome::Released => job.release(),
+            Outcome::Postponed { .. } | Outcome::Deferred { .. } => unreachable!("not yet"),
             Outcome::Completed { .. } => job.phase = Phase::Completed,
             Outcome::Failed { then, .. } => match then {
                 AfterFailure::Dead => job.phase = Phase::Dead,
@@ -154,6 +155,8 @@ impl Model {
                 QueueStats {
                     queue: super::queue(QUEUES[queue]),
                     pending: pending().count() as u64,
+                    paused: false,
+                    deferred: 0,
                     scheduled: (in_phase(Phase::Waiting).count() - pending().count()) as u64,
                     running: in_phase(Phase::Running).count() as u64,
                     dead: in_phase(Phase::Dead).count() as u64,
@@ -293,7 +296,11 @@ impl<S: Store> Run<S> {
     async fn reserve(&mut self, queue: usize, limit: usize) {
         let expected = self.model.runnable(queue, self.store.clock().now(), limit);
         let name = super::queue(QUEUES[queue]);
-        let reserved = self.engine.reserve(&name, limit).await.unwrap();
+        let reserved = self
+            .engine
+            .reserve(&name, Order::Priority, limit)
+            .await
+            .unwrap();
         assert_eq!(reserved.len(), expected.len());
         for (reserved, n) in reserved.into_iter().zip(expected) {
             let job = &mut self.model.jobs[n];

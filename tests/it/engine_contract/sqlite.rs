@@ -183,7 +183,7 @@ async fn a_caller_that_went_away_leaves_no_job_running() {
     let id = submit(&engine, a_job("x")).await;
     gate.shut();
     let mails = mail();
-    let mut reservation = engine.reserve(&mails, 1);
+    let mut reservation = engine.reserve(&mails, Order::Priority, 1);
     assert!((&mut reservation).now_or_never().is_none());
 
     drop(reservation);

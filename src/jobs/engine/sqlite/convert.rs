@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rusqlite::{Error, Result, Row, types::Type};
 
-use crate::jobs::job::{JobId, QueueName};
+use crate::jobs::job::{JobId, QueueName, State};
 
 /// An instant as it is stored.
 pub(super) fn micros(instant: Timestamp) -> i64 {
@@ -18,6 +18,31 @@ pub(super) fn micros_after(instant: Timestamp, delay: Duration) -> i64 {
     micros(instant)
         .saturating_add(delay)
         .min(micros(Timestamp::MAX))
+}
+
+/// A duration as it is stored; the longest where it is longer.
+pub(super) fn stored_duration(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// A stored duration that may be missing.
+pub(super) fn read_duration(row: &Row<'_>, column: usize) -> Result<Option<Duration>> {
+    let micros = row.get::<_, Option<i64>>(column)?;
+    Ok(micros.map(|micros| Duration::from_micros(micros.unsigned_abs())))
+}
+
+/// A state, by its number and by whether its time has come.
+pub(super) fn state(row: &Row<'_>, column: usize, run_at: usize, now: Timestamp) -> Result<State> {
+    Ok(match row.get(column)? {
+        0 if instant(row, run_at)? > now => State::Scheduled,
+        0 => State::Pending,
+        1 => State::Running,
+        2 => State::Completed,
+        3 => State::Dead,
+        4 => State::Cancelled,
+        5 => State::Deferred,
+        unknown => return Err(Error::IntegralValueOutOfRange(column, unknown)),
+    })
 }
 
 /// A stored instant.

@@ -4,12 +4,15 @@ use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
 use super::{
-    convert::{count, micros},
+    convert::{count, instant, instant_if_any, micros},
     writer::Turn,
 };
-use crate::jobs::{job::ProcessId, ledger::DrainTotal};
+use crate::jobs::{
+    job::ProcessId,
+    ledger::{DrainRow, DrainTotal},
+};
 
-const OPEN: &str = "INSERT INTO processes (id, opened_at) VALUES (?1, ?2)";
+const OPEN: &str = "INSERT INTO processes (id, opened_at, boot_id) VALUES (?1, ?2, ?3)";
 
 const BURY: &str = "UPDATE processes SET outcome = 'killed', closed_at = ?1 WHERE outcome IS NULL";
 
@@ -42,16 +45,25 @@ const TOTALS: &str = "
         SELECT coalesce(cause, 'unknown'), outcome, 1, seconds FROM processes WHERE outcome IS NOT NULL
     ) GROUP BY cause, outcome ORDER BY cause, outcome";
 
+const NEWEST: &str = "
+    SELECT id, opened_at, drain_at, drain_id, cause, closed_at, outcome, seconds, report
+    FROM processes ORDER BY seq DESC LIMIT ?1";
+
 /// At start: every row that is still open is a dead predecessor's. Says how many.
 pub(super) fn bury_predecessors(connection: &Connection, now: Timestamp) -> Result<usize> {
     connection.prepare_cached(BURY)?.execute([micros(now)])
 }
 
 /// At start: this process' own row.
-pub(super) fn open(connection: &Connection, process: ProcessId, now: Timestamp) -> Result<()> {
+pub(super) fn open(
+    connection: &Connection,
+    process: ProcessId,
+    boot_id: Option<&str>,
+    now: Timestamp,
+) -> Result<()> {
     connection
         .prepare_cached(OPEN)?
-        .execute(params![process.as_bytes(), micros(now)])
+        .execute(params![process.as_bytes(), micros(now), boot_id])
         .map(drop)
 }
 
@@ -117,6 +129,27 @@ pub(super) fn totals(connection: &Connection) -> Result<Vec<DrainTotal>> {
                 outcome: r.get(1)?,
                 count: count(r, 2)?,
                 seconds: r.get(3)?,
+            })
+        })?
+        .collect()
+}
+
+/// The latest process runs, the living one first.
+pub(super) fn newest(connection: &Connection, limit: usize) -> Result<Vec<DrainRow>> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    connection
+        .prepare_cached(NEWEST)?
+        .query_map([limit], |r| {
+            Ok(DrainRow {
+                process: ProcessId::from_bytes(r.get(0)?),
+                started_at: instant(r, 1)?,
+                began_at: instant_if_any(r, 2)?,
+                drain_id: r.get(3)?,
+                cause: r.get(4)?,
+                ended_at: instant_if_any(r, 5)?,
+                outcome: r.get(6)?,
+                seconds: r.get(7)?,
+                report: r.get(8)?,
             })
         })?
         .collect()

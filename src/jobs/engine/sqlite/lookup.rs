@@ -1,29 +1,68 @@
-//! What only looks: a job, the queues in numbers, the next instant of a queue.
+//! What only looks: jobs, their runs, the queues in numbers, the next instant of a queue.
 
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Result, Row, params};
 
-use super::convert::{count, instant, instant_if_any, job_id, micros, queue_name};
-use crate::jobs::job::{JobId, JobRecord, QueueName, QueueStats, State};
+use super::convert::{
+    count, instant, instant_if_any, job_id, micros, queue_name, read_duration, state,
+};
+use crate::jobs::job::{
+    Cursor, JobId, JobRecord, Listing, Page, Priority, ProcessId, QueueName, QueueStats, Run,
+    RunEnd, State,
+};
 
-const JOB: &str = "
-    SELECT j.id, q.name, j.state, j.attempt, j.max_attempts, j.releases, j.submitted_at, j.run_at, j.ended_at,
-           j.last_error, j.result, j.content_type
-    FROM jobs j JOIN queues q ON q.id = j.queue WHERE j.id = ?1";
+/// What [`record`] reads, in its order.
+macro_rules! columns {
+    () => {
+        "j.id, q.name, j.state, j.attempt, j.max_attempts, j.releases, j.submitted_at, j.run_at, j.ended_at, \
+         j.last_error, j.result, j.content_type, j.priority, j.timeout, j.crashes, j.cancel_requested, j.traceparent"
+    };
+}
 
-// Each count walks a partial index and touches no row. What completed is in none of them.
+const JOB: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM jobs j JOIN queues q ON q.id = j.queue WHERE j.id = ?1"
+);
+
+const RUNS: &str = "
+    SELECT attempt, process, started_at, ended_at, end, error FROM runs
+    WHERE job = (SELECT seq FROM jobs WHERE id = ?1) ORDER BY number";
+
+const CANCEL_REQUESTS: &str = "
+    SELECT id FROM jobs INDEXED BY jobs_running WHERE state = 1 AND process = ?1 AND cancel_requested";
+
+// Each count walks a partial index and touches no row. What completed is in none of them but the last, and
+// there the state is a range.
 const QUEUES: &str = "
-    SELECT q.name,
-           (SELECT count(*) FROM jobs WHERE state = 0 AND queue = q.id AND run_at <= ?1),
+    SELECT q.name, q.paused,
            (SELECT count(*) FROM jobs WHERE state = 0 AND queue = q.id AND run_at > ?1),
+           q.waiting,
            (SELECT count(*) FROM jobs WHERE state = 1 AND queue = q.id),
-           (SELECT count(*) FROM jobs WHERE state = 3 AND queue = q.id),
-           (SELECT min(run_at) FROM jobs WHERE state = 0 AND queue = q.id AND run_at <= ?1)
+           (SELECT count(*) FROM jobs WHERE state = 5 AND queue = q.id),
+           (SELECT count(*) FROM jobs WHERE state = 3 AND ended_at IS NOT NULL AND queue = q.id),
+           (WITH RECURSIVE steps (priority) AS (
+                SELECT max(priority) FROM jobs WHERE state = 0 AND queue = q.id
+                UNION ALL
+                SELECT (SELECT max(priority) FROM jobs
+                        WHERE state = 0 AND queue = q.id AND priority < steps.priority)
+                FROM steps WHERE steps.priority IS NOT NULL
+            ) SELECT min((SELECT min(run_at) FROM jobs
+                          WHERE state = 0 AND queue = q.id AND priority = steps.priority))
+              FROM steps)
     FROM queues q ORDER BY q.name";
 
 const NEXT_RUN_AT: &str = "
-    SELECT min(run_at) FROM jobs
-    WHERE state = 0 AND queue = (SELECT id FROM queues WHERE name = ?1)";
+    WITH RECURSIVE q (id) AS (SELECT id FROM queues WHERE name = ?1 AND NOT paused),
+    steps (priority) AS (
+        SELECT max(priority) FROM jobs WHERE state = 0 AND queue = (SELECT id FROM q)
+        UNION ALL
+        SELECT (SELECT max(priority) FROM jobs
+                WHERE state = 0 AND queue = (SELECT id FROM q) AND priority < steps.priority)
+        FROM steps WHERE steps.priority IS NOT NULL
+    ) SELECT min((SELECT min(run_at) FROM jobs
+                  WHERE state = 0 AND queue = (SELECT id FROM q) AND priority = steps.priority))
+      FROM steps";
 
 /// One job, as it stands at `now`.
 pub(super) fn job(connection: &Connection, id: JobId, now: Timestamp) -> Result<Option<JobRecord>> {
@@ -34,29 +73,123 @@ pub(super) fn job(connection: &Connection, id: JobId, now: Timestamp) -> Result<
 }
 
 fn record(row: &Row<'_>, now: Timestamp) -> Result<JobRecord> {
-    let run_at = instant(row, 7)?;
-    let state = match row.get(2)? {
-        0 if run_at > now => State::Scheduled,
-        0 => State::Pending,
-        1 => State::Running,
-        2 => State::Completed,
-        3 => State::Dead,
-        unknown => return Err(rusqlite::Error::IntegralValueOutOfRange(2, unknown)),
-    };
     Ok(JobRecord {
         id: job_id(row, 0)?,
         queue: queue_name(row, 1)?,
-        state,
+        state: state(row, 2, 7, now)?,
         attempt: row.get(3)?,
         max_attempts: row.get(4)?,
         releases: row.get(5)?,
         submitted_at: instant(row, 6)?,
-        run_at,
+        run_at: instant(row, 7)?,
         ended_at: instant_if_any(row, 8)?,
         last_error: row.get(9)?,
         result: row.get::<_, Option<Vec<u8>>>(10)?.map(Into::into),
         content_type: row.get(11)?,
+        priority: Priority::try_from(row.get::<_, i64>(12)?).unwrap_or_default(),
+        timeout: read_duration(row, 13)?,
+        crashes: row.get(14)?,
+        cancel_requested: row.get(15)?,
+        traceparent: row.get(16)?,
     })
+}
+
+/// The runs of a job that have ended.
+pub(super) fn runs(connection: &Connection, id: JobId) -> Result<Vec<Run>> {
+    connection
+        .prepare_cached(RUNS)?
+        .query_map([id.as_bytes()], |r| {
+            Ok(Run {
+                attempt: r.get(0)?,
+                process: ProcessId::from_bytes(r.get(1)?),
+                started_at: instant(r, 2)?,
+                ended_at: instant(r, 3)?,
+                end: end(r, 4)?,
+                error: r.get(5)?,
+            })
+        })?
+        .collect()
+}
+
+fn end(row: &Row<'_>, column: usize) -> Result<RunEnd> {
+    Ok(match row.get(column)? {
+        0 => RunEnd::Completed,
+        1 => RunEnd::Failed,
+        2 => RunEnd::Released,
+        3 => RunEnd::Postponed,
+        4 => RunEnd::Cancelled,
+        5 => RunEnd::Lost,
+        unknown => return Err(rusqlite::Error::IntegralValueOutOfRange(column, unknown)),
+    })
+}
+
+/// A page of jobs.
+pub(super) fn list(connection: &Connection, listing: &Listing, now: Timestamp) -> Result<Page> {
+    let (filter, key, forward) = match listing.state {
+        State::Pending => ("j.state = 0 AND j.run_at <= ?2", "j.run_at", true),
+        State::Scheduled => ("j.state = 0 AND j.run_at > ?2", "j.run_at", true),
+        State::Deferred => ("j.state = 5 AND ?2", "j.run_at", true),
+        State::Running => ("j.state = 1 AND ?2", "0", true),
+        State::Completed => (
+            "j.state = 2 AND j.ended_at IS NOT NULL AND ?2",
+            "j.ended_at",
+            false,
+        ),
+        State::Dead => (
+            "j.state = 3 AND j.ended_at IS NOT NULL AND ?2",
+            "j.ended_at",
+            false,
+        ),
+        State::Cancelled => (
+            "j.state = 4 AND j.ended_at IS NOT NULL AND ?2",
+            "j.ended_at",
+            false,
+        ),
+    };
+    let (compare, order) = if forward { (">", "ASC") } else { ("<", "DESC") };
+    let columns = columns!();
+    let sql = format!(
+        "SELECT {columns}, {key}, j.seq FROM queues q CROSS JOIN jobs j ON j.queue = q.id
+         WHERE q.name = ?1 AND {filter} AND ({key}, j.seq) {compare} (?3, ?4)
+         ORDER BY {key} {order}, j.seq {order} LIMIT ?5"
+    );
+    let start = if forward { i64::MIN } else { i64::MAX };
+    let after = listing.after.unwrap_or(Cursor {
+        micros: start,
+        seq: start,
+    });
+    // One more than asked for, to see whether there is a next page.
+    let limit = i64::try_from(listing.limit).unwrap_or(i64::MAX - 1) + 1;
+    let asked = params![
+        listing.queue.as_str(),
+        micros(now),
+        after.micros,
+        after.seq,
+        limit
+    ];
+    let mut found: Vec<(JobRecord, Cursor)> = connection
+        .prepare_cached(&sql)?
+        .query_map(asked, |r| {
+            let place = Cursor {
+                micros: r.get(17)?,
+                seq: r.get(18)?,
+            };
+            Ok((record(r, now)?, place))
+        })?
+        .collect::<Result<_>>()?;
+    let more = found.len() > listing.limit;
+    found.truncate(listing.limit);
+    let next = found.last().map(|(_, place)| *place).filter(|_| more);
+    let jobs = found.into_iter().map(|(job, _)| job).collect();
+    Ok(Page { jobs, next })
+}
+
+/// The jobs of a process that somebody wants to end.
+pub(super) fn cancel_requests(connection: &Connection, process: ProcessId) -> Result<Vec<JobId>> {
+    connection
+        .prepare_cached(CANCEL_REQUESTS)?
+        .query_map([process.as_bytes()], |r| job_id(r, 0))?
+        .collect()
 }
 
 /// Every queue, as it stands at `now`.
@@ -64,13 +197,17 @@ pub(super) fn queues(connection: &Connection, now: Timestamp) -> Result<Vec<Queu
     connection
         .prepare_cached(QUEUES)?
         .query_map([micros(now)], |r| {
+            let (scheduled, waiting) = (count(r, 2)?, count(r, 3)?);
+            let oldest = instant_if_any(r, 7)?;
             Ok(QueueStats {
                 queue: queue_name(r, 0)?,
-                pending: count(r, 1)?,
-                scheduled: count(r, 2)?,
-                running: count(r, 3)?,
-                dead: count(r, 4)?,
-                oldest_pending: instant_if_any(r, 5)?,
+                paused: r.get(1)?,
+                pending: waiting.saturating_sub(scheduled),
+                scheduled,
+                running: count(r, 4)?,
+                deferred: count(r, 5)?,
+                dead: count(r, 6)?,
+                oldest_pending: oldest.filter(|oldest| *oldest <= now),
             })
         })?
         .collect()

@@ -31,10 +31,11 @@ use tokio::sync::broadcast;
 use super::{Clock, Engine, EngineError, Event};
 use crate::jobs::{
     job::{
-        JobId, JobRecord, NewJob, ProcessId, QueueName, QueueStats, Rejected, Reserved, Settled,
-        Settlement, Submitted,
+        Cancelled, Claim, JobId, JobRecord, Listing, Maintained, NewJob, Order, Page, ProcessId,
+        QueueName, QueueStats, Rejected, Reserved, Retention, Revived, Run, Settled, Settlement,
+        Submitted,
     },
-    ledger::{DrainTotal, Ledger},
+    ledger::{DrainRow, DrainTotal, Ledger},
 };
 
 mod connection;
@@ -49,6 +50,7 @@ mod service;
 mod writer;
 
 use directory::Directory;
+use queue::Room;
 use reader::Reader;
 use writer::{Desk, Figures, Writer};
 
@@ -61,6 +63,8 @@ const EVENTS: usize = 4096;
 /// [`close`](SqliteEngine::close) does the same without blocking the caller's thread.
 pub struct SqliteEngine {
     process: ProcessId,
+    room: Arc<Room>,
+    retention: Retention,
     clock: Clock,
     events: broadcast::Sender<Event>,
     figures: Arc<Figures>,
@@ -82,6 +86,19 @@ pub struct SqliteOptions {
     pub backlog: usize,
     /// Ended process runs that the ledger keeps one by one; older ones are only counted.
     pub ledger_rows: u32,
+    /// Jobs that may wait in one queue; more are refused.
+    pub max_waiting: u64,
+    /// Bytes that the database may hold before jobs are refused.
+    pub max_bytes: u64,
+    /// Bytes that jobs leave free on its file system, so that there is room for their outcomes.
+    pub min_free: u64,
+    /// A job is dead when its process crashed so often in a row while it ran, the last time alone; 0 for
+    /// never.
+    pub max_crashes: u32,
+    /// How long what ended is kept.
+    pub retention: Retention,
+    /// What tells one boot of the machine from the next.
+    pub boot_id: Option<String>,
 }
 
 // === impl SqliteOptions ===
@@ -93,6 +110,12 @@ impl Default for SqliteOptions {
             batch: 512,
             backlog: 4096,
             ledger_rows: 1_000,
+            max_waiting: 1_000_000,
+            max_bytes: u64::MAX,
+            min_free: 64 << 20,
+            max_crashes: 5,
+            retention: Retention::default(),
+            boot_id: boot_id(),
         }
     }
 }
@@ -103,6 +126,12 @@ impl SqliteEngine {
     /// Opens the queue in `directory` for this process run, and makes it if there is none. Frees what dead
     /// predecessors held. Blocks.
     pub fn open(directory: &Path, options: SqliteOptions) -> Result<Self, EngineError> {
+        let room = Arc::new(Room {
+            max_waiting: options.max_waiting,
+            max_bytes: options.max_bytes,
+            min_free: options.min_free,
+            directory: directory.to_owned(),
+        });
         let directory = Directory::claim(directory)?;
         let database = directory.database();
         let mut connection = connection::writer(&database)?;
@@ -124,6 +153,8 @@ impl SqliteEngine {
         let no_thread = |error| EngineError::Storage(format!("no thread for the queue: {error}"));
         Ok(Self {
             process,
+            room,
+            retention: options.retention,
             clock: options.clock,
             events,
             figures,
@@ -156,19 +187,33 @@ fn take_over(
 ) -> rusqlite::Result<()> {
     let now = (options.clock)();
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let charged = queue::charge_crashes(&transaction, options.boot_id.as_deref())?;
     let killed = drains::bury_predecessors(&transaction, now)?;
-    let freed = queue::release_all(&transaction, now)?;
-    drains::open(&transaction, process, now)?;
+    let (freed, condemned) = queue::take_from_the_dead(&transaction, now, options.max_crashes)?;
+    drains::open(&transaction, process, options.boot_id.as_deref(), now)?;
     drains::prune(&transaction, options.ledger_rows)?;
     transaction.commit()?;
     if killed > 0 {
         tracing::warn!(
             killed,
             freed,
+            charged,
             "the process before this one ended without a report; its jobs are free again"
         );
     }
+    if condemned > 0 {
+        tracing::error!(
+            condemned,
+            "jobs are dead because their process crashed whenever they ran"
+        );
+    }
     Ok(())
+}
+
+/// Linux tells one boot from the next; elsewhere every end counts as a crash of nobody's.
+fn boot_id() -> Option<String> {
+    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(id.trim().to_owned())
 }
 
 impl fmt::Debug for SqliteEngine {
@@ -190,15 +235,28 @@ impl Engine for SqliteEngine {
         &self,
         jobs: Vec<NewJob>,
     ) -> Result<Vec<Result<Submitted, Rejected>>, EngineError> {
+        let room = self.room.clone();
         self.writer
-            .call(move |turn| queue::submit(turn, &jobs))
+            .call(move |turn| queue::submit(turn, &room, &jobs))
             .await
     }
 
-    async fn reserve(&self, queue: &QueueName, limit: usize) -> Result<Vec<Reserved>, EngineError> {
+    async fn reserve(
+        &self,
+        queue: &QueueName,
+        order: Order,
+        limit: usize,
+    ) -> Result<Vec<Reserved>, EngineError> {
         let (process, queue) = (self.process, queue.clone());
         self.writer
-            .call(move |turn| queue::reserve(turn, process, &queue, limit))
+            .call(move |turn| queue::reserve(turn, process, &queue, order, limit))
+            .await
+    }
+
+    async fn runs_alone(&self, claim: &Claim) -> Result<(), EngineError> {
+        let claim = (claim.job(), *claim.token());
+        self.writer
+            .call(move |turn| queue::runs_alone(turn.connection, &claim))
             .await
     }
 
@@ -219,10 +277,59 @@ impl Engine for SqliteEngine {
             .await
     }
 
+    async fn cancel(&self, id: JobId) -> Result<Option<Cancelled>, EngineError> {
+        self.writer.call(move |turn| queue::cancel(turn, id)).await
+    }
+
+    async fn cancel_requests(&self) -> Result<Vec<JobId>, EngineError> {
+        let process = self.process;
+        self.reader
+            .call(move |connection| lookup::cancel_requests(connection, process))
+            .await
+    }
+
+    async fn revive(&self, id: JobId) -> Result<Option<Revived>, EngineError> {
+        self.writer.call(move |turn| queue::revive(turn, id)).await
+    }
+
+    async fn revive_all(&self, queue: &QueueName, limit: usize) -> Result<u64, EngineError> {
+        let queue = queue.clone();
+        self.writer
+            .call(move |turn| queue::revive_all(turn, &queue, limit))
+            .await
+    }
+
+    async fn set_paused(&self, queue: &QueueName, paused: bool) -> Result<(), EngineError> {
+        let queue = queue.clone();
+        self.writer
+            .call(move |turn| queue::set_paused(turn, &queue, paused))
+            .await
+    }
+
+    async fn maintain(&self) -> Result<Maintained, EngineError> {
+        let retention = self.retention.clone();
+        self.writer
+            .call(move |turn| queue::maintain(turn, &retention))
+            .await
+    }
+
     async fn job(&self, id: JobId) -> Result<Option<JobRecord>, EngineError> {
         let now = (self.clock)();
         self.reader
             .call(move |connection| lookup::job(connection, id, now))
+            .await
+    }
+
+    async fn runs(&self, id: JobId) -> Result<Vec<Run>, EngineError> {
+        self.reader
+            .call(move |connection| lookup::runs(connection, id))
+            .await
+    }
+
+    async fn list(&self, listing: &Listing) -> Result<Page, EngineError> {
+        let (now, listing) = ((self.clock)(), listing.clone());
+        self.reader
+            .call(move |connection| lookup::list(connection, &listing, now))
             .await
     }
 
@@ -284,5 +391,11 @@ impl Ledger for SqliteEngine {
 
     async fn drain_totals(&self) -> Result<Vec<DrainTotal>, EngineError> {
         self.reader.call(drains::totals).await
+    }
+
+    async fn drains(&self, limit: usize) -> Result<Vec<DrainRow>, EngineError> {
+        self.reader
+            .call(move |connection| drains::newest(connection, limit))
+            .await
     }
 }

@@ -42,6 +42,11 @@ pub(super) fn inspect(connection: &Connection) -> rusqlite::Result<Found> {
 /// Brings the schema up to today's, each step in a transaction of its own.
 pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
     let found: i64 = connection.query_row("PRAGMA user_version", [], |r| r.get(0))?;
+    if found == 0 {
+        // Before the first table, or it takes a rewrite of the whole file: pages that are empty for long can go
+        // back to the file system, a few at a time.
+        connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
+    }
     for (step, sql) in MIGRATIONS.iter().filter(|(step, _)| *step > found) {
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         transaction.execute_batch(sql)?;

@@ -62,7 +62,9 @@ pub(super) struct Turn<'a> {
 #[derive(Default)]
 pub(super) struct Effects {
     pub runnable: BTreeSet<QueueName>,
+    pub changed: Vec<JobId>,
     pub ended: Vec<JobId>,
+    pub cancel_requested: Vec<JobId>,
     pub stale: u64,
 }
 
@@ -227,8 +229,13 @@ impl Desk {
             .stale
             .fetch_add(effects.stale, Ordering::Relaxed);
         let runnable = effects.runnable.into_iter().map(Event::Runnable);
+        let changed = effects.changed.into_iter().map(Event::Changed);
         let ended = effects.ended.into_iter().map(Event::Ended);
-        for event in runnable.chain(ended) {
+        let asked = effects
+            .cancel_requested
+            .into_iter()
+            .map(Event::CancelRequested);
+        for event in runnable.chain(changed).chain(ended).chain(asked) {
             // Nobody listens: fine.
             let _ = self.events.send(event);
         }
@@ -268,7 +275,9 @@ impl Desk {
 impl Effects {
     fn merge(&mut self, mut other: Self) {
         self.runnable.append(&mut other.runnable);
+        self.changed.append(&mut other.changed);
         self.ended.append(&mut other.ended);
+        self.cancel_requested.append(&mut other.cancel_requested);
         self.stale += other.stale;
     }
 }

@@ -1,0 +1,312 @@
+//! Workers: take jobs from the engine, hand each to its handler, write its outcome.
+//!
+//! ```text
+//!            T0                                soft deadline        hard deadline      teardown
+//!  reserve ──┤ none is sent; what one in flight │ Context::stop       │ Context::cut     │ what is still held is
+//!            │ brings is given back at once     │                     │                  │ given back by process id
+//!  running ──┴─ goes on, outcomes are written ──┴─────────────────────┴──────────────────┤
+//! ```
+//!
+//! A job is counted from *before* its reservation is sent until its outcome is durable. So there is no
+//! instant in which the conductor could believe that nothing is held while something is.
+//!
+//! [`pool`] reserves, [`run`] sees to one run and its end, [`outcome`] writes what became of it.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{RwLock, broadcast},
+    time::{Instant, sleep, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    engine::{Engine, EngineError, Event},
+    handler::Handler,
+    job::{JobId, Order, QueueName},
+    ledger_metrics,
+};
+use crate::lifecycle::{BoxError, Drain, Lifecycle, Moment, PoolGuard, Work};
+
+mod outcome;
+mod pool;
+mod run;
+
+pub use outcome::Backoff;
+use pool::Worker;
+
+/// How long after this process' deadline a job may run elsewhere whose handler has not provably ended.
+const UNENDED_DELAY: Duration = Duration::from_secs(1);
+
+/// How often this process looks whether somebody wants a job of its own to end, because events are hints.
+const LOOK_FOR_CANCELLED: Duration = Duration::from_secs(1);
+
+/// How often there is housekeeping; what was deferred may be overdue for so long.
+const HOUSEKEEPING: Duration = Duration::from_secs(5);
+
+/// Workers for one queue.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Pool {
+    /// Where jobs come from.
+    pub queue: QueueName,
+    /// How many run at once.
+    pub workers: usize,
+    /// Who does the work.
+    pub handler: Arc<dyn Handler>,
+    /// Which job is the next.
+    pub order: Order,
+    /// How long a run may take where the submitter did not say. Then its handler is told to stop, and after
+    /// the stop notice of the drain's settings its time is over; the attempt has failed. Default 10 min.
+    pub timeout: Duration,
+    /// How long a failed job waits.
+    pub backoff: Backoff,
+}
+
+/// What all pools of a process share.
+struct Shared {
+    engine: Arc<dyn Engine>,
+    drain: Drain,
+    /// Between being told to stop and being over.
+    stop_notice: Duration,
+    /// Jobs that run, over all pools.
+    running: TaskTracker,
+    /// Whoever runs has it; a suspect has it alone. Fair, so that a suspect waits for those who run and not
+    /// for those who come.
+    floor: Arc<RwLock<()>>,
+    /// By which each of them can be told that somebody wants it to end.
+    cancels: Mutex<HashMap<JobId, CancellationToken>>,
+}
+
+struct Workers {
+    shared: Arc<Shared>,
+    _open: PoolGuard,
+}
+
+impl Lifecycle {
+    /// Runs workers over an engine, sees to its housekeeping, keeps the drain ledger in it, and exports what
+    /// the ledger says.
+    ///
+    /// In a drain no job is reserved any more; those that run are finished, or given back at the hard
+    /// deadline, attempt not counted. Who wants a job to end is heard until then.
+    pub fn workers(self, engine: Arc<dyn Engine>, pools: Vec<Pool>) -> Self {
+        let drain = self.drain().clone();
+        let gauges: Vec<_> = pools
+            .iter()
+            .map(|pool| drain.work(pool.queue.as_str()))
+            .collect();
+        let everything = drain.work("process");
+        let workers = Workers {
+            shared: Arc::new(Shared {
+                engine: engine.clone(),
+                drain: drain.clone(),
+                stop_notice: self.drain_settings().stop_notice,
+                running: TaskTracker::new(),
+                floor: Arc::default(),
+                cancels: Mutex::default(),
+            }),
+            _open: everything.pool(),
+        };
+        let cancels = workers.shared.clone().follow_cancellations();
+        let ledger = engine.clone();
+        let figures = ledger_metrics::export(engine.clone(), drain);
+        self.service("workers", workers.run(pools, gauges, everything))
+            .background("cancellations", cancels)
+            .background("housekeeping", keep_house(engine))
+            .background("drain ledger", figures)
+            .on_report("drain ledger", move |report| async move {
+                let json = serde_json::to_string(&*report)?;
+                let cause = report.cause.as_str();
+                let outcome = report.outcome.as_str();
+                ledger
+                    .close_drain(&report.drain_id, cause, outcome, report.seconds, &json)
+                    .await?;
+                Ok::<_, BoxError>(())
+            })
+    }
+}
+
+// === impl Pool ===
+
+impl Pool {
+    /// Twenty workers for a queue, the rest by default.
+    pub fn new(queue: QueueName, handler: Arc<dyn Handler>) -> Self {
+        Self {
+            queue,
+            workers: 20,
+            handler,
+            order: Order::default(),
+            timeout: Duration::from_secs(600),
+            backoff: Backoff::default(),
+        }
+    }
+}
+
+// === impl Workers ===
+
+impl Workers {
+    async fn run(
+        self,
+        pools: Vec<Pool>,
+        gauges: Vec<Arc<Work>>,
+        everything: Arc<Work>,
+    ) -> Result<(), BoxError> {
+        let reserving = TaskTracker::new();
+        for (pool, work) in pools.into_iter().zip(gauges) {
+            let worker = Worker::new(self.shared.clone(), pool, work);
+            reserving.spawn(Arc::new(worker).reserve_until_t0());
+        }
+        let drain = &self.shared.drain;
+        drain.reached(Moment::Began).await;
+        tokio::select! {
+            // First, so that even the shortest drain is marked.
+            biased;
+            () = self.mark_drain() => {}
+            () = drain.reached(Moment::GiveBack) => {}
+        }
+        self.give_back(&everything).await;
+        Ok(())
+    }
+
+    /// Marks T0 in the ledger, and again whenever more is known of the cause: who is killed can't tell later.
+    async fn mark_drain(&self) {
+        let mut causes = self.shared.drain.causes();
+        loop {
+            let cause = causes.borrow_and_update().unwrap_or_default();
+            let marked = self
+                .shared
+                .engine
+                .mark_drain(self.shared.drain.id(), cause.as_str());
+            if let Err(error) = marked.await {
+                tracing::warn!(%error, "the drain's begin is not in the ledger");
+            }
+            if causes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Gives back, by process id, whatever is still held.
+    async fn give_back(&self, work: &Work) {
+        let Some(plan) = self.shared.drain.plan() else {
+            return;
+        };
+        // Only what has provably ended may run elsewhere at once.
+        let delay = if self.shared.running.is_empty() {
+            Duration::ZERO
+        } else {
+            plan.deadline.saturating_duration_since(Instant::now()) + UNENDED_DELAY
+        };
+        let give_back = retry("give back", || self.shared.engine.release_held(delay));
+        match timeout_at(plan.teardown_end, give_back).await {
+            Ok(Some(ids)) => {
+                for id in ids {
+                    tracing::warn!(job = %id, delay = delay.as_secs_f64(), "job given back by process id");
+                    for pool in self.shared.drain.all_work() {
+                        pool.no_longer_held(&id.to_string());
+                    }
+                    work.released(id.to_string());
+                }
+            }
+            Ok(None) | Err(_) => {
+                tracing::error!("jobs could not be given back; their lease will free them");
+            }
+        }
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// Passes on that somebody wants a job to end, until the process does.
+    async fn follow_cancellations(self: Arc<Self>) -> Result<(), BoxError> {
+        let mut events = self.engine.events();
+        loop {
+            let heard = async {
+                loop {
+                    match events.recv().await {
+                        Ok(Event::CancelRequested(_))
+                        | Err(broadcast::error::RecvError::Lagged(_)) => return,
+                        Ok(_) => {}
+                        Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+                    }
+                }
+            };
+            tokio::select! {
+                () = heard => {}
+                () = sleep(LOOK_FOR_CANCELLED) => {}
+            }
+            if self.is_idle() {
+                continue;
+            }
+            match self.engine.cancel_requests().await {
+                Ok(asked) => asked.iter().for_each(|id| self.cancel(*id)),
+                Err(EngineError::Closed) => return Ok(()),
+                Err(error) => tracing::warn!(%error, "cannot look for jobs to cancel"),
+            }
+        }
+    }
+
+    fn is_idle(&self) -> bool {
+        self.cancels().is_empty()
+    }
+
+    fn cancel(&self, id: JobId) {
+        if let Some(cancel) = self.cancels().get(&id) {
+            cancel.cancel();
+        }
+    }
+
+    fn cancels(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, CancellationToken>> {
+        self.cancels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Housekeeping, a piece at a time, so that it holds up nobody.
+async fn keep_house(engine: Arc<dyn Engine>) -> Result<(), BoxError> {
+    loop {
+        let more = match engine.maintain().await {
+            Ok(done) => done.more,
+            Err(EngineError::Closed) => return Ok(()),
+            Err(error) => {
+                tracing::warn!(%error, "housekeeping failed; the queue grows until it works again");
+                false
+            }
+        };
+        if !more {
+            sleep(HOUSEKEEPING).await;
+        }
+    }
+}
+
+/// Repeats what the storage could not do; `None` once it is closed.
+async fn retry<T, F, Fut>(what: &str, mut attempt: F) -> Option<T>
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Result<T, EngineError>>,
+{
+    let mut wait = Duration::from_millis(50);
+    loop {
+        match attempt().await {
+            Ok(done) => return Some(done),
+            Err(EngineError::Closed) => return None,
+            Err(error) => tracing::warn!(%error, what, "the storage failed; trying again"),
+        }
+        sleep(wait).await;
+        wait = (wait * 2).min(Duration::from_secs(1));
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool")
+            .field("queue", &self.queue)
+            .field("workers", &self.workers)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,143 @@
+//! From a run's end to a durable outcome.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+
+use super::{pool::Worker, retry, run::Ended};
+use crate::{
+    jobs::{
+        handler::{Retry, Verdict},
+        job::{AfterFailure, Claim, Job, Outcome, Settled, Settlement},
+    },
+    lifecycle::Moment,
+};
+
+/// Exponential backoff with jitter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Backoff {
+    /// After the first failure. Default 1 s.
+    pub first: Duration,
+    /// At the most; what a handler asks for is clamped to it, too. Default 5 min.
+    pub max: Duration,
+}
+
+// === impl Worker ===
+
+impl Worker {
+    /// What a run's end means for its job.
+    pub(super) fn judge(&self, job: &Job, ended: Ended) -> Outcome {
+        let Ended {
+            verdict, timed_out, ..
+        } = ended;
+        match verdict {
+            Verdict::Done { result } => Outcome::Completed { result },
+            Verdict::Released if !timed_out => Outcome::Released,
+            Verdict::Released => self.failed(job, self.timed_out(job), Retry::Backoff),
+            Verdict::Failed { error, retry } if timed_out => {
+                let error = format!("{}: {error}", self.timed_out(job));
+                self.failed(job, error, retry)
+            }
+            Verdict::Failed { error, retry } => self.failed(job, error, retry),
+            Verdict::Postponed { error, wait } => {
+                let wait = wait.min(self.pool.backoff.max);
+                tracing::warn!(
+                    job = %job.id, queue = %job.queue, error, retry_seconds = wait.as_secs_f64(),
+                    "job could not be begun"
+                );
+                let until = Timestamp::now() + wait;
+                Outcome::Postponed { error, until }
+            }
+            Verdict::Deferred { within } => Outcome::Deferred {
+                until: Timestamp::now()
+                    .saturating_add(within)
+                    .unwrap_or(Timestamp::MAX),
+            },
+        }
+    }
+
+    fn failed(&self, job: &Job, error: String, retry: Retry) -> Outcome {
+        let then = self
+            .pool
+            .backoff
+            .after_failure(job.attempt, job.max_attempts, retry);
+        tracing::warn!(
+            job = %job.id, queue = %job.queue, attempt = job.attempt, error,
+            dead = then == AfterFailure::Dead, "job failed"
+        );
+        Outcome::Failed { error, then }
+    }
+
+    fn timed_out(&self, job: &Job) -> String {
+        let timeout = job.timeout.unwrap_or(self.pool.timeout);
+        format!("it ran longer than its timeout of {timeout:?}")
+    }
+
+    /// Writes an outcome, again and again until it lands or the deadline comes.
+    pub(super) async fn settle(&self, claim: Claim, outcome: Outcome) {
+        let job = claim.job();
+        let released = outcome == Outcome::Released;
+        let failed = matches!(outcome, Outcome::Failed { .. });
+        let completed = matches!(outcome, Outcome::Completed { .. });
+        let settlement = Arc::new(vec![claim.settle(outcome)]);
+        match self.write(&settlement).await {
+            Some(Settled::Written | Settled::Repeated) if released => {
+                self.work.released(job.to_string());
+            }
+            Some(Settled::Written | Settled::Repeated) if failed => self.work.failed(),
+            Some(Settled::Written | Settled::Repeated) if completed => self.work.finished(),
+            Some(Settled::Written | Settled::Repeated) => {}
+            Some(Settled::Stale) => {
+                tracing::warn!(job = %job, "the job belongs to somebody else by now; outcome dropped");
+            }
+            None => self.work.left_behind(job.to_string()),
+        }
+    }
+
+    async fn write(&self, settlement: &Arc<Vec<Settlement>>) -> Option<Settled> {
+        let landed = retry("write an outcome", || self.shared.engine.settle(settlement));
+        let given_up = async {
+            self.shared.drain.reached(Moment::GiveBack).await;
+            match self.shared.drain.plan() {
+                Some(plan) => tokio::time::sleep_until(plan.teardown_end).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            landed = landed => landed.and_then(|settled| settled.first().copied()),
+            () = given_up => None,
+        }
+    }
+}
+
+// === impl Backoff ===
+
+impl Backoff {
+    /// What follows the failure of this attempt.
+    pub fn after_failure(&self, attempt: u32, max_attempts: u32, retry: Retry) -> AfterFailure {
+        let wait = match retry {
+            Retry::Never => return AfterFailure::Dead,
+            _ if attempt >= max_attempts => return AfterFailure::Dead,
+            Retry::Backoff => self.after(attempt),
+            Retry::After(wait) => wait.min(self.max),
+        };
+        AfterFailure::RetryAt(Timestamp::now() + wait)
+    }
+
+    /// How long after the failure of this attempt, the first being 1: doubled each time, and between half
+    /// and the whole of that, so that what failed together does not come back together.
+    fn after(&self, attempt: u32) -> Duration {
+        let doubled = 2u32.saturating_pow(attempt.saturating_sub(1).min(30));
+        let whole = self.first.saturating_mul(doubled).min(self.max);
+        whole.mul_f64(0.5 + 0.5 * fastrand::f64())
+    }
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self {
+            first: Duration::from_secs(1),
+            max: Duration::from_secs(300),
+        }
+    }
+}
