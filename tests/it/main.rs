@@ -16,4 +16,5 @@ mod process;
 mod rollout;
 mod stage;
 mod wire;
+mod workers;
 mod zoo;

@@ -11,6 +11,9 @@ use super::job::Job;
 use crate::lifecycle::Drain;
 
 pub mod exec;
+mod function;
+
+pub use function::{Failure, Function, function};
 
 /// Does the work of one job.
 ///
