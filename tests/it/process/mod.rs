@@ -9,3 +9,4 @@ mod harness;
 mod interface;
 mod ledger;
 mod restarts;
+mod story;
