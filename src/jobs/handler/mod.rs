@@ -11,6 +11,8 @@ use super::job::Job;
 use crate::lifecycle::Drain;
 
 pub mod exec;
+#[cfg(feature = "http-handler")]
+pub mod http;
 
 /// Does the work of one job.
 ///
