@@ -11,19 +11,19 @@
 //!
 //! | answer | the job | tried again |
 //! | --- | --- | --- |
-//! | 2xx | done | |
-//! | 202 | deferred, for as long as `lameduck-deferred` says (`1800`, `30m`; at most 7 days), else an hour | when no outcome came by then |
-//! | 3xx | failed: redirects are not followed, the error says where it pointed | by the queue's backoff |
+//! | 2xx | done: the body is the result, its first 64 KiB | |
+//! | 202 | deferred, for as long as `lameduck-deferred` says (`1800`, `30m`, at most `7d`), else an hour | when no outcome came by then |
+//! | 3xx | failed: redirects are not followed, the error says where it pointed | as below |
 //! | 410 | failed | never: dead |
-//! | another 4xx, 5xx | failed | after its `Retry-After`, clamped by the queue; without one by the queue's backoff |
+//! | another 4xx, 5xx | failed: the body's first 8 KiB are in the error | after its `Retry-After`, clamped by the queue; without one by the queue's backoff |
 //! | the connection breaks, or what comes is no HTTP | failed: the target may have done the work | by the queue's backoff |
-//! | no connection: refused, no such host, no answer within [`connect_timeout`](Http::connect_timeout), TLS | postponed, no attempt counted | after 1 s, growing to 30 s |
-//! | the same, for [`patience`](Http::patience) without an answer to anybody | failed | by the queue's backoff |
+//! | no connection: refused, no such host, TLS, silence for 5 s | postponed | after 1 s, growing to 30 s |
+//! | the same, and for 5 min nobody got an answer | failed | by the queue's backoff |
 //!
 //! A 4xx is tried again though it blames the request: a rollout that goes wrong answers 404, 401 and 422 to
 //! jobs that nothing is wrong with, and a few wasted requests are cheaper than dead jobs. A target that knows
-//! better says 410. A `Retry-After` of nothing, or in the past, counts for none: the attempts would be
-//! gone in milliseconds.
+//! better says 410. A `Retry-After` of 0, or in the past, counts for none: all attempts would be gone in
+//! milliseconds. The sizes and times are defaults.
 //!
 //! **Told to stop.** HTTP can't ask a target to come to an end. So a request that is on its way goes on until
 //! the job's time is over; then its connection is closed (over HTTP/2 its stream is reset) and the job is
@@ -74,6 +74,14 @@ const PING: Duration = Duration::from_secs(20);
 const RESENDS: usize = 2;
 
 /// A handler that posts to an HTTP endpoint.
+///
+/// ```
+/// use lameduck::jobs::handler::http::Http;
+///
+/// let resize = Http::new("http://resize.media.svc:8080/jobs")?
+///     .secrets(vec!["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".parse()?]);
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
 #[derive(Debug)]
 pub struct Http {
     target: Target,

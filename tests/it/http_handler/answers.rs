@@ -79,6 +79,21 @@ async fn of_a_body_without_an_end_the_first_bytes_are_the_result() {
 }
 
 #[tokio::test]
+async fn a_body_without_an_end_is_not_read_for_ever() {
+    let wire = Wire::start().await;
+    let http = wire.http();
+    let target = async {
+        let mut stream = wire.request().await;
+        stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+        while stream.write_all(&[b'x'; 16 << 10]).await.is_ok() {}
+    };
+
+    let (verdict, ()) = tokio::join!(run(&http), target);
+
+    assert_eq!(done(verdict).len(), 64 << 10);
+}
+
+#[tokio::test]
 async fn a_result_that_comes_slowly_is_waited_for() {
     let wire = Wire::start().await;
     let http = wire.http();

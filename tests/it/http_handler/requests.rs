@@ -1,6 +1,6 @@
 //! What a target gets to see.
 
-use std::time::Duration;
+use std::{process::Command, time::Duration};
 
 use axum::response::IntoResponse;
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -125,6 +125,50 @@ async fn each_request_is_signed_with_each_secret() {
     assert!((Timestamp::now().as_second() - sent).abs() <= 5, "{sent}");
     let expected = format!("{} {}", signed(NEW, &seen), signed(OLD, &seen));
     assert_eq!(seen.header("webhook-signature"), Some(expected.as_str()));
+}
+
+#[tokio::test]
+async fn the_documented_python_verifies_a_signature_and_nothing_else() {
+    let mut target = target().await;
+    let secrets = [NEW, OLD].map(|secret| secret.parse().unwrap()).to_vec();
+    done(
+        target
+            .http()
+            .secrets(secrets)
+            .run(&job("hello"), context())
+            .await,
+    );
+    let seen = target.seen();
+    let header = |name| seen.header(name).unwrap();
+    let documented = include_str!("../../../docs/handlers.md");
+    let python = documented
+        .split("```")
+        .find_map(|block| block.strip_prefix("python\n"));
+    let script = format!(
+        "{}\nheaders = {{'webhook-id': '{}', 'webhook-timestamp': '{}', 'webhook-signature': '{}'}}
+for secret in '{NEW}', '{OLD}':
+    assert is_genuine(headers, b'hello', secret)
+    assert not is_genuine(headers, b'hallo', secret)
+    assert not is_genuine(headers | {{'webhook-id': 'another'}}, b'hello', secret)
+    assert not is_genuine(headers | {{'webhook-timestamp': '1649367553'}}, b'hello', secret)
+assert not is_genuine(headers, b'hello', 'whsec_AAAABBBBCCCCDDDDEEEEFFFFGGGGHHHH')
+",
+        python.unwrap(),
+        header("webhook-id"),
+        header("webhook-timestamp"),
+        header("webhook-signature"),
+    );
+
+    // `cargo test` asks for nothing but Rust; CI has Python.
+    let Ok(ran) = Command::new("python3").args(["-c", &script]).output() else {
+        return;
+    };
+
+    assert!(
+        ran.status.success(),
+        "{}",
+        String::from_utf8_lossy(&ran.stderr)
+    );
 }
 
 #[tokio::test]
