@@ -32,10 +32,7 @@ pub(super) fn authorities(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, In
 
 /// TLS as a client, HTTP/2 or HTTP/1.1 by ALPN.
 pub(super) fn tls(authorities: &[CertificateDer<'static>]) -> Result<ClientConfig, rustls::Error> {
-    let mut roots = of_the_system();
-    if roots.is_empty() {
-        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
-    }
+    let mut roots = or_mozillas(of_the_system());
     for authority in authorities {
         roots.add(authority.clone())?;
     }
@@ -61,9 +58,26 @@ fn of_the_system() -> RootCertStore {
     roots
 }
 
+fn or_mozillas(mut roots: RootCertStore) -> RootCertStore {
+    if roots.is_empty() {
+        roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned());
+    }
+    roots
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn mozillas_authorities_are_trusted_only_where_the_system_has_none() {
+        let nobody = RootCertStore::empty();
+        let mozillas = webpki_roots::TLS_SERVER_ROOTS;
+        assert_eq!(or_mozillas(nobody).len(), mozillas.len());
+
+        let one = RootCertStore::from_iter(mozillas.iter().take(1).cloned());
+        assert_eq!(or_mozillas(one).len(), 1);
+    }
 
     #[test]
     fn what_is_no_certificate_is_refused() {
