@@ -3,14 +3,21 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Write},
-    os::unix::fs::PermissionsExt,
+    os::unix::{
+        fs::PermissionsExt,
+        process::{CommandExt, ExitStatusExt},
+    },
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::{Condvar, mpsc},
 };
 
 use futures_util::{FutureExt, future::join_all};
-use lameduck::jobs::engine::sqlite::{SqliteEngine, SqliteOptions};
+use lameduck::jobs::{
+    engine::sqlite::{SqliteEngine, SqliteOptions},
+    leftovers::RunningList,
+};
+use rustix::process::Pid;
 use tempfile::TempDir;
 
 use super::*;
@@ -219,6 +226,47 @@ async fn dropping_the_engine_frees_the_directory_and_leaves_one_file() {
     assert!(!directory.path().join("lameduck.db-wal").exists());
     let engine = open(directory.path()).unwrap();
     assert_eq!(state(&engine, id).await, State::Pending);
+}
+
+// === what a dead predecessor left running ===
+
+/// Runs for ever under this claim, in a group of its own.
+fn a_command(claim: &str) -> Child {
+    Command::new("sleep")
+        .arg("1000")
+        .env("LAMEDUCK_CLAIM", claim)
+        .process_group(0)
+        .spawn()
+        .unwrap()
+}
+
+fn pid(child: &Child) -> Pid {
+    Pid::from_raw(child.id().cast_signed()).unwrap()
+}
+
+#[test]
+fn whoever_gets_the_directory_ends_what_is_in_the_list_of_its_predecessor() {
+    let directory = a_directory();
+    let first = open(directory.path()).unwrap();
+    let list = RunningList::of(directory.path()).unwrap().unwrap();
+    let (mut orphan, mut other) = (a_command("contract-orphan"), a_command("contract-other"));
+    let mut listed = list.note("contract-orphan").unwrap();
+    listed.started(pid(&orphan)).unwrap();
+    // As SIGKILL does: nobody takes it out of the list.
+    std::mem::forget(listed);
+
+    let refused = open(directory.path());
+    let while_the_first_lives = orphan.try_wait().unwrap();
+    drop(first);
+    let second = open(directory.path());
+
+    assert!(matches!(refused, Err(EngineError::InUse { .. })));
+    assert_eq!(while_the_first_lives, None, "its owner was alive");
+    second.unwrap();
+    assert_eq!(orphan.wait().unwrap().signal(), Some(9));
+    assert_eq!(other.try_wait().unwrap(), None, "it is not in the list");
+    other.kill().unwrap();
+    other.wait().unwrap();
 }
 
 // === files ===

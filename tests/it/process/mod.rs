@@ -5,7 +5,10 @@
 
 mod deadlines;
 mod drain;
+mod handover;
 mod harness;
 mod interface;
 mod ledger;
+mod leftovers;
 mod restarts;
+mod shortage;
