@@ -6,7 +6,7 @@ mod demo;
 mod doctor;
 mod logging;
 
-use std::{process::ExitCode, sync::Arc};
+use std::{process::ExitCode, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use clap::Parser;
@@ -15,8 +15,8 @@ use lameduck::{
     http::{Listener, Tls},
     jobs::{
         engine::{
-            Engine,
-            sqlite::{SqliteEngine, SqliteOptions},
+            Engine, EngineError,
+            sqlite::{Directory, SqliteEngine, SqliteOptions},
         },
         handler::exec::{self, Exec},
         job::QueueName,
@@ -25,7 +25,7 @@ use lameduck::{
     kubernetes::Kubernetes,
     lifecycle::{DrainSettings, Signals},
 };
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::{
     cli::{Cli, Command, Serve},
@@ -34,6 +34,9 @@ use crate::{
 
 /// As clap does for a wrong command line.
 const EXIT_USAGE: u8 = 2;
+
+/// How often to say that the data directory is waited for.
+const STILL_WAITING: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     match Cli::parse().command {
@@ -89,13 +92,17 @@ fn configure(serve: Serve) -> Result<Config, config::ConfigError> {
     settings.resolve()
 }
 
-async fn serve_jobs(config: Config, signals: Signals) -> anyhow::Result<()> {
+async fn serve_jobs(config: Config, mut signals: Signals) -> anyhow::Result<()> {
+    // Before anything is bound: whoever still has it may have our addresses, too.
+    let Some(directory) = claim(&config, &mut signals).await? else {
+        return Ok(());
+    };
     let mut listener = bind(&config.listen, "listen").await?;
     if let Some((cert, key)) = &config.tls {
         listener = listener.tls(Tls::from_pem_files(cert, key)?);
     }
     let admin = bind(&config.admin, "admin").await?;
-    let engine = open(&config).await?;
+    let engine = open(&config, directory).await?;
     let queue: QueueName = "default".parse()?;
     let Config {
         exec,
@@ -152,10 +159,43 @@ async fn bind(address: &str, setting: &str) -> anyhow::Result<Listener> {
     Ok(listener)
 }
 
-async fn open(config: &Config) -> anyhow::Result<Arc<dyn Engine>> {
-    let data = config.data.clone();
-    let open = move || SqliteEngine::open(&data, SqliteOptions::default());
+/// Makes the data directory ours, and waits for whoever has it: a predecessor that is still draining is gone within
+/// its grace period, and has the same again to be told. `None` where we are told to end first.
+async fn claim(config: &Config, signals: &mut Signals) -> anyhow::Result<Option<Directory>> {
+    let patience = config.drain.grace.saturating_mul(2);
+    let since = Instant::now();
+    let mut say = since;
+    loop {
+        let data = config.data.clone();
+        let error = match tokio::task::spawn_blocking(move || Directory::claim(&data)).await? {
+            Ok(directory) => return Ok(Some(directory)),
+            Err(error @ EngineError::InUse { .. }) if since.elapsed() < patience => error,
+            Err(error) => return Err(error.into()),
+        };
+        if Instant::now() >= say {
+            tracing::warn!(
+                data = %config.data.display(), %error,
+                "the data directory is in use by another process; waiting for its end"
+            );
+            say += STILL_WAITING;
+        }
+        tokio::select! {
+            () = signals.received() => {
+                tracing::info!("told to end while waiting for the data directory");
+                return Ok(None);
+            }
+            () = sleep(Duration::from_millis(50)) => {}
+        }
+    }
+}
+
+async fn open(config: &Config, directory: Directory) -> anyhow::Result<Arc<dyn Engine>> {
+    let open = move || SqliteEngine::open_in(directory, SqliteOptions::default());
     let engine = tokio::task::spawn_blocking(open).await??;
+    exec::keep_list_in(&config.data).with_context(|| {
+        let data = config.data.display();
+        format!("cannot keep the list of running commands in {data} (setting 'data')")
+    })?;
     tracing::info!(data = %config.data.display(), process = %engine.process(), "queue opened");
     Ok(Arc::new(engine))
 }

@@ -5,8 +5,11 @@
 
 mod deadlines;
 mod drain;
+mod handover;
 mod harness;
 mod interface;
 mod ledger;
+mod leftovers;
 mod restarts;
+mod shortage;
 mod story;

@@ -18,7 +18,7 @@ const LOCK_WAIT: Duration = Duration::from_millis(250);
 
 /// A data directory that is ours for as long as this lives.
 #[derive(Debug)]
-pub(super) struct Directory {
+pub struct Directory {
     path: PathBuf,
     // flock(2) under the hood: the kernel releases it when the process dies. The standard library opens
     // files close-on-exec, so that commands do not inherit it.
@@ -26,7 +26,11 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    /// Makes the directory if it is missing, locks it, and makes sure that the database file exists.
+    /// Makes the directory if it is missing, locks it, and makes sure that the database file exists. Blocks, but
+    /// waits for nobody longer than a quarter of a second.
+    ///
+    /// # Errors
+    /// [`EngineError::InUse`] where another living process has it; [`EngineError::Unusable`] where it can't be used.
     pub fn claim(path: &Path) -> Result<Self, EngineError> {
         let unusable = |error| unusable(path, error);
         create(path).map_err(unusable)?;
@@ -51,8 +55,13 @@ impl Directory {
         })
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Where the database is.
-    pub fn database(&self) -> PathBuf {
+    pub(super) fn database(&self) -> PathBuf {
         self.path.join(DATABASE)
     }
 }
