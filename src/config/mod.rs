@@ -1,0 +1,186 @@
+//! The configuration: one list of settings, read from flags, environment and a TOML file.
+//!
+//! ```text
+//!   flags ─▶ LAMEDUCK_… ─▶ file ─▶ defaults            what was given, with its place   (`settings`, `file`)
+//!                  └──────────┬────────┘
+//!                   [queues.NAME] of the file           each queue: its own, else the top level's
+//!                             ▼
+//!                 combinations are checked              errors and warnings, all at once  (`check`)
+//!                             ▼
+//!                          Config                       typed, and nothing left to doubt
+//! ```
+//!
+//! Every setting has the same name everywhere: `--max-body`, `LAMEDUCK_MAX_BODY`, `max-body = 1024`. What a
+//! queue's own table says holds for that queue, whatever is said for all of them by a flag.
+
+use std::path::{Path, PathBuf};
+
+use lameduck::{jobs::job::QueueName, lifecycle::DrainSettings};
+use url::Url;
+
+mod check;
+mod declare;
+mod file;
+mod problem;
+mod settings;
+mod show;
+mod value;
+
+pub use self::{
+    declare::{Entry, Section, Source},
+    file::Document,
+    problem::{Problem, Problems},
+    settings::{HookSettings, ProcessValues, QueueSettings, QueueValues, Settings},
+    show::{check, show},
+    value::{CommandLine, Target, Time, Value},
+};
+
+/// Where probes and metrics are served unless told otherwise.
+pub const DEFAULT_ADMIN: &str = "127.0.0.1:9090";
+
+/// The queue where no table names one.
+const DEFAULT_QUEUE: &str = "default";
+
+/// The configuration in force.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The queues, each with whoever does its work.
+    pub queues: Vec<Queue>,
+    /// The process' settings, as they were declared.
+    pub process: ProcessValues,
+    /// The drain's part of them.
+    pub drain: DrainSettings,
+    /// Certificate and key that the API speaks TLS with.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// Who may use the API.
+    pub access: Access,
+    /// Teardown hooks, in the order of the file.
+    pub hooks: Vec<Hook>,
+}
+
+/// A queue and whoever does its work.
+#[derive(Clone, Debug)]
+pub struct Queue {
+    /// Its name.
+    pub name: QueueName,
+    /// Who does the work.
+    pub handler: Handler,
+    /// Its settings, as they were declared.
+    pub values: QueueValues,
+}
+
+/// Who does the work of a queue.
+#[derive(Clone, Debug)]
+pub enum Handler {
+    /// A command for each job.
+    Exec(CommandLine),
+    /// A request for each job.
+    Http {
+        /// Where to.
+        url: Url,
+        /// The file with the secrets that it is signed with.
+        secrets: Option<PathBuf>,
+    },
+}
+
+/// Who may use the API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Everybody who reaches it.
+    Anonymous,
+    /// Who has one of the tokens in this file.
+    Tokens(PathBuf),
+}
+
+/// Something to do at teardown.
+#[derive(Clone, Debug)]
+pub struct Hook {
+    /// What the drain report calls it.
+    pub name: String,
+    /// What to do.
+    pub task: Task,
+    /// How long it may take.
+    pub timeout: Time,
+}
+
+/// What a teardown hook does.
+#[derive(Clone, Debug)]
+pub enum Task {
+    /// Runs a command.
+    Run(CommandLine),
+    /// Sends a request.
+    Request {
+        /// By this method.
+        method: http::Method,
+        /// To this place.
+        url: Url,
+    },
+    /// Removes a file or a folder.
+    Remove(PathBuf),
+}
+
+/// What was given, from all sources, before it is checked.
+#[derive(Clone, Debug)]
+pub struct Given {
+    settings: Settings,
+    /// With what they inherit from the top level.
+    queues: Vec<(QueueName, Source, QueueSettings)>,
+    hooks: Vec<(Source, HookSettings)>,
+}
+
+/// A configuration, and what is doubtful about it.
+#[derive(Debug)]
+pub struct Checked {
+    /// To be run with.
+    pub config: Config,
+    /// Whoever runs it should know.
+    pub warnings: Vec<Problem>,
+}
+
+/// Reads all sources and checks what they say together.
+pub fn load(file: Option<&Path>, flags: Settings) -> Result<Checked, Problems> {
+    let (given, mut problems) = Given::gather(file, flags)?;
+    match check::check(&given) {
+        Ok(checked) if problems.is_empty() => Ok(checked),
+        Ok(_) => Err(Problems(problems)),
+        Err(Problems(more)) => {
+            problems.extend(more);
+            Err(Problems(problems))
+        }
+    }
+}
+
+// === impl Given ===
+
+impl Given {
+    /// Reads all sources; what can't be understood of the file comes beside.
+    pub fn gather(file: Option<&Path>, flags: Settings) -> Result<(Self, Vec<Problem>), Problems> {
+        let (document, problems) = match file {
+            Some(file) => Document::load(file)?,
+            None => Default::default(),
+        };
+        Ok((Self::of(flags, document), problems))
+    }
+
+    fn of(flags: Settings, document: Document) -> Self {
+        let settings = flags.or(document.settings);
+        let queues = document
+            .queues
+            .into_iter()
+            .map(|(name, place, own)| (name, place, inherit(own, &settings.queue)));
+        Self {
+            queues: queues.collect(),
+            settings,
+            hooks: document.hooks,
+        }
+    }
+}
+
+/// A queue's own settings, else those of the top level. A handler is inherited whole, or not at all.
+fn inherit(own: QueueSettings, top: &QueueSettings) -> QueueSettings {
+    let mut top = top.clone();
+    if own.exec.is_some() || own.http.is_some() {
+        (top.exec, top.http, top.http_secrets) = (None, None, None);
+    }
+    own.or(top)
+}
