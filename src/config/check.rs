@@ -568,6 +568,22 @@ mod tests {
     }
 
     #[test]
+    fn secrets_said_for_all_sign_for_every_queue_with_an_endpoint() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap();
+        let path = file.path().display();
+        let text = format!(
+            "http-secrets = '{path}'\n[queues.a]\nhttp = 'http://a/'\n[queues.b]\nexec = 'b'"
+        );
+        let Checked { config, warnings } = checked(&text).unwrap();
+        let Handler::Http { secrets, .. } = &config.queues[0].handler else {
+            panic!()
+        };
+        assert_eq!(secrets.as_deref(), Some(file.path()));
+        assert_eq!(warnings, []);
+    }
+
+    #[test]
     fn what_is_impossible_is_refused_with_its_place_and_a_remedy() {
         for (text, words) in [
             ("", "--exec"),

@@ -214,6 +214,8 @@ impl Setting {
         let arg = Arg::new(self.name.clone())
             .long(self.name.clone())
             .env(variable_of(&self.name))
+            // It may be a URL with a password.
+            .hide_env_values(true)
             .value_name(self.value_name)
             .help(self.help())
             .value_parser(|text: &str| T::from_text(text));

@@ -176,11 +176,15 @@ impl Given {
     }
 }
 
-/// A queue's own settings, else those of the top level. A handler is inherited whole, or not at all.
+/// A queue's own settings, else those of the top level. Who has a handler inherits none.
 fn inherit(own: QueueSettings, top: &QueueSettings) -> QueueSettings {
     let mut top = top.clone();
     if own.exec.is_some() || own.http.is_some() {
-        (top.exec, top.http, top.http_secrets) = (None, None, None);
+        (top.exec, top.http) = (None, None);
+    }
+    if own.exec.is_some() {
+        // Still those of every queue with an endpoint: an unsigned request would be a surprise.
+        top.http_secrets = None;
     }
     own.or(top)
 }

@@ -259,3 +259,49 @@ impl ProcessValues {
         drain
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::declare::variable_of;
+
+    const PAGE: &str = include_str!("../../docs/configuration.md");
+
+    /// The table of a section, as the page has it.
+    fn table<S: Section>(title: &str) -> String {
+        let rows = S::settings().into_iter().map(|setting| {
+            let default = setting.default.map(|default| format!("`{default}`"));
+            let default = default.unwrap_or_default();
+            format!("| `{}` | {default} | {} |\n", setting.name, setting.help)
+        });
+        let rows: String = rows.collect();
+        format!("| {title} | default | meaning |\n| --- | --- | --- |\n{rows}")
+    }
+
+    #[test]
+    fn the_page_has_every_setting_with_its_default_and_its_help() {
+        for table in [
+            table::<QueueSettings>("of a queue"),
+            table::<ProcessSettings>("of the process"),
+            table::<HookSettings>("of a teardown hook"),
+        ] {
+            assert!(
+                PAGE.contains(&table),
+                "put this table into docs/configuration.md:\n\n{table}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_setting_has_the_same_name_everywhere_and_only_once() {
+        let command = Settings::augment_args(Command::new("serve"));
+        let mut names = Vec::new();
+        for arg in command.get_arguments() {
+            let name = arg.get_long().unwrap();
+            assert_eq!(arg.get_env().unwrap(), &*variable_of(name));
+            assert!(!names.contains(&name), "{name} is there twice");
+            names.push(name);
+        }
+        command.debug_assert();
+    }
+}
