@@ -244,7 +244,8 @@ impl Setting {
 impl fmt::Display for Source {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Flag(name) | Self::Variable(name) => f.write_str(name),
+            Self::Flag(name) => write!(f, "flag {name}"),
+            Self::Variable(name) => write!(f, "env {name}"),
             Self::File(place) => write!(f, "{}:{}", place.file, place.line),
             Self::Default => f.write_str("default"),
         }

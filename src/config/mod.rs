@@ -27,10 +27,12 @@ mod show;
 mod value;
 
 pub use self::{
-    declare::{Entry, Section, Source},
+    declare::{Entry, Section, Setting, Source, variable_of},
     file::Document,
     problem::{Problem, Problems},
-    settings::{HookSettings, ProcessValues, QueueSettings, QueueValues, Settings},
+    settings::{
+        HookSettings, ProcessSettings, ProcessValues, QueueSettings, QueueValues, Settings,
+    },
     show::{check, show},
     value::{CommandLine, Target, Time, Value},
 };
@@ -137,11 +139,18 @@ pub struct Checked {
     pub warnings: Vec<Problem>,
 }
 
+/// How alike a variable must be to a setting's to be taken for a slip of the pen: a letter in five.
+const ALIKE: f64 = 0.8;
+
 /// Reads all sources and checks what they say together.
 pub fn load(file: Option<&Path>, flags: Settings) -> Result<Checked, Problems> {
     let (given, mut problems) = Given::gather(file, flags)?;
     match check::check(&given) {
-        Ok(checked) if problems.is_empty() => Ok(checked),
+        Ok(mut checked) if problems.is_empty() => {
+            let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+            checked.warnings.extend(misspelt(variables));
+            Ok(checked)
+        }
         Ok(_) => Err(Problems(problems)),
         Err(Problems(more)) => {
             problems.extend(more);
@@ -187,4 +196,56 @@ fn inherit(own: QueueSettings, top: &QueueSettings) -> QueueSettings {
         top.http_secrets = None;
     }
     own.or(top)
+}
+
+/// Variables that are nearly a setting's. Only warned of: the prefix is not ours alone, Kubernetes makes
+/// variables of it for a Service called lameduck.
+fn misspelt(variables: impl Iterator<Item = String>) -> Vec<Problem> {
+    let settings: Vec<Setting> = [QueueSettings::settings(), ProcessSettings::settings()].concat();
+    let known: Vec<String> = settings
+        .iter()
+        .map(|setting| variable_of(&setting.name))
+        .collect();
+    let slip = |name: String| {
+        let meant = |known: &&String| {
+            let [name, known] = [&name, *known].map(|name| name.strip_prefix("LAMEDUCK_"));
+            name.zip(known)
+                .is_some_and(|(a, b)| strsim::normalized_damerau_levenshtein(a, b) >= ALIKE)
+        };
+        let meant = known.iter().find(meant)?;
+        let text =
+            format!("no setting has this variable, and it is ignored; did you mean {meant}?");
+        Some(Problem::new(&Source::Variable(name), text))
+    };
+    variables
+        .filter(|name| !known.contains(name))
+        .filter_map(slip)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_that_is_nearly_a_setting_is_warned_of() {
+        let names = [
+            "LAMEDUCK_WORKRES",
+            "LAMEDUCK_WORKERS",
+            "LAMEDUCK_LOG",
+            "LAMEDUCK_CONFIG",
+            "LAMEDUCK_PORT",
+            "LAMEDUCK_SERVICE_HOST",
+            "WORKERS",
+        ];
+        let said: Vec<String> = misspelt(names.into_iter().map(str::to_owned))
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        let [said] = &said[..] else {
+            panic!("{said:?}")
+        };
+        assert!(said.contains("LAMEDUCK_WORKRES"), "{said}");
+        assert!(said.contains("did you mean LAMEDUCK_WORKERS?"), "{said}");
+    }
 }

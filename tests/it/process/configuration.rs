@@ -77,8 +77,8 @@ async fn flags_win_over_variables_over_the_file_over_defaults() {
     assert_eq!(status, 0, "{said}");
     let shown: Value = serde_json::from_str(&said).unwrap();
     let queue = |name| entry(&shown, "queues.default", name);
-    assert_eq!(queue("workers"), ("4", "--workers"));
-    assert_eq!(queue("max-attempts"), ("3", "LAMEDUCK_MAX_ATTEMPTS"));
+    assert_eq!(queue("workers"), ("4", "flag --workers"));
+    assert_eq!(queue("max-attempts"), ("3", "env LAMEDUCK_MAX_ATTEMPTS"));
     assert_eq!(queue("timeout"), ("10m", "default"));
     let place = format!("{file}:4");
     assert_eq!(entry(&shown, "process", "grace"), ("20s", &*place));
