@@ -39,8 +39,8 @@ RUN touch src/lib.rs src/main.rs \
     && install -D -m 0755 "target/$(cat /target-triple)/${directory}/lameduck" /out/lameduck \
     && mkdir /out/empty
 
-# Nothing but the binary: no shell and no libc to patch, and no CA bundle, as the only TLS peer is the API server, whose
-# CA comes with the service account. Handlers that are commands of your own need them in an image of your own:
+# Nothing but the binary: no shell and no libc to patch, and no CA bundle: the API server's CA comes with the service
+# account, and Mozilla's are compiled in for jobs that are posted elsewhere. Handlers that are commands of your own need them in an image of your own:
 #
 #     FROM python:3.13-slim
 #     COPY --from=lameduck:0.1.0 /lameduck /lameduck

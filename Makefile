@@ -2,7 +2,7 @@
 
 CARGO ?= cargo
 
-.PHONY: help test lint unit soak lag zoo cost package features deploy image e2e deny clean
+.PHONY: help test lint unit soak lag zoo cost story package features deploy image e2e deny clean
 
 help:                     ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,6 +23,9 @@ soak:                     ## rollouts under load, again and again (LAMEDUCK_SOAK
 lag:                      ## a rollout behind balancers that lag 0 to 10 s, beside a sleep of 5 s (2 minutes)
 	$(CARGO) test --locked --test it a_shutdown_follows -- --ignored --nocapture
 
+story:                    ## the founding story at full length: a minute of rollouts, minutes of SIGKILLs
+	$(CARGO) test --locked --test it process::story -- --ignored --nocapture --test-threads=1
+
 cost:                     ## what a drain costs the API server, by the size of its Service
 	$(CARGO) test --locked --test it what_a_drain_costs -- --ignored --nocapture
 
@@ -40,6 +43,7 @@ features:                 ## the library, as those take it who want only a part 
 	$(CARGO) check --locked --no-default-features --lib --features tls
 	$(CARGO) check --locked --no-default-features --lib --features http,kubernetes,k8s-openapi/latest
 	$(CARGO) check --locked --no-default-features --lib --features sqlite
+	$(CARGO) check --locked --no-default-features --lib --features http-handler
 
 deploy:                   ## chart and manifests: rendered, linted, validated, compared
 	tests/deploy/run

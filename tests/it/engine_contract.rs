@@ -12,23 +12,28 @@ use jiff::Timestamp;
 use lameduck::jobs::{
     engine::{Clock, Engine, EngineError},
     job::{
-        AfterFailure, JobId, JobRecord, NewJob, Order, Outcome, Priority, QueueName, Reserved,
-        Settled, Settlement, State,
+        AfterFailure, Claim, JobId, JobRecord, NewJob, Order, Outcome, Priority, QueueName,
+        Reserved, Settled, Settlement, State,
     },
 };
 
+mod cancelling;
+mod crashes;
+mod deferral;
+mod limits;
 mod model;
+mod order;
 mod sqlite;
 mod stories;
 
 /// One place where jobs are kept, and the process runs that use it one after the other.
 trait Store: Sized {
-    /// A fresh one, whose ledger keeps so many rows.
-    async fn keeping(ledger_rows: u32) -> Self;
+    /// A fresh one with these limits.
+    async fn with(limits: Limits) -> Self;
 
     /// A fresh one.
     async fn start() -> Self {
-        Self::keeping(1_000).await
+        Self::with(Limits::default()).await
     }
 
     /// The time that its engines see.
@@ -42,6 +47,31 @@ trait Store: Sized {
 
     /// What SIGKILL does to one; returns when the engine may know that it is dead.
     async fn kill(&mut self, engine: Arc<dyn Engine>);
+
+    /// From now on the machine is one that has been started anew.
+    fn reboot(&mut self);
+}
+
+/// What an engine can be told to keep to.
+#[derive(Clone)]
+struct Limits {
+    ledger_rows: u32,
+    max_waiting: u64,
+    max_bytes: u64,
+    min_free: u64,
+    max_crashes: u32,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            ledger_rows: 1_000,
+            max_waiting: 1_000,
+            max_bytes: u64::MAX,
+            min_free: 0,
+            max_crashes: 3,
+        }
+    }
 }
 
 /// A clock that stands still until it is told otherwise.
@@ -176,7 +206,54 @@ fn dead() -> Outcome {
 /// Instantiates every story for one kind of [`Store`].
 macro_rules! contract {
     ($store:ty) => {
-        crate::engine_contract::contract! { $store:
+        crate::engine_contract::contract! { $store: order:
+            a_higher_priority_comes_first
+            a_step_of_priority_is_worth_a_minute_of_waiting
+            a_queue_may_go_by_time_alone
+            each_priority_keeps_its_own_order
+            a_priority_that_nobody_has_any_more_costs_nothing
+        }
+        crate::engine_contract::contract! { $store: deferral:
+            a_postponed_job_costs_no_attempt_and_waits
+            what_is_deferred_lives_on_without_its_process
+            an_outcome_may_come_before_the_deferral
+            a_deferral_can_be_prolonged
+            what_is_deferred_and_overdue_has_failed
+            the_last_attempt_that_is_overdue_is_dead
+        }
+        crate::engine_contract::contract! { $store: cancelling:
+            a_job_that_waits_is_cancelled_at_once
+            a_job_that_runs_is_asked_to_end
+            a_cancelled_job_is_not_run_again_however_its_run_ends
+            who_completes_in_spite_of_it_has_completed
+            a_cancelled_job_of_a_killed_process_stays_cancelled
+            what_is_deferred_is_cancelled_and_its_outcome_is_stale
+            what_has_ended_can_not_be_cancelled
+            a_dead_job_runs_again_with_all_its_attempts
+            all_the_dead_of_a_queue_run_again_in_pieces
+            nothing_is_reserved_of_a_paused_queue
+        }
+        crate::engine_contract::contract! { $store: crashes:
+            what_ran_in_two_crashes_is_a_suspect
+            who_crashes_alone_too_often_is_dead
+            only_who_ran_alone_is_charged
+            any_outcome_clears_a_suspect
+            a_kill_in_a_drain_is_no_crash
+            the_end_of_the_machine_is_no_crash
+        }
+        crate::engine_contract::contract! { $store: limits:
+            what_was_asked_for_comes_back
+            a_full_queue_refuses_and_says_so
+            a_key_is_answered_however_full_it_is
+            a_full_storage_refuses_and_still_takes_outcomes
+            a_history_tells_each_run
+            a_history_keeps_the_latest
+            pages_show_each_job_once
+            what_ended_long_ago_is_removed
+            a_key_lives_as_long_as_its_job_and_its_time
+            the_latest_process_runs_are_told
+        }
+        crate::engine_contract::contract! { $store: stories:
             a_submitted_job_survives_a_restart
             a_batch_is_answered_in_its_order
             a_job_that_nobody_knows_is_none
@@ -213,18 +290,17 @@ macro_rules! contract {
             a_waiter_hears_of_runnable_jobs
             a_waiter_hears_of_ended_jobs
         }
-    };
-    ($store:ty: $($story:ident)*) => {$(
-        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-        async fn $story() {
-            crate::engine_contract::stories::$story::<$store>().await;
-        }
-    )*
 
         #[test]
         fn any_history_goes_as_the_model_says() {
             crate::engine_contract::model::any_history::<$store>();
         }
     };
+    ($store:ty: $subject:ident: $($story:ident)*) => {$(
+        #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+        async fn $story() {
+            crate::engine_contract::$subject::$story::<$store>().await;
+        }
+    )*};
 }
 use contract;

@@ -11,6 +11,11 @@ use super::job::Job;
 use crate::lifecycle::Drain;
 
 pub mod exec;
+mod function;
+#[cfg(feature = "http-handler")]
+pub mod http;
+
+pub use function::{Failure, Function, function};
 
 /// Does the work of one job.
 ///

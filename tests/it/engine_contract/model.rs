@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use lameduck::jobs::job::{QueueStats, Rejected, Submitted};
+use lameduck::jobs::job::{Cancelled, QueueStats, Rejected, Revived, Submitted};
 use proptest::{prelude::*, sample::Index, test_runner::TestRunner};
 
 use super::*;
@@ -17,9 +17,11 @@ enum Step {
         key: Option<u8>,
         payload: u8,
         delay: u64,
+        priority: i64,
     },
     Reserve {
         queue: usize,
+        order: Order,
         limit: usize,
     },
     /// Settles one of the claims that were ever handed out and not used: current, released, or lost in a
@@ -28,6 +30,16 @@ enum Step {
     /// Writes an old settlement again.
     Repeat(Index),
     ReleaseHeld(u64),
+    Cancel(Index),
+    Revive(Index),
+    ReviveAll {
+        queue: usize,
+    },
+    Pause {
+        queue: usize,
+        paused: bool,
+    },
+    Maintain,
     Wait(u64),
     Restart {
         kill: bool,
@@ -40,6 +52,8 @@ enum End {
     Retry(u64),
     Die,
     Release,
+    Postpone(u64),
+    Defer(u64),
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -48,17 +62,30 @@ fn step() -> impl Strategy<Value = Step> {
         2 => (0..3u64).prop_map(End::Retry),
         1 => Just(End::Die),
         1 => Just(End::Release),
+        1 => (0..3u64).prop_map(End::Postpone),
+        2 => (0..3u64).prop_map(End::Defer),
     ];
+    let order = prop_oneof![Just(Order::Priority), Just(Order::RunAt)];
     let key = proptest::option::weighted(0.3, 0..2u8);
     prop_oneof![
-        5 => (0..2usize, key, 0..2u8, 0..3u64).prop_map(|(queue, key, payload, delay)| {
-            Step::Submit { queue, key, payload, delay }
+        5 => (0..2usize, key, 0..2u8, 0..3u64, -1..2i64).prop_map(
+            |(queue, key, payload, delay, priority)| {
+                Step::Submit { queue, key, payload, delay, priority }
+            }
+        ),
+        5 => (0..2usize, order, 0..4usize).prop_map(|(queue, order, limit)| {
+            Step::Reserve { queue, order, limit }
         }),
-        5 => (0..2usize, 0..4usize).prop_map(|(queue, limit)| Step::Reserve { queue, limit }),
         6 => (any::<Index>(), end).prop_map(|(which, end)| Step::Settle(which, end)),
         2 => any::<Index>().prop_map(Step::Repeat),
         1 => (0..3u64).prop_map(Step::ReleaseHeld),
+        1 => any::<Index>().prop_map(Step::Cancel),
+        1 => any::<Index>().prop_map(Step::Revive),
+        1 => (0..2usize).prop_map(|queue| Step::ReviveAll { queue }),
+        1 => (0..2usize, any::<bool>()).prop_map(|(queue, paused)| Step::Pause { queue, paused }),
+        1 => Just(Step::Maintain),
         2 => (1..3u64).prop_map(Step::Wait),
+        1 => (50..70u64).prop_map(Step::Wait),
         1 => any::<bool>().prop_map(|kill| Step::Restart { kill }),
     ]
 }
@@ -70,6 +97,9 @@ struct Model {
     /// In the order of submission.
     jobs: Vec<ModelJob>,
     keys: BTreeMap<(usize, u8), usize>,
+    /// That somebody has asked something of.
+    known: [bool; 2],
+    paused: [bool; 2],
 }
 
 struct ModelJob {
@@ -77,7 +107,10 @@ struct ModelJob {
     queue: usize,
     payload: u8,
     phase: Phase,
+    priority: i64,
     run_at: Timestamp,
+    ended_at: Option<Timestamp>,
+    cancel_requested: bool,
     attempt: u32,
     releases: u32,
     claim: Option<[u8; 16]>,
@@ -88,24 +121,33 @@ struct ModelJob {
 enum Phase {
     Waiting,
     Running,
+    Deferred,
     Completed,
     Dead,
+    Cancelled,
 }
 
 impl Model {
-    fn runnable(&self, queue: usize, now: Timestamp, limit: usize) -> Vec<usize> {
+    fn runnable(&self, queue: usize, order: Order, now: Timestamp, limit: usize) -> Vec<usize> {
+        if self.paused[queue] {
+            return Vec::new();
+        }
+        let rank = |job: &ModelJob| match order {
+            Order::Priority => job.run_at - jiff::SignedDuration::from_mins(job.priority),
+            Order::RunAt => job.run_at,
+        };
         let mut found: Vec<_> = (0..self.jobs.len())
             .filter(|&n| {
                 let job = &self.jobs[n];
                 job.queue == queue && job.phase == Phase::Waiting && job.run_at <= now
             })
             .collect();
-        found.sort_by_key(|&n| (self.jobs[n].run_at, n));
+        found.sort_by_key(|&n| (rank(&self.jobs[n]), n));
         found.truncate(limit);
         found
     }
 
-    fn settle(&mut self, settlement: &Settlement) -> Settled {
+    fn settle(&mut self, settlement: &Settlement, now: Timestamp) -> Settled {
         let token = *settlement.token();
         let job = self.jobs.iter_mut().find(|j| j.id == settlement.job());
         let job = job.expect("settlements are for known jobs");
@@ -115,12 +157,23 @@ impl Model {
                 false => Settled::Stale,
             };
         }
-        match settlement.outcome() {
+        let outcome = settlement.outcome();
+        let completes = matches!(outcome, Outcome::Completed { .. });
+        match outcome {
+            _ if job.cancel_requested && !completes => job.end(Phase::Cancelled, now),
             Outcome::Released => job.release(),
-            Outcome::Postponed { .. } | Outcome::Deferred { .. } => unreachable!("not yet"),
-            Outcome::Completed { .. } => job.phase = Phase::Completed,
+            Outcome::Postponed { until, .. } => {
+                job.release();
+                job.run_at = *until;
+            }
+            Outcome::Deferred { until } => {
+                job.phase = Phase::Deferred;
+                job.run_at = (*until).max(now);
+                return Settled::Written;
+            }
+            Outcome::Completed { .. } => job.end(Phase::Completed, now),
             Outcome::Failed { then, .. } => match then {
-                AfterFailure::Dead => job.phase = Phase::Dead,
+                AfterFailure::Dead => job.end(Phase::Dead, now),
                 AfterFailure::RetryAt(at) => {
                     job.phase = Phase::Waiting;
                     job.run_at = *at;
@@ -140,23 +193,81 @@ impl Model {
                 0 => before,
                 _ => now + Duration::from_secs(delay),
             };
+            if job.cancel_requested {
+                job.end(Phase::Cancelled, now);
+            }
             job.id
         })
         .collect()
     }
 
+    fn cancel(&mut self, n: usize, now: Timestamp) -> Cancelled {
+        let state = self.jobs[n].state(now);
+        let job = &mut self.jobs[n];
+        match job.phase {
+            Phase::Running => {
+                job.cancel_requested = true;
+                Cancelled::Requested
+            }
+            Phase::Waiting | Phase::Deferred => {
+                job.end(Phase::Cancelled, now);
+                job.claim = None;
+                Cancelled::Now
+            }
+            Phase::Completed | Phase::Dead | Phase::Cancelled => Cancelled::TooLate(state),
+        }
+    }
+
+    fn revive(&mut self, n: usize, now: Timestamp) -> Revived {
+        let state = self.jobs[n].state(now);
+        let job = &mut self.jobs[n];
+        if job.phase != Phase::Dead {
+            return Revived::NotDead(state);
+        }
+        (job.phase, job.run_at, job.ended_at) = (Phase::Waiting, now, None);
+        (job.attempt, job.cancel_requested) = (0, false);
+        Revived::Now
+    }
+
+    fn revive_all(&mut self, queue: usize, now: Timestamp) -> u64 {
+        let revived = (0..self.jobs.len())
+            .filter(|&n| self.jobs[n].queue == queue && self.jobs[n].phase == Phase::Dead)
+            .collect::<Vec<_>>();
+        for n in &revived {
+            self.revive(*n, now);
+        }
+        revived.len() as u64
+    }
+
+    fn expire(&mut self, now: Timestamp) -> u64 {
+        let overdue = self
+            .jobs
+            .iter_mut()
+            .filter(|j| j.phase == Phase::Deferred && j.run_at <= now);
+        overdue
+            .map(|job| {
+                job.claim = None;
+                job.run_at = now;
+                match job.attempt >= 5 {
+                    true => job.end(Phase::Dead, now),
+                    false => job.phase = Phase::Waiting,
+                }
+            })
+            .count() as u64
+    }
+
     fn stats(&self, now: Timestamp) -> Vec<QueueStats> {
         let of = |queue: usize| self.jobs.iter().filter(move |j| j.queue == queue);
         (0..QUEUES.len())
-            .filter(|&queue| of(queue).next().is_some())
+            .filter(|&queue| self.known[queue])
             .map(|queue| {
                 let in_phase = |phase| of(queue).filter(move |j| j.phase == phase);
                 let pending = || in_phase(Phase::Waiting).filter(|j| j.run_at <= now);
                 QueueStats {
                     queue: super::queue(QUEUES[queue]),
                     pending: pending().count() as u64,
-                    paused: false,
-                    deferred: 0,
+                    paused: self.paused[queue],
+                    deferred: in_phase(Phase::Deferred).count() as u64,
                     scheduled: (in_phase(Phase::Waiting).count() - pending().count()) as u64,
                     running: in_phase(Phase::Running).count() as u64,
                     dead: in_phase(Phase::Dead).count() as u64,
@@ -175,11 +286,17 @@ impl ModelJob {
         self.claim = None;
     }
 
+    fn end(&mut self, phase: Phase, now: Timestamp) {
+        (self.phase, self.ended_at) = (phase, Some(now));
+    }
+
     fn state(&self, now: Timestamp) -> State {
         match self.phase {
             Phase::Waiting if self.run_at > now => State::Scheduled,
             Phase::Waiting => State::Pending,
             Phase::Running => State::Running,
+            Phase::Deferred => State::Deferred,
+            Phase::Cancelled => State::Cancelled,
             Phase::Completed => State::Completed,
             Phase::Dead => State::Dead,
         }
@@ -216,8 +333,13 @@ impl<S: Store> Run<S> {
                 key,
                 payload,
                 delay,
-            } => self.submit(queue, key, payload, delay).await,
-            Step::Reserve { queue, limit } => self.reserve(queue, limit).await,
+                priority,
+            } => self.submit(queue, key, payload, delay, priority).await,
+            Step::Reserve {
+                queue,
+                order,
+                limit,
+            } => self.reserve(queue, order, limit).await,
             Step::Settle(which, end) if !self.unused.is_empty() => {
                 let claim = self.unused.swap_remove(which.index(self.unused.len()));
                 let settlement = claim.settle(match end {
@@ -225,6 +347,13 @@ impl<S: Store> Run<S> {
                     End::Retry(after) => retry_at(now + Duration::from_secs(after)),
                     End::Die => dead(),
                     End::Release => Outcome::Released,
+                    End::Postpone(after) => Outcome::Postponed {
+                        error: "refused".to_owned(),
+                        until: now + Duration::from_secs(after),
+                    },
+                    End::Defer(within) => Outcome::Deferred {
+                        until: now + Duration::from_secs(within),
+                    },
                 });
                 self.settle(Arc::new(vec![settlement])).await;
             }
@@ -241,6 +370,32 @@ impl<S: Store> Run<S> {
                 expected.sort();
                 assert_eq!(released, expected);
             }
+            Step::Cancel(which) if !self.model.jobs.is_empty() => {
+                let n = which.index(self.model.jobs.len());
+                let answer = self.engine.cancel(self.model.jobs[n].id).await.unwrap();
+                assert_eq!(answer, Some(self.model.cancel(n, now)));
+            }
+            Step::Revive(which) if !self.model.jobs.is_empty() => {
+                let n = which.index(self.model.jobs.len());
+                let answer = self.engine.revive(self.model.jobs[n].id).await.unwrap();
+                assert_eq!(answer, Some(self.model.revive(n, now)));
+            }
+            Step::Cancel(_) | Step::Revive(_) => {}
+            Step::ReviveAll { queue } => {
+                self.model.known[queue] = true;
+                let name = super::queue(QUEUES[queue]);
+                let answer = self.engine.revive_all(&name, 1_000).await.unwrap();
+                assert_eq!(answer, self.model.revive_all(queue, now));
+            }
+            Step::Pause { queue, paused } => {
+                let name = super::queue(QUEUES[queue]);
+                self.engine.set_paused(&name, paused).await.unwrap();
+                (self.model.known[queue], self.model.paused[queue]) = (true, paused);
+            }
+            Step::Maintain => {
+                let done = self.engine.maintain().await.unwrap();
+                assert_eq!(done.expired, self.model.expire(now));
+            }
             Step::Wait(seconds) => self.store.clock().advance(seconds),
             Step::Restart { kill } => {
                 let engine = self.engine.clone();
@@ -254,12 +409,21 @@ impl<S: Store> Run<S> {
         }
     }
 
-    async fn submit(&mut self, queue: usize, key: Option<u8>, payload: u8, delay: u64) {
+    async fn submit(
+        &mut self,
+        queue: usize,
+        key: Option<u8>,
+        payload: u8,
+        delay: u64,
+        priority: i64,
+    ) {
+        self.model.known[queue] = true;
         let run_at = self.store.clock().at(delay);
         let job = NewJob {
             queue: super::queue(QUEUES[queue]),
             payload: Bytes::copy_from_slice(&[payload]),
             run_at: Some(run_at),
+            priority: Priority::try_from(priority).unwrap(),
             idempotency_key: key.map(|key| format!("key-{key}")),
             ..a_job("")
         };
@@ -285,7 +449,10 @@ impl<S: Store> Run<S> {
             queue,
             payload,
             phase: Phase::Waiting,
+            priority,
             run_at,
+            ended_at: None,
+            cancel_requested: false,
             attempt: 0,
             releases: 0,
             claim: None,
@@ -293,14 +460,11 @@ impl<S: Store> Run<S> {
         });
     }
 
-    async fn reserve(&mut self, queue: usize, limit: usize) {
-        let expected = self.model.runnable(queue, self.store.clock().now(), limit);
+    async fn reserve(&mut self, queue: usize, order: Order, limit: usize) {
+        let now = self.store.clock().now();
+        let expected = self.model.runnable(queue, order, now, limit);
         let name = super::queue(QUEUES[queue]);
-        let reserved = self
-            .engine
-            .reserve(&name, Order::Priority, limit)
-            .await
-            .unwrap();
+        let reserved = self.engine.reserve(&name, order, limit).await.unwrap();
         assert_eq!(reserved.len(), expected.len());
         for (reserved, n) in reserved.into_iter().zip(expected) {
             let job = &mut self.model.jobs[n];
@@ -317,7 +481,8 @@ impl<S: Store> Run<S> {
     }
 
     async fn settle(&mut self, settlement: Arc<Vec<Settlement>>) {
-        let expected = self.model.settle(&settlement[0]);
+        let now = self.store.clock().now();
+        let expected = self.model.settle(&settlement[0], now);
         assert_eq!(settle_again(&*self.engine, &settlement).await, expected);
         self.written.push(settlement);
     }
@@ -337,6 +502,8 @@ impl<S: Store> Run<S> {
                 (job.attempt, job.releases)
             );
             assert_eq!(record.run_at, job.run_at);
+            assert_eq!(record.ended_at, job.ended_at);
+            assert_eq!(record.cancel_requested, job.cancel_requested);
         }
     }
 }
@@ -348,7 +515,7 @@ pub fn any_history<S: Store>() {
         .build()
         .unwrap();
     let mut runner = TestRunner::new(ProptestConfig {
-        cases: 64,
+        cases: 128,
         failure_persistence: None,
         ..ProptestConfig::default()
     });

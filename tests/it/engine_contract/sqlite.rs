@@ -20,16 +20,18 @@ super::contract!(SqliteStore);
 struct SqliteStore {
     directory: TempDir,
     clock: TestClock,
-    ledger_rows: u32,
+    limits: Limits,
+    boots: u32,
     opened: Mutex<Option<Arc<SqliteEngine>>>,
 }
 
 impl Store for SqliteStore {
-    async fn keeping(ledger_rows: u32) -> Self {
+    async fn with(limits: Limits) -> Self {
         Self {
             directory: a_directory(),
             clock: TestClock::new(),
-            ledger_rows,
+            limits,
+            boots: 1,
             opened: Mutex::new(None),
         }
     }
@@ -41,7 +43,12 @@ impl Store for SqliteStore {
     async fn open(&self) -> Result<Arc<dyn Engine>, EngineError> {
         let options = SqliteOptions {
             clock: self.clock.as_clock(),
-            ledger_rows: self.ledger_rows,
+            ledger_rows: self.limits.ledger_rows,
+            max_waiting: self.limits.max_waiting,
+            max_bytes: self.limits.max_bytes,
+            min_free: self.limits.min_free,
+            max_crashes: self.limits.max_crashes,
+            boot_id: Some(format!("boot-{}", self.boots)),
             ..SqliteOptions::default()
         };
         let engine = Arc::new(SqliteEngine::open(self.directory.path(), options)?);
@@ -67,6 +74,10 @@ impl Store for SqliteStore {
         }
         self.close(engine).await;
         self.directory = after;
+    }
+
+    fn reboot(&mut self) {
+        self.boots += 1;
     }
 }
 

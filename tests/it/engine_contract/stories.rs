@@ -600,7 +600,11 @@ pub async fn a_drain_is_closed_once<S: Store>() {
 }
 
 pub async fn totals_never_fall_however_many_rows_are_pruned<S: Store>() {
-    let mut store = S::keeping(2).await;
+    let mut store = S::with(Limits {
+        ledger_rows: 2,
+        ..Limits::default()
+    })
+    .await;
     for run in 1..=6 {
         let engine = store.open().await.unwrap();
         let before = if run == 1 {

@@ -10,3 +10,4 @@ mod harness;
 mod interface;
 mod ledger;
 mod restarts;
+mod story;

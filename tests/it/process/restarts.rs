@@ -19,8 +19,25 @@ const SHORT: &str = "sleep 0.05";
 
 const WORKERS: &[&str] = &["--workers", "8"];
 
+/// How clients behave.
+#[derive(Clone, Copy)]
+pub struct Crowd {
+    pub clients: usize,
+    /// Milliseconds from an answer to the next submission, at least and at most.
+    pub pause: (u64, u64),
+    /// One of so many jobs is a long one, by its payload.
+    pub long_every: Option<usize>,
+}
+
+/// Not to submit faster than eight workers can do.
+const USUAL: Crowd = Crowd {
+    clients: 6,
+    pause: (20, 120),
+    long_every: None,
+};
+
 /// Clients at work, some over one connection as long as it lasts, some over a new one each time.
-struct Submitters {
+pub struct Submitters {
     address: watch::Sender<SocketAddr>,
     stop: Arc<AtomicBool>,
     accepted: Arc<Mutex<BTreeMap<String, String>>>,
@@ -29,6 +46,7 @@ struct Submitters {
 
 struct Submitter {
     number: usize,
+    crowd: Crowd,
     address: watch::Receiver<SocketAddr>,
     stop: Arc<AtomicBool>,
     /// The id of each job, by its Idempotency-Key.
@@ -38,16 +56,17 @@ struct Submitter {
 // === impl Submitters ===
 
 impl Submitters {
-    fn start(process: &Process) -> Self {
+    pub fn start(process: &Process, crowd: Crowd) -> Self {
         let mut this = Self {
             address: watch::Sender::new(process.api),
             stop: Arc::default(),
             accepted: Arc::default(),
             running: JoinSet::new(),
         };
-        for number in 0..6 {
+        for number in 0..crowd.clients {
             let submitter = Submitter {
                 number,
+                crowd,
                 address: this.address.subscribe(),
                 stop: this.stop.clone(),
                 accepted: this.accepted.clone(),
@@ -57,12 +76,12 @@ impl Submitters {
         this
     }
 
-    fn turn_to(&self, process: &Process) {
+    pub fn turn_to(&self, process: &Process) {
         self.address.send_replace(process.api);
     }
 
     /// Lets everybody get the answer that is outstanding; the ids of all jobs that were accepted.
-    async fn stop(self) -> Vec<String> {
+    pub async fn stop(self) -> Vec<String> {
         self.stop.store(true, SeqCst);
         self.running.join_all().await;
         let accepted = self.accepted.lock().unwrap();
@@ -79,11 +98,13 @@ impl Submitter {
             if self.stop.load(SeqCst) {
                 return;
             }
-            let key = format!("client-{}-job-{n}", self.number);
+            let long = self.crowd.long_every.is_some_and(|every| n % every == 1);
+            let kind = if long { "long" } else { "short" };
+            let key = format!("client-{}-job-{n}-{kind}", self.number);
             let id = self.submit(&mut caller, &key).await;
             self.accepted.lock().unwrap().insert(key, id);
-            // Not to submit faster than eight workers can do.
-            sleep(Duration::from_millis(fastrand::u64(20..120))).await;
+            let (least, most) = self.crowd.pause;
+            sleep(Duration::from_millis(fastrand::u64(least..most))).await;
         }
     }
 
@@ -107,14 +128,14 @@ impl Submitter {
 }
 
 /// Seeded by `LAMEDUCK_TEST_SEED`, or by a seed that a failing test shows.
-fn random() -> fastrand::Rng {
+pub fn random() -> fastrand::Rng {
     let given = std::env::var("LAMEDUCK_TEST_SEED").ok();
     let seed = given.map_or_else(|| fastrand::u64(..), |seed| seed.parse().expect("a number"));
     println!("LAMEDUCK_TEST_SEED={seed}");
     fastrand::Rng::with_seed(seed)
 }
 
-fn times(lines: &[Line], what: &str) -> usize {
+pub fn times(lines: &[Line], what: &str) -> usize {
     lines.iter().filter(|line| line.what == what).count()
 }
 
@@ -122,7 +143,7 @@ fn times(lines: &[Line], what: &str) -> usize {
 async fn restarts_lose_no_job_run_none_twice_and_burn_no_attempt() {
     let place = Place::new(SHORT);
     let mut process = place.start(WORKERS).await;
-    let submitters = Submitters::start(&process);
+    let submitters = Submitters::start(&process, USUAL);
     let mut served_in_drains = 0;
     for restart in 1..=5 {
         place.noted("begin", restart * 25).await;
@@ -205,7 +226,7 @@ async fn sigkill_at_any_instant_loses_no_accepted_job() {
     let mut random = random();
     let place = Place::new(SHORT);
     let mut process = place.start(WORKERS).await;
-    let submitters = Submitters::start(&process);
+    let submitters = Submitters::start(&process, USUAL);
     let mut orphans = 0;
     for _ in 0..8 {
         // The instant is the subject, nothing is waited for.

@@ -129,7 +129,7 @@ pub(super) fn list(connection: &Connection, listing: &Listing, now: Timestamp) -
         State::Pending => ("j.state = 0 AND j.run_at <= ?2", "j.run_at", true),
         State::Scheduled => ("j.state = 0 AND j.run_at > ?2", "j.run_at", true),
         State::Deferred => ("j.state = 5 AND ?2", "j.run_at", true),
-        State::Running => ("j.state = 1 AND ?2", "0", true),
+        State::Running => ("j.state = 1 AND ?2", "0 * j.seq", true),
         State::Completed => (
             "j.state = 2 AND j.ended_at IS NOT NULL AND ?2",
             "j.ended_at",
