@@ -22,6 +22,7 @@ use lameduck::{
         handler::{
             self,
             exec::{self, Exec},
+            http::Http,
         },
         job::{QueueName, Retention},
         workers::Pool,
@@ -141,17 +142,9 @@ fn pool(queue: &Queue) -> anyhow::Result<Pool> {
         Handler::Exec(command) => Arc::new(
             Exec::new(command.0.clone()).zero_after_stop_is_done(values.zero_after_stop_is_done),
         ),
-        // MERGE: Http::new(url.as_str())?.secrets(…), the secrets being the lines of the file.
-        Handler::Http { url, secrets } => anyhow::bail!(
-            "queue '{}': the handler for {} is not built yet{}; use exec",
-            queue.name,
-            url.host_str().unwrap_or_default(),
-            if secrets.is_some() {
-                ", nor its signature"
-            } else {
-                ""
-            },
-        ),
+        Handler::Http { url, secrets } => {
+            Arc::new(Http::new(url.as_str())?.secrets(secrets.clone()))
+        }
     };
     let mut pool = Pool::new(queue.name.clone(), handler);
     pool.workers = values.workers.get();

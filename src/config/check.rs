@@ -98,7 +98,9 @@ impl Findings {
                     ),
                 );
             }
-            self.secrets(&tokens.source, "tokens", &tokens.value, "a token", |_| true);
+            self.secrets(&tokens.source, "tokens", &tokens.value, "a token", |_| {
+                Some(())
+            });
             return Access::Tokens(tokens.value.clone());
         }
         if !values.allow_anonymous && !is_local(&values.listen) {
@@ -118,19 +120,20 @@ impl Findings {
     }
 
     /// A file of secrets has some, and each is what it should be. None is ever shown.
-    fn secrets(
+    fn secrets<T>(
         &mut self,
         source: &Source,
         name: &str,
         file: &Path,
         kind: &str,
-        good: impl Fn(&str) -> bool,
-    ) {
+        read: impl Fn(&str) -> Option<T>,
+    ) -> Vec<T> {
         let shown = file.display();
         let text = match std::fs::read_to_string(file) {
             Ok(text) => text,
             Err(error) => {
-                return self.error(source, format!("{name}: cannot read {shown}: {error}"));
+                self.error(source, format!("{name}: cannot read {shown}: {error}"));
+                return Vec::new();
             }
         };
         let mut lines = text
@@ -145,12 +148,17 @@ impl Findings {
                 format!("{name}: {shown} is empty; write {kind} on a line of it"),
             );
         }
-        for (number, _) in lines.filter(|(_, line)| !good(line)) {
-            self.error(
-                source,
-                format!("{name}: {shown}, line {number} is not {kind}"),
-            );
+        let mut secrets = Vec::new();
+        for (number, line) in lines {
+            match read(line) {
+                Some(secret) => secrets.push(secret),
+                None => self.error(
+                    source,
+                    format!("{name}: {shown}, line {number} is not {kind}"),
+                ),
+            }
         }
+        secrets
     }
 
     fn addresses(&mut self, process: &ProcessSettings, values: &ProcessValues) {

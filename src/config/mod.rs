@@ -15,7 +15,10 @@
 
 use std::path::{Path, PathBuf};
 
-use lameduck::{jobs::job::QueueName, lifecycle::DrainSettings};
+use lameduck::{
+    jobs::{handler::http::Secret, job::QueueName},
+    lifecycle::DrainSettings,
+};
 use url::Url;
 
 mod check;
@@ -80,8 +83,8 @@ pub enum Handler {
     Http {
         /// Where to.
         url: Url,
-        /// The file with the secrets that it is signed with.
-        secrets: Option<PathBuf>,
+        /// What it is signed with.
+        secrets: Vec<Secret>,
     },
 }
 

@@ -1,6 +1,6 @@
 //! Queues: each has exactly one handler, and time for its jobs.
 
-use lameduck::jobs::job::QueueName;
+use lameduck::jobs::{handler::http::Secret, job::QueueName};
 
 use super::{
     super::{
@@ -56,14 +56,14 @@ impl Findings {
         process: &ProcessValues,
     ) -> Option<Queue> {
         let values = queue.in_force();
+        let mut signing = Vec::new();
         if let Some(secrets) = &queue.http_secrets {
-            let good = |line: &str| line.starts_with("whsec_");
-            self.secrets(
+            signing = self.secrets(
                 &secrets.source,
                 "http-secrets",
                 &secrets.value,
-                "a secret as in whsec_…",
-                good,
+                "a secret: 'whsec_' and 24 to 64 bytes in base64, as of: echo whsec_$(openssl rand -base64 32)",
+                |line| line.parse::<Secret>().ok(),
             );
             if queue.http.is_none() {
                 self.warning(
@@ -87,7 +87,7 @@ impl Findings {
             (Some(exec), None) => Handler::Exec(exec.value.clone()),
             (None, Some(http)) => Handler::Http {
                 url: http.value.0.clone(),
-                secrets: values.http_secrets.clone(),
+                secrets: signing,
             },
             (Some(exec), Some(http)) => {
                 self.error(

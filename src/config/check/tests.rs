@@ -58,7 +58,7 @@ fn secrets_said_for_all_sign_for_every_queue_with_an_endpoint() {
     let Handler::Http { secrets, .. } = &config.queues[0].handler else {
         panic!()
     };
-    assert_eq!(secrets.as_deref(), Some(file.path()));
+    assert_eq!(secrets.len(), 1);
     assert_eq!(warnings, []);
 }
 

@@ -88,7 +88,11 @@ async fn flags_win_over_variables_over_the_file_over_defaults() {
 #[tokio::test]
 async fn what_is_shown_holds_no_secret() {
     let place = Place::new("");
-    let secrets = file(&place, "secrets", "whsec_c3dvcmRmaXNo\n");
+    let secrets = file(
+        &place,
+        "secrets",
+        "whsec_c3dvcmRmaXNoc3dvcmRmaXNoc3dvcmRmaXNo\n",
+    );
     let text = format!("http = 'http://me:swordfish@resize/'\nhttp-secrets = '{secrets}'\n");
     let file = file(&place, "lameduck.toml", &text);
 
@@ -97,7 +101,11 @@ async fn what_is_shown_holds_no_secret() {
 
         assert_eq!(status, 0, "{said}");
         assert!(said.contains("resize"), "{said}");
-        for secret in ["swordfish", "whsec_", "c3dvcmRmaXNo"] {
+        for secret in [
+            "swordfish",
+            "whsec_",
+            "c3dvcmRmaXNoc3dvcmRmaXNoc3dvcmRmaXNo",
+        ] {
             assert!(!said.contains(secret), "{said}");
         }
     }
@@ -177,6 +185,30 @@ async fn every_queue_has_its_own_handler() {
     }
     let none = call(process.api, "POST", "/v1/queues/default/jobs", &[], "duck").await;
     none.unwrap().problem(404);
+    process.terminate().await.assert_clean();
+}
+
+#[tokio::test]
+async fn a_queue_can_have_an_endpoint_and_another_one_a_command() {
+    let place = Place::new("");
+    let (asked, endpoint) = broker().await;
+    let secrets = file(
+        &place,
+        "secrets",
+        "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n",
+    );
+    let text = format!(
+        "[queues.default]\nexec = 'cat'\n\
+         [queues.mail]\nhttp = 'http://{endpoint}/jobs'\nhttp-secrets = '{secrets}'\n"
+    );
+    let file = file(&place, "lameduck.toml", &text);
+    let process = Process::start(place.command(&["--config", &file])).await;
+
+    let answer = call(process.api, "POST", "/v1/queues/mail/jobs", &[], "duck").await;
+
+    let id = answer.unwrap().json()["id"].as_str().unwrap().to_owned();
+    process.completed(&id).await;
+    assert_eq!(*asked.lock().unwrap(), ["POST /jobs"]);
     process.terminate().await.assert_clean();
 }
 
