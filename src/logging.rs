@@ -2,6 +2,7 @@
 
 use std::{
     io::{IsTerminal, Write},
+    path::PathBuf,
     sync::Arc,
 };
 
@@ -36,4 +37,12 @@ pub async fn report(report: Arc<DrainReport>) -> Result<(), std::io::Error> {
     }
     let mut stderr = std::io::stderr().lock();
     writeln!(stderr, "{line}")
+}
+
+/// Writes the drain report into a file, whole or not at all.
+pub async fn write(file: PathBuf, report: Arc<DrainReport>) -> Result<(), std::io::Error> {
+    let mut beside = file.clone().into_os_string();
+    beside.push(".new");
+    tokio::fs::write(&beside, serde_json::to_vec_pretty(&*report)?).await?;
+    tokio::fs::rename(&beside, &file).await
 }

@@ -5,43 +5,34 @@ mod config;
 mod demo;
 mod doctor;
 mod logging;
+mod serve;
+mod storage;
+mod teardown;
 
-use std::{process::ExitCode, sync::Arc, time::Duration};
+use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::Parser;
-use lameduck::{
-    Drain, Lifecycle, api,
-    http::{Listener, Tls},
-    jobs::{
-        engine::{
-            Engine, EngineError,
-            sqlite::{Directory, SqliteEngine, SqliteOptions},
-        },
-        handler::exec::{self, Exec},
-        job::QueueName,
-        workers::Pool,
-    },
-    kubernetes::Kubernetes,
-    lifecycle::{DrainSettings, Signals},
-};
-use tokio::time::{Instant, sleep, timeout_at};
+use lameduck::{jobs::handler::exec, lifecycle::Signals};
 
 use crate::{
-    cli::{Cli, Command, Serve},
-    config::{Config, Settings},
+    cli::{Cli, Command, Serve, Show},
+    config::Checked,
 };
 
 /// As clap does for a wrong command line.
 const EXIT_USAGE: u8 = 2;
 
-/// How often to say that the data directory is waited for.
-const STILL_WAITING: Duration = Duration::from_secs(5);
-
 fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Serve(serve) => run(*serve),
         Command::Demo { duration } => demo::run(duration.0),
+        Command::Config(cli::Config::Check(asked)) => {
+            config::check(asked.file.as_deref(), asked.settings)
+        }
+        Command::Config(cli::Config::Show(asked)) => {
+            let Show { serve, json } = *asked;
+            config::show(serve.config.as_deref(), serve.settings, json)
+        }
         Command::Doctor(asked) => doctor::run(asked),
         Command::Version => {
             println!("lameduck {}", env!("CARGO_PKG_VERSION"));
@@ -60,13 +51,16 @@ fn run(serve: Serve) -> ExitCode {
         exec::kill_all_groups();
     });
     logging::install();
-    let config = match configure(serve) {
-        Ok(config) => config,
-        Err(error) => {
-            eprintln!("lameduck: {error}");
+    let Checked { config, warnings } = match config::load(serve.config.as_deref(), serve.settings) {
+        Ok(checked) => checked,
+        Err(problems) => {
+            eprintln!("lameduck: {problems}");
             return ExitCode::from(EXIT_USAGE);
         }
     };
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -74,7 +68,7 @@ fn run(serve: Serve) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(format_args!("cannot start the runtime: {error}")),
     };
-    let result = runtime.block_on(serve_jobs(config, signals));
+    let result = runtime.block_on(serve::serve(config, signals));
     // Whatever still runs by now had its time. Commands would outlive us, and run beside their jobs' next run.
     exec::kill_all_groups();
     runtime.shutdown_background();
@@ -82,122 +76,6 @@ fn run(serve: Serve) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(format_args!("{error:#}")),
     }
-}
-
-fn configure(serve: Serve) -> Result<Config, config::ConfigError> {
-    let settings = match &serve.config {
-        Some(file) => serve.settings.or(Settings::from_file(file)?),
-        None => serve.settings,
-    };
-    settings.resolve()
-}
-
-async fn serve_jobs(config: Config, mut signals: Signals) -> anyhow::Result<()> {
-    // Before anything is bound: whoever still has it may have our addresses, too.
-    let Some(directory) = claim(&config, &mut signals).await? else {
-        return Ok(());
-    };
-    let mut listener = bind(&config.listen, "listen").await?;
-    if let Some((cert, key)) = &config.tls {
-        listener = listener.tls(Tls::from_pem_files(cert, key)?);
-    }
-    let admin = bind(&config.admin, "admin").await?;
-    let engine = open(&config, directory).await?;
-    let queue: QueueName = "default".parse()?;
-    let Config {
-        exec,
-        zero_after_stop_is_done,
-        workers,
-        max_attempts,
-        max_body,
-        drain: settings,
-        final_scrape,
-        ..
-    } = config;
-    let handler = Exec::new(exec.0).zero_after_stop_is_done(zero_after_stop_is_done);
-    let mut pool = Pool::new(queue.clone(), Arc::new(handler));
-    pool.workers = workers.get();
-    let mut lifecycle = Lifecycle::builder().settings(settings).signals(signals);
-    if final_scrape {
-        lifecycle = lifecycle.final_scrape();
-    }
-    let drain = lifecycle.drain().clone();
-    let api = api::router(api::Api {
-        engine: engine.clone(),
-        queues: vec![queue],
-        drain: drain.clone(),
-        max_body,
-        max_attempts,
-    });
-    let ended = lifecycle
-        .admin(admin)
-        .workers(engine.clone(), vec![pool])
-        .http("api", listener, api)
-        .kubernetes(Kubernetes::in_cluster())
-        .on_report("log line", logging::report)
-        .run()
-        .await;
-    close(&*engine, &drain).await;
-    ended?;
-    Ok(())
-}
-
-/// Lets go of the storage, unless it hangs: everything is written, and the watchdog waits for nobody.
-async fn close(engine: &dyn Engine, drain: &Drain) {
-    let until = drain.plan().map(|plan| plan.report_end);
-    let until = until.unwrap_or_else(|| Instant::now() + DrainSettings::default().reporting);
-    if timeout_at(until, engine.close()).await.is_err() {
-        tracing::warn!("the queue's storage did not close in time");
-    }
-}
-
-async fn bind(address: &str, setting: &str) -> anyhow::Result<Listener> {
-    let listener = Listener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {address} (setting '{setting}')"))?;
-    tracing::info!(address = listener.local_addr()?, setting, "listening");
-    Ok(listener)
-}
-
-/// Makes the data directory ours, and waits for whoever has it: a predecessor that is still draining is gone within
-/// its grace period, and has the same again to be told. `None` where we are told to end first.
-async fn claim(config: &Config, signals: &mut Signals) -> anyhow::Result<Option<Directory>> {
-    let patience = config.drain.grace.saturating_mul(2);
-    let since = Instant::now();
-    let mut say = since;
-    loop {
-        let data = config.data.clone();
-        let error = match tokio::task::spawn_blocking(move || Directory::claim(&data)).await? {
-            Ok(directory) => return Ok(Some(directory)),
-            Err(error @ EngineError::InUse { .. }) if since.elapsed() < patience => error,
-            Err(error) => return Err(error.into()),
-        };
-        if Instant::now() >= say {
-            tracing::warn!(
-                data = %config.data.display(), %error,
-                "the data directory is in use by another process; waiting for its end"
-            );
-            say += STILL_WAITING;
-        }
-        tokio::select! {
-            () = signals.received() => {
-                tracing::info!("told to end while waiting for the data directory");
-                return Ok(None);
-            }
-            () = sleep(Duration::from_millis(50)) => {}
-        }
-    }
-}
-
-async fn open(config: &Config, directory: Directory) -> anyhow::Result<Arc<dyn Engine>> {
-    let open = move || SqliteEngine::open_in(directory, SqliteOptions::default());
-    let engine = tokio::task::spawn_blocking(open).await??;
-    exec::keep_list_in(&config.data).with_context(|| {
-        let data = config.data.display();
-        format!("cannot keep the list of running commands in {data} (setting 'data')")
-    })?;
-    tracing::info!(data = %config.data.display(), process = %engine.process(), "queue opened");
-    Ok(Arc::new(engine))
 }
 
 fn fail(error: std::fmt::Arguments<'_>) -> ExitCode {
