@@ -5,11 +5,12 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
 
+use jiff::Timestamp;
 use tokio::{
     sync::{Notify, mpsc, watch},
     time::Instant,
@@ -43,6 +44,9 @@ struct Shared {
     id: String,
     epoch: Instant,
     moments: [CancellationToken; Moment::ALL.len()],
+    raised_at: [OnceLock<Instant>; Moment::ALL.len()],
+    /// T0 by the wall clock, read once: it may be set while the drain lasts.
+    began_at: OnceLock<Timestamp>,
     plan: watch::Sender<Option<Budget>>,
     cause: watch::Sender<Option<Cause>>,
     phases: watch::Sender<Vec<(Phase, Instant)>>,
@@ -78,6 +82,8 @@ impl Drain {
             id: format!("{:010x}", fastrand::u64(..1 << 40)),
             epoch,
             moments: std::array::from_fn(|_| CancellationToken::new()),
+            raised_at: Default::default(),
+            began_at: OnceLock::new(),
             plan: watch::Sender::new(None),
             cause: watch::Sender::new(None),
             phases: watch::Sender::new(vec![(Phase::Starting, epoch)]),
@@ -263,11 +269,24 @@ impl Drain {
         &self.0.emptied
     }
 
-    pub(super) fn raise(&self, moment: Moment) {
+    pub(super) fn raise(&self, moment: Moment, at: Instant) {
+        // First, so that whoever has heard of it also finds when it was.
+        self.0.raised_at[moment as usize].get_or_init(|| at);
         self.token(moment).cancel();
     }
 
+    pub(super) fn raised_at(&self, moment: Moment) -> Option<Instant> {
+        self.0.raised_at[moment as usize].get().copied()
+    }
+
+    pub(super) fn began_at(&self) -> Option<Timestamp> {
+        self.0.began_at.get().copied()
+    }
+
     pub(super) fn set_plan(&self, budget: Budget) {
+        self.0
+            .began_at
+            .get_or_init(|| Timestamp::now() - budget.t0.elapsed());
         self.0.plan.send_replace(Some(budget));
     }
 

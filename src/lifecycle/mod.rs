@@ -37,6 +37,7 @@ mod report;
 mod settings;
 mod shell;
 mod signals;
+mod state;
 pub mod watchdog;
 
 pub use self::metrics::LONGEST_RUN;
@@ -54,4 +55,5 @@ pub use self::{
     report::{Connections, DrainReport, HookReport, Jobs, Outcome, Requests},
     settings::{DrainSettings, ReadinessPolicy},
     signals::{Signals, Trigger},
+    state::{DrainState, Held},
 };
