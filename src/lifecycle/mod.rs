@@ -33,6 +33,7 @@ mod inflight;
 mod metrics;
 mod observation;
 mod phase;
+mod readiness;
 mod report;
 mod settings;
 mod shell;
@@ -52,6 +53,7 @@ pub use self::{
     },
     observation::{Cause, DeadlineSource, Endpoints, Kill, Load, Peers, Unobservable},
     phase::{Moment, Phase},
+    readiness::{Check, CheckResult},
     report::{Connections, DrainReport, HookReport, Jobs, Outcome, Requests},
     settings::{DrainSettings, ReadinessPolicy},
     signals::{Signals, Trigger},

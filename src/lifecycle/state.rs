@@ -85,7 +85,8 @@ impl Drain {
         let plan = self.plan();
         let load = self.load();
         let known = self.known();
-        let since_t0 = |at: Instant| plan.map(|plan| rounded(at.saturating_duration_since(plan.t0)));
+        let since_t0 =
+            |at: Instant| plan.map(|plan| rounded(at.saturating_duration_since(plan.t0)));
         let moments = Moment::ALL.into_iter().filter_map(|moment| {
             let seconds = since_t0(self.raised_at(moment)?)?;
             Some((moment.as_str(), seconds))
@@ -216,7 +217,10 @@ mod tests {
         let report = run.await.unwrap().unwrap();
 
         assert_eq!((before.phase, before.ready), (Phase::Serving, true));
-        assert_eq!((before.cause, before.began_at, before.seconds), (None, None, None));
+        assert_eq!(
+            (before.cause, before.began_at, before.seconds),
+            (None, None, None)
+        );
         assert_eq!((before.seconds_left, before.deadline_source), (None, None));
         assert!(before.moments.is_empty());
         assert_eq!((during.phase, during.ready), (Phase::Draining, false));
