@@ -106,6 +106,10 @@ pub struct Settings {
     #[arg(long, env = "LAMEDUCK_FINAL_SCRAPE", value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub final_scrape: Option<bool>,
 
+    /// Write the drain report to this file as JSON, whole and in one step.
+    #[arg(long, env = "LAMEDUCK_REPORT", value_name = "FILE")]
+    pub report: Option<PathBuf>,
+
     /// Left unused at the end of the grace period, at most a tenth of it [default: 1s].
     #[arg(long, env = "LAMEDUCK_MARGIN", value_name = "DURATION")]
     pub margin: Option<Time>,
@@ -134,6 +138,8 @@ pub struct Config {
     pub max_body: usize,
     /// Whether to wait for one scrape more at the end.
     pub final_scrape: bool,
+    /// Where the drain report is written as a file.
+    pub report: Option<PathBuf>,
     /// The drain.
     pub drain: DrainSettings,
 }
@@ -232,6 +238,7 @@ impl Settings {
             teardown: self.teardown.or(other.teardown),
             reporting: self.reporting.or(other.reporting),
             final_scrape: self.final_scrape.or(other.final_scrape),
+            report: self.report.or(other.report),
             margin: self.margin.or(other.margin),
         }
     }
@@ -262,6 +269,7 @@ impl Settings {
             admin: self.admin.unwrap_or_else(|| DEFAULT_ADMIN.into()),
             tls,
             final_scrape: self.final_scrape.unwrap_or(false),
+            report: self.report,
             max_body: self.max_body.map_or(1 << 20, NonZeroUsize::get),
             drain,
         })

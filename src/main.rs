@@ -23,7 +23,7 @@ use lameduck::{
         workers::Pool,
     },
     kubernetes::Kubernetes,
-    lifecycle::{DrainSettings, Signals},
+    lifecycle::{DrainSettings, ReportFile, Signals},
 };
 use tokio::time::{Instant, timeout_at};
 
@@ -105,6 +105,7 @@ async fn serve_jobs(config: Config, signals: Signals) -> anyhow::Result<()> {
         max_body,
         drain: settings,
         final_scrape,
+        report,
         ..
     } = config;
     let handler = Exec::new(exec.0).zero_after_stop_is_done(zero_after_stop_is_done);
@@ -113,6 +114,10 @@ async fn serve_jobs(config: Config, signals: Signals) -> anyhow::Result<()> {
     let mut lifecycle = Lifecycle::builder().settings(settings).signals(signals);
     if final_scrape {
         lifecycle = lifecycle.final_scrape();
+    }
+    if let Some(path) = report {
+        let file = ReportFile::prepare(path).context("setting 'report'")?;
+        lifecycle = lifecycle.on_report("report file", |report| file.write(report));
     }
     let drain = lifecycle.drain().clone();
     let api = api::router(api::Api {

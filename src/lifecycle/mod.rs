@@ -35,6 +35,7 @@ mod observation;
 mod phase;
 mod readiness;
 mod report;
+mod report_file;
 mod settings;
 mod shell;
 mod signals;
@@ -55,6 +56,7 @@ pub use self::{
     phase::{Moment, Phase},
     readiness::{Check, CheckResult},
     report::{Connections, DrainReport, HookReport, Jobs, Outcome, Requests},
+    report_file::{ReportFile, ReportFileError},
     settings::{DrainSettings, ReadinessPolicy},
     signals::{Signals, Trigger},
     state::{DrainState, Held},
