@@ -4,6 +4,7 @@ mod cli;
 mod config;
 mod demo;
 mod doctor;
+mod drains;
 mod logging;
 
 use std::{process::ExitCode, sync::Arc};
@@ -40,6 +41,7 @@ fn main() -> ExitCode {
         Command::Serve(serve) => run(*serve),
         Command::Demo { duration } => demo::run(duration.0),
         Command::Doctor(asked) => doctor::run(asked),
+        Command::Drains(asked) => drains::run(asked),
         Command::Version => {
             println!("lameduck {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS

@@ -38,6 +38,7 @@ use crate::jobs::{
     ledger::{DrainRow, DrainTotal, Ledger},
 };
 
+mod beside;
 mod connection;
 mod convert;
 mod directory;
@@ -48,6 +49,8 @@ mod reader;
 mod schema;
 mod service;
 mod writer;
+
+pub use beside::read_drains;
 
 use directory::Directory;
 use queue::Room;
