@@ -6,6 +6,8 @@ mod demo;
 mod doctor;
 mod drains;
 mod logging;
+mod progress;
+mod terminal;
 
 use std::{process::ExitCode, sync::Arc};
 
@@ -24,7 +26,7 @@ use lameduck::{
         workers::Pool,
     },
     kubernetes::Kubernetes,
-    lifecycle::{DrainSettings, ReportFile, Signals},
+    lifecycle::{DrainSettings, Moment, ReportFile, Signals},
 };
 use tokio::time::{Instant, timeout_at};
 
@@ -38,7 +40,11 @@ const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Serve(serve) => run(*serve),
+        Command::Serve(serve) => {
+            let status = run(*serve);
+            terminal::flush();
+            status
+        }
         Command::Demo { duration } => demo::run(duration.0),
         Command::Doctor(asked) => doctor::run(asked),
         Command::Drains(asked) => drains::run(asked),
@@ -122,6 +128,11 @@ async fn serve_jobs(config: Config, signals: Signals) -> anyhow::Result<()> {
         lifecycle = lifecycle.on_report("report file", |report| file.write(report));
     }
     let drain = lifecycle.drain().clone();
+    let shown = drain.clone();
+    tokio::spawn(async move {
+        shown.reached(Moment::Began).await;
+        terminal::show(shown);
+    });
     let api = api::router(api::Api {
         engine: engine.clone(),
         queues: vec![queue],

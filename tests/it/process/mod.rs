@@ -5,8 +5,10 @@
 
 mod deadlines;
 mod drain;
+mod faces;
 mod harness;
 mod interface;
 mod ledger;
 mod restarts;
 mod story;
+mod terminal;
