@@ -34,6 +34,8 @@ pub struct Progress {
     drain: Drain,
     bar: ProgressBar,
     next: Instant,
+    /// Something of it is on the screen.
+    drawn: bool,
 }
 
 // === impl Progress ===
@@ -50,6 +52,7 @@ impl Progress {
             drain,
             bar,
             next: Instant::now() + WORTH_IT,
+            drawn: false,
         }
     }
 
@@ -61,7 +64,7 @@ impl Progress {
     /// Whether there is still something to show; otherwise it has been wiped away.
     pub fn goes_on(&self) -> bool {
         let goes_on = self.drain.phase() < Phase::Reporting;
-        if !goes_on {
+        if !goes_on && self.drawn {
             self.bar.finish_and_clear();
         }
         goes_on
@@ -69,7 +72,11 @@ impl Progress {
 
     /// Writes something above it.
     pub fn above(&self, write: impl FnOnce()) {
-        self.bar.suspend(write);
+        match self.drawn {
+            true => self.bar.suspend(write),
+            // It would be drawn again, and for the first time.
+            false => write(),
+        }
     }
 
     /// Draws it as it is now, if it is time.
@@ -100,6 +107,7 @@ impl Progress {
         name(&mut text, &self.drain.held(OLDEST), state.jobs_in_flight);
         self.bar.set_message(text);
         self.bar.tick();
+        self.drawn = true;
     }
 }
 

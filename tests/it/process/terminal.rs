@@ -107,7 +107,7 @@ impl Terminal {
         let address = |screen: &str| {
             let line = screen.lines().find(|l| l.contains("setting=\"listen\""))?;
             let address = line.split("address=").nth(1)?.split(' ').next()?;
-            address.parse().ok()
+            address.trim_matches('"').parse().ok()
         };
         let screen = self
             .shows(|screen| screen.contains("phase=\"serving\""))
