@@ -19,8 +19,8 @@ use lameduck::{
     lifecycle::{Held, Phase},
 };
 
-/// How often it is drawn.
-const EVERY: Duration = Duration::from_millis(100);
+/// How often it is drawn: over a slow line whole screens are not for free.
+const EVERY: Duration = Duration::from_millis(250);
 
 /// A drain that is shorter is over before anybody has read a word.
 const WORTH_IT: Duration = Duration::from_millis(300);

@@ -4,7 +4,7 @@
 //! living process, or to one that was killed and that nobody has buried yet: the lock on the directory tells
 //! which.
 
-use std::{collections::BTreeSet, path::Path};
+use std::{collections::BTreeSet, fs, io, path::Path};
 
 use rusqlite::Connection;
 
@@ -27,12 +27,16 @@ use crate::jobs::{
 /// Where there is no queue in this directory, or it can't be read.
 pub fn read_drains(directory: &Path, limit: usize) -> Result<Vec<DrainRow>, EngineError> {
     let database = Directory::database_in(directory);
-    if !database.exists() {
+    if let Err(error) = fs::metadata(&database) {
+        let message = match error.kind() {
+            io::ErrorKind::NotFound => {
+                "there is no queue; name its data directory (--data)".to_owned()
+            }
+            _ => format!("{error}; look as the user whose queue it is"),
+        };
         return Err(EngineError::Unusable {
             context: format!("looking for the drain ledger in {}", directory.display()),
-            message:
-                "there is no queue; name its data directory (--data), and read it as a user who may"
-                    .to_owned(),
+            message,
         });
     }
     let connection = connection::beside(&database)?;
@@ -69,8 +73,6 @@ fn open(rows: &[DrainRow]) -> impl Iterator<Item = ProcessId> {
 
 #[cfg(test)]
 mod tests {
-    use std::fs;
-
     use super::*;
     use crate::jobs::{
         engine::{

@@ -40,9 +40,11 @@ pub(super) fn beside(database: &Path) -> Result<Connection, EngineError> {
     let read_only = OpenFlags::SQLITE_OPEN_READ_ONLY;
     let mut connection = open(database, read_only).map_err(unusable)?;
     let mut found = schema::inspect(&connection);
-    let cannot_open =
-        |error: &rusqlite::Error| error.sqlite_error_code() == Some(ErrorCode::CannotOpen);
-    if found.as_ref().is_err_and(cannot_open) && !has_wal(database) {
+    let may_not_write = |error: &rusqlite::Error| {
+        let code = error.sqlite_error_code();
+        matches!(code, Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly))
+    };
+    if found.as_ref().is_err_and(may_not_write) && !has_wal(database) {
         // A reader, too, wants to make the shared memory of a write-ahead log, which it may not. There is no log,
         // and so nobody who writes one: what is in the file is all.
         let flags = read_only | OpenFlags::SQLITE_OPEN_URI;
@@ -156,6 +158,8 @@ fn unusable(database: &Path, message: String) -> EngineError {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -178,5 +182,28 @@ mod tests {
             .query_row("PRAGMA journal_mode", [], |r| r.get(0))
             .unwrap();
         assert_eq!((synchronous, mode.as_str()), (2, "wal"));
+    }
+
+    #[test]
+    fn a_database_that_nobody_may_write_is_read_wherever_it_is() {
+        let place = tempfile::tempdir().unwrap();
+        let directory = place.path().join("50%? of #1");
+        std::fs::create_dir(&directory).unwrap();
+        let database = directory.join("a.db");
+        std::fs::File::create(&database).unwrap();
+        drop(writer(&database).unwrap());
+        let mode = |mode| std::fs::set_permissions(&directory, PermissionsExt::from_mode(mode));
+        mode(0o500).unwrap();
+
+        // Root may write everywhere: for root the second one is what the first one comes to for others.
+        let beside = beside(&database);
+        let immutable = open(
+            &immutable(&database),
+            OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI,
+        );
+
+        mode(0o700).unwrap();
+        assert_eq!(schema::inspect(&beside.unwrap()).unwrap(), Found::Ours);
+        assert!(!schema::is_empty(&immutable.unwrap()).unwrap());
     }
 }
