@@ -1,6 +1,6 @@
 //! The command line.
 
-use std::path::PathBuf;
+use std::{num::NonZeroUsize, path::PathBuf};
 
 use clap::{Parser, Subcommand};
 use lameduck::kubernetes::doctor::Workload;
@@ -41,6 +41,11 @@ pub enum Command {
     /// (KUBECONFIG, or ~/.kube/config) at the one that is named.
     #[command(after_help = crate::doctor::EXIT_STATUSES)]
     Doctor(Doctor),
+    /// Print how the latest processes of a queue ended, from the drain ledger in its database.
+    ///
+    /// It reads the files in the data directory, beside a running process or after it, and changes nothing; or it
+    /// asks a running service. A process that left no word is told as killed.
+    Drains(Drains),
     /// Print the version.
     Version,
 }
@@ -86,6 +91,31 @@ pub struct Show {
     pub serve: Serve,
 
     /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `lameduck drains`.
+#[derive(Debug, clap::Args)]
+pub struct Drains {
+    /// Directory of the embedded database.
+    #[arg(
+        long,
+        env = "LAMEDUCK_DATA",
+        value_name = "DIR",
+        default_value = "lameduck-data"
+    )]
+    pub data: PathBuf,
+
+    /// Ask the API of a running service instead: http://HOST:PORT.
+    #[arg(long, value_name = "URL")]
+    pub url: Option<String>,
+
+    /// How many processes, the latest first; a service tells of 1000 at most.
+    #[arg(long, value_name = "N", default_value = "20")]
+    pub limit: NonZeroUsize,
+
+    /// Print JSON, with the whole drain reports.
     #[arg(long)]
     pub json: bool,
 }

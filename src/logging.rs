@@ -1,13 +1,11 @@
 //! Logs: for people on a terminal, JSON lines everywhere else. `LAMEDUCK_LOG` filters as `RUST_LOG` does.
 
-use std::{
-    io::{IsTerminal, Write},
-    path::PathBuf,
-    sync::Arc,
-};
+use std::{io::Write, sync::Arc};
 
 use lameduck::DrainReport;
 use tracing_subscriber::EnvFilter;
+
+use crate::terminal::{self, Stderr};
 
 /// Installs the subscriber.
 pub fn install() {
@@ -16,8 +14,8 @@ pub fn install() {
         .with_env_filter(filter)
         // It would say so on stderr, by a macro that panics where that is what failed.
         .log_internal_errors(false)
-        .with_writer(std::io::stderr);
-    if std::io::stderr().is_terminal() {
+        .with_writer(|| Stderr);
+    if terminal::install() {
         logs.with_target(false).compact().init();
     } else {
         logs.json().flatten_event(true).init();
@@ -35,14 +33,6 @@ pub async fn report(report: Arc<DrainReport>) -> Result<(), std::io::Error> {
     if let (Some(line), serde_json::Value::Object(fields)) = (line.as_object_mut(), fields) {
         line.extend(fields);
     }
-    let mut stderr = std::io::stderr().lock();
-    writeln!(stderr, "{line}")
-}
-
-/// Writes the drain report into a file, whole or not at all.
-pub async fn write(file: PathBuf, report: Arc<DrainReport>) -> Result<(), std::io::Error> {
-    let mut beside = file.clone().into_os_string();
-    beside.push(".new");
-    tokio::fs::write(&beside, serde_json::to_vec_pretty(&*report)?).await?;
-    tokio::fs::rename(&beside, &file).await
+    // In one piece, so that nothing comes in between.
+    Stderr.write_all(format!("{line}\n").as_bytes())
 }

@@ -4,10 +4,13 @@ mod cli;
 mod config;
 mod demo;
 mod doctor;
+mod drains;
 mod logging;
+mod progress;
 mod serve;
 mod storage;
 mod teardown;
+mod terminal;
 
 use std::process::ExitCode;
 
@@ -24,7 +27,11 @@ const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
     match Cli::parse().command {
-        Command::Serve(serve) => run(*serve),
+        Command::Serve(serve) => {
+            let status = run(*serve);
+            terminal::flush();
+            status
+        }
         Command::Demo { duration } => demo::run(duration.0),
         Command::Config(cli::Config::Check(asked)) => {
             config::check(asked.file.as_deref(), asked.settings)
@@ -34,6 +41,7 @@ fn main() -> ExitCode {
             config::show(serve.config.as_deref(), serve.settings, json)
         }
         Command::Doctor(asked) => doctor::run(asked),
+        Command::Drains(asked) => drains::run(asked),
         Command::Version => {
             println!("lameduck {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS

@@ -13,12 +13,12 @@ use lameduck::{
         workers::Pool,
     },
     kubernetes::Kubernetes,
-    lifecycle::Signals,
+    lifecycle::{Moment, ReportFile, Signals},
 };
 
 use crate::{
     config::{Access, Config, Handler, ProcessValues, Queue},
-    logging, storage, teardown,
+    logging, storage, teardown, terminal,
 };
 
 /// Serves until a drain has ended.
@@ -47,10 +47,16 @@ pub async fn serve(config: Config, mut signals: Signals) -> anyhow::Result<()> {
     if process.final_scrape {
         lifecycle = lifecycle.final_scrape();
     }
-    if let Some(file) = process.report.clone() {
-        lifecycle = lifecycle.on_report("report file", move |report| logging::write(file, report));
+    if let Some(path) = process.report.clone() {
+        let file = ReportFile::prepare(path).context("setting 'report'")?;
+        lifecycle = lifecycle.on_report("report file", |report| file.write(report));
     }
     let drain = lifecycle.drain().clone();
+    let shown = drain.clone();
+    tokio::spawn(async move {
+        shown.reached(Moment::Began).await;
+        terminal::show(shown);
+    });
     let api = api(&queues, &process, access, engine.clone(), drain.clone())?;
     let kubernetes = Kubernetes::in_cluster();
     let ended = teardown::install(lifecycle, hooks)

@@ -6,11 +6,13 @@
 //! | `GET /v1/jobs/{id}` | the job; with `?wait=20s` once it has ended, or after that time |
 //! | `GET /v1/jobs/{id}/result` | what the handler answered, byte for byte |
 //! | `GET /v1/queues` | the queues in numbers |
+//! | `GET /v1/drains?limit=20` | how the latest processes of this queue ended, each with its drain report |
 //!
 //! In a drain everything is answered as before: a job that comes in is stored, and run by whoever comes
 //! next. Only who waits for a job is answered early, with the job as it stands, once clients are asked to
 //! leave: the next request reaches a process that stays.
 
+mod drains;
 mod jobs;
 mod problem;
 
@@ -28,7 +30,10 @@ use crate::{
     lifecycle::Drain,
 };
 
-pub use self::problem::Problem;
+pub use self::{
+    drains::{DrainView, Drains},
+    problem::Problem,
+};
 
 /// What the API works on.
 #[derive(Clone)]
@@ -49,6 +54,7 @@ pub struct Api {
 pub fn router(api: Api) -> Router {
     let limit = DefaultBodyLimit::max(api.max_body);
     Router::new()
+        .route("/v1/drains", get(drains::drains))
         .route("/v1/queues", get(jobs::queues))
         .route("/v1/queues/{queue}/jobs", post(jobs::submit))
         .route("/v1/jobs/{id}", get(jobs::show))

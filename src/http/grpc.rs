@@ -10,8 +10,8 @@ use super::leaving::leave;
 
 impl Lifecycle {
     /// Turns these services, and the server as a whole (`""`), `NOT_SERVING` at the instant at which a drain
-    /// fails readiness: a client that watches health is its own load balancer, and goes elsewhere. When
-    /// clients are asked to leave, those that still watch see their stream end, which would go on for ever
+    /// fails readiness, and while a [check](crate::Drain::readiness_check) does: a client that watches health is
+    /// its own load balancer, and goes elsewhere. When clients are asked to leave, those that still watch see their stream end, which would go on for ever
     /// otherwise.
     ///
     /// Calls go on being served, as all requests are: see [`Lifecycle::http`], which takes tonic's `Routes`.
@@ -42,16 +42,22 @@ async fn follow(
     reporter: HealthReporter,
     services: Vec<String>,
 ) -> Result<(), Infallible> {
-    for service in &services {
-        reporter
-            .set_service_status(service, ServingStatus::Serving)
-            .await;
-    }
-    drain.readiness_failed().await;
-    for service in &services {
-        reporter
-            .set_service_status(service, ServingStatus::NotServing)
-            .await;
+    let mut ready = drain.readiness_changes();
+    loop {
+        let status = match *ready.borrow_and_update() {
+            true => ServingStatus::Serving,
+            false => ServingStatus::NotServing,
+        };
+        for service in &services {
+            reporter.set_service_status(service, status).await;
+        }
+        let leaving = drain.readiness_failed();
+        tokio::select! {
+            // What a drain said is told, too, before it is followed further.
+            biased;
+            changed = ready.changed() => if changed.is_err() { break },
+            () = leaving => break,
+        }
     }
     leave(drain).await;
     let mut reporter = reporter;

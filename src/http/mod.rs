@@ -44,7 +44,7 @@ pub use self::{
     leaving::{UntilLeave, until_leave},
     listener::{Listener, Peer},
     origin::Origin,
-    probes::probes,
+    probes::{drain_state, probes},
     settings::HttpSettings,
 };
 
@@ -83,10 +83,11 @@ impl Lifecycle {
         self.serves_traffic().service(name, server.run())
     }
 
-    /// Serves [probes and metrics](probes) on a listener of their own, until after the last report. What
-    /// comes here is no traffic: no drain waits for it.
+    /// Serves [probes and metrics](probes) and the [state of the drain](drain_state) on a listener of their
+    /// own, until after the last report. What comes here is no traffic: no drain waits for it.
     pub fn admin(self, listener: impl Into<Listener>) -> Self {
-        let router = probes(self.drain().clone());
+        let drain = self.drain();
+        let router = probes(drain.clone()).merge(drain_state(drain.clone()));
         self.admin_with(listener, router)
     }
 

@@ -5,11 +5,12 @@ use std::{
     collections::HashMap,
     fmt,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
 };
 
+use jiff::Timestamp;
 use tokio::{
     sync::{Notify, mpsc, watch},
     time::Instant,
@@ -23,6 +24,7 @@ use super::{
     metrics,
     observation::{Cause, DeadlineSource, Endpoints, Kill, Load, Peers},
     phase::{Moment, Phase},
+    readiness::{Check, CheckResult, Readiness},
 };
 
 /// Knows how far a drain has come; cheap to clone, handed to every room, handler and hook.
@@ -43,10 +45,13 @@ struct Shared {
     id: String,
     epoch: Instant,
     moments: [CancellationToken; Moment::ALL.len()],
+    raised_at: [OnceLock<Instant>; Moment::ALL.len()],
+    /// T0 by the wall clock, read once: it may be set while the drain lasts.
+    began_at: OnceLock<Timestamp>,
     plan: watch::Sender<Option<Budget>>,
     cause: watch::Sender<Option<Cause>>,
     phases: watch::Sender<Vec<(Phase, Instant)>>,
-    ready: watch::Sender<bool>,
+    readiness: Readiness,
     /// Somebody looks at the endpoints, so that there is such a thing as late.
     observed: AtomicBool,
     inputs: mpsc::UnboundedSender<Input>,
@@ -78,10 +83,12 @@ impl Drain {
             id: format!("{:010x}", fastrand::u64(..1 << 40)),
             epoch,
             moments: std::array::from_fn(|_| CancellationToken::new()),
+            raised_at: Default::default(),
+            began_at: OnceLock::new(),
             plan: watch::Sender::new(None),
             cause: watch::Sender::new(None),
             phases: watch::Sender::new(vec![(Phase::Starting, epoch)]),
-            ready: watch::Sender::new(true),
+            readiness: Readiness::new(),
             observed: AtomicBool::new(false),
             inputs,
             emptied: Notify::new(),
@@ -154,15 +161,45 @@ impl Drain {
         self.0.phases.subscribe()
     }
 
-    /// What `/readyz` says: started, and not failed by a drain. Once failed by a drain it stays so.
+    /// What `/readyz` says: started, not failed by a drain, and every [check](Self::readiness_check) passes.
+    /// Once failed by a drain it stays so.
     pub fn is_ready(&self) -> bool {
-        self.phase() >= Phase::Serving && *self.0.ready.borrow()
+        self.phase() >= Phase::Serving && self.0.readiness.is_ready()
     }
 
     /// Waits until a drain has failed readiness, for whoever says so in another way than by `/readyz`.
     pub async fn readiness_failed(&self) {
-        // The sender lives as long as this handle.
-        let _ = self.0.ready.subscribe().wait_for(|ready| !ready).await;
+        self.0.readiness.failed_by_drain().await;
+    }
+
+    /// Follows what a drain and the checks say of readiness, for the same; that the process has started is
+    /// not asked.
+    pub fn readiness_changes(&self) -> watch::Receiver<bool> {
+        self.0.readiness.changes()
+    }
+
+    /// Registers a check of this name; readiness fails while it does. Two of one name are two checks.
+    pub fn readiness_check(&self, name: &str) -> Check {
+        self.0.readiness.check(name)
+    }
+
+    /// Everything that readiness consists of: `started`, `drain`, then the rooms' checks.
+    pub fn readiness_checks(&self) -> Vec<CheckResult> {
+        let started = (self.phase() < Phase::Serving).then(|| "starting".to_owned());
+        let drained = self.0.readiness.is_failed_by_drain().then(|| {
+            let cause = self.causes().borrow().unwrap_or_default();
+            format!(
+                "drain {} began ({}), phase {}",
+                self.id(),
+                cause.as_str(),
+                self.phase()
+            )
+        });
+        let own = [
+            CheckResult::new("started", started),
+            CheckResult::new("drain", drained),
+        ];
+        own.into_iter().chain(self.0.readiness.results()).collect()
     }
 
     /// The name of this process' drain, the same in every place where it is told of.
@@ -263,11 +300,24 @@ impl Drain {
         &self.0.emptied
     }
 
-    pub(super) fn raise(&self, moment: Moment) {
+    pub(super) fn raise(&self, moment: Moment, at: Instant) {
+        // First, so that whoever has heard of it also finds when it was.
+        self.0.raised_at[moment as usize].get_or_init(|| at);
         self.token(moment).cancel();
     }
 
+    pub(super) fn raised_at(&self, moment: Moment) -> Option<Instant> {
+        self.0.raised_at[moment as usize].get().copied()
+    }
+
+    pub(super) fn began_at(&self) -> Option<Timestamp> {
+        self.0.began_at.get().copied()
+    }
+
     pub(super) fn set_plan(&self, budget: Budget) {
+        self.0
+            .began_at
+            .get_or_init(|| Timestamp::now() - budget.t0.elapsed());
         self.0.plan.send_replace(Some(budget));
     }
 
@@ -300,7 +350,7 @@ impl Drain {
     }
 
     pub(super) fn fail_readiness(&self) {
-        self.0.ready.send_replace(false);
+        self.0.readiness.fail_by_drain();
     }
 
     pub(super) fn say(&self, input: Input) {

@@ -4,7 +4,7 @@
 //! is sent until their outcome is durable. The drain waits for nothing else.
 
 use std::{
-    collections::{BTreeMap, BTreeSet},
+    collections::BTreeMap,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering::SeqCst},
@@ -18,6 +18,7 @@ use super::{
     drain::{Drain, lock},
     observation::Load,
     phase::Moment,
+    state::Held,
 };
 
 /// Ids kept for a report; beyond that only the count grows.
@@ -98,7 +99,8 @@ pub struct Work {
     failed: [AtomicU64; 2],
     /// Milliseconds.
     longest: AtomicU64,
-    held: Mutex<BTreeSet<String>>,
+    /// Since when.
+    held: Mutex<BTreeMap<String, Instant>>,
     released: Mutex<Ids>,
     left: Mutex<Ids>,
 }
@@ -392,10 +394,31 @@ impl Work {
         lock(&self.released).clone()
     }
 
+    /// How many jobs were given back.
+    pub fn released_count(&self) -> u64 {
+        lock(&self.released).count
+    }
+
+    /// Those that are held the longest, at most so many, in no order.
+    pub(super) fn oldest(&self, limit: usize) -> Vec<Held> {
+        let held = lock(&self.held);
+        let mut oldest: Vec<_> = held.iter().map(|(id, since)| (*since, id)).collect();
+        if limit < oldest.len() {
+            oldest.select_nth_unstable(limit);
+            oldest.truncate(limit);
+        }
+        let oldest = oldest.into_iter().map(|(since, id)| Held {
+            id: id.clone(),
+            pool: self.pool.clone(),
+            since,
+        });
+        oldest.collect()
+    }
+
     /// Jobs that could not be given back, and those of which nobody has said yet what became of them.
     pub fn left_ids(&self) -> Ids {
         let mut left = lock(&self.left).clone();
-        for id in lock(&self.held).iter() {
+        for id in lock(&self.held).keys() {
             left.push(id.clone());
         }
         left
@@ -424,7 +447,7 @@ impl Drop for PoolGuard {
 impl JobGuard {
     /// The reservation has brought this job. A report that comes while it is still held names it.
     pub fn name(&mut self, id: String) {
-        lock(&self.work.held).insert(id.clone());
+        lock(&self.work.held).insert(id.clone(), Instant::now());
         self.id = Some(id);
     }
 }

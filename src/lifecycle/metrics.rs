@@ -159,7 +159,7 @@ impl LifecycleCollector {
             let longest = work.longest_run().as_secs_f64();
             self.longest.with_label_values(pool).set(longest);
             catch_up(&self.failed, pool, work.failed_counts().0);
-            catch_up(&self.released, pool, work.released_ids().count);
+            catch_up(&self.released, pool, work.released_count());
         }
     }
 

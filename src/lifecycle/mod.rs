@@ -33,10 +33,13 @@ mod inflight;
 mod metrics;
 mod observation;
 mod phase;
+mod readiness;
 mod report;
+mod report_file;
 mod settings;
 mod shell;
 mod signals;
+mod state;
 pub mod watchdog;
 
 pub use self::metrics::LONGEST_RUN;
@@ -51,7 +54,10 @@ pub use self::{
     },
     observation::{Cause, DeadlineSource, Endpoints, Kill, Load, Peers, Unobservable},
     phase::{Moment, Phase},
+    readiness::{Check, CheckResult},
     report::{Connections, DrainReport, HookReport, Jobs, Outcome, Requests},
+    report_file::{ReportFile, ReportFileError},
     settings::{DrainSettings, ReadinessPolicy},
     signals::{Signals, Trigger},
+    state::{DrainState, Held},
 };

@@ -72,6 +72,20 @@ impl Moment {
         Self::Cut,
         Self::GiveBack,
     ];
+
+    /// The word used in logs and by `/drain`.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Began => "began",
+            Self::Removed => "removed",
+            Self::Leave => "leave",
+            Self::CloseIdle => "close_idle",
+            Self::Stop => "stop",
+            Self::Close => "close",
+            Self::Cut => "cut",
+            Self::GiveBack => "give_back",
+        }
+    }
 }
 
 // === impl Phase ===

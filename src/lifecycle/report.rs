@@ -126,7 +126,7 @@ impl DrainReport {
             drain_id: drain.id().to_owned(),
             outcome: Outcome::Clean,
             cause: record.cause,
-            began_at: Timestamp::now() - seconds,
+            began_at: drain.began_at().unwrap_or_else(Timestamp::now),
             seconds: rounded(seconds),
             budget_seconds: rounded(record.budget.deadline - record.t0),
             deadline_source: record.deadline_source,
@@ -227,6 +227,6 @@ fn removal(record: &Record) -> Option<f64> {
 }
 
 /// Milliseconds are what people read.
-fn rounded(duration: std::time::Duration) -> f64 {
+pub(super) fn rounded(duration: std::time::Duration) -> f64 {
     (duration.as_secs_f64() * 1_000.0).round() / 1_000.0
 }

@@ -156,7 +156,7 @@ impl Shell {
     fn act(&mut self, now: Instant, action: Action) {
         match action {
             Action::Enter(phase) => self.drain.enter(phase, now),
-            Action::Raise(moment) => self.drain.raise(moment),
+            Action::Raise(moment) => self.drain.raise(moment, now),
             Action::FailReadiness => self.drain.fail_readiness(),
             Action::Plan(budget) => self.plan(now, budget),
             Action::RunHook { index, until } => self.run_hook(index, until),
@@ -171,7 +171,9 @@ impl Shell {
             // The report was the last word.
             Action::Enter(Phase::Stopped) | Action::RunHook { .. } | Action::Exit => {}
             Action::Enter(phase) => self.tell_phase(now, phase),
-            Action::Raise(moment) => tracing::debug!(drain_id, ?moment, "moment"),
+            Action::Raise(moment) => {
+                tracing::debug!(drain_id, moment = moment.as_str(), "moment");
+            }
             Action::FailReadiness => tracing::info!(drain_id, "readiness fails from now on"),
             Action::Plan(budget) => {
                 let left = budget.deadline.saturating_duration_since(now);

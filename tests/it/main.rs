@@ -13,6 +13,7 @@ mod hooks;
 mod http;
 mod http_handler;
 mod kubernetes;
+mod probes;
 mod process;
 mod rollout;
 mod stage;

@@ -6,6 +6,7 @@
 mod configuration;
 mod deadlines;
 mod drain;
+mod faces;
 mod handover;
 mod harness;
 mod interface;
@@ -14,3 +15,4 @@ mod leftovers;
 mod restarts;
 mod shortage;
 mod story;
+mod terminal;

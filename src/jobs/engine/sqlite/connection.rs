@@ -1,6 +1,9 @@
 //! Connections: opened the one right way, their errors said in words that help.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use rusqlite::{Connection, ErrorCode, OpenFlags};
 
@@ -29,6 +32,42 @@ pub(super) fn writer(database: &Path) -> Result<Connection, EngineError> {
 pub(super) fn reader(database: &Path) -> Result<Connection, EngineError> {
     open(database, OpenFlags::SQLITE_OPEN_READ_ONLY)
         .map_err(|error| unusable(database, explain(database, &error)))
+}
+
+/// A connection that reads a database of today's schema beside whoever writes it, or after them.
+pub(super) fn beside(database: &Path) -> Result<Connection, EngineError> {
+    let unusable = |error: rusqlite::Error| unusable(database, explain(database, &error));
+    let read_only = OpenFlags::SQLITE_OPEN_READ_ONLY;
+    let mut connection = open(database, read_only).map_err(unusable)?;
+    let mut found = schema::inspect(&connection);
+    let may_not_write = |error: &rusqlite::Error| {
+        let code = error.sqlite_error_code();
+        matches!(code, Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly))
+    };
+    if found.as_ref().is_err_and(may_not_write) && !has_wal(database) {
+        // A reader, too, wants to make the shared memory of a write-ahead log, which it may not. There is no log,
+        // and so nobody who writes one: what is in the file is all.
+        let flags = read_only | OpenFlags::SQLITE_OPEN_URI;
+        connection = open(&immutable(database), flags).map_err(unusable)?;
+        found = schema::inspect(&connection);
+    }
+    match found.map_err(unusable)? {
+        Found::Ours => Ok(connection),
+        found => Err(refuse(database, &found)),
+    }
+}
+
+fn has_wal(database: &Path) -> bool {
+    let mut wal = database.as_os_str().to_owned();
+    wal.push("-wal");
+    std::fs::metadata(Path::new(&wal)).is_ok_and(|wal| wal.len() > 0)
+}
+
+/// As a URI (https://sqlite.org/uri.html): with a few of its letters escaped.
+fn immutable(database: &Path) -> PathBuf {
+    let path = database.to_string_lossy();
+    let path = path.replace('%', "%25").replace('?', "%3f");
+    format!("file:{}?immutable=1", path.replace('#', "%23")).into()
 }
 
 /// What a failed statement means for whoever runs this.
@@ -119,6 +158,8 @@ fn unusable(database: &Path, message: String) -> EngineError {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     #[test]
@@ -141,5 +182,28 @@ mod tests {
             .query_row("PRAGMA journal_mode", [], |r| r.get(0))
             .unwrap();
         assert_eq!((synchronous, mode.as_str()), (2, "wal"));
+    }
+
+    #[test]
+    fn a_database_that_nobody_may_write_is_read_wherever_it_is() {
+        let place = tempfile::tempdir().unwrap();
+        let directory = place.path().join("50%? of #1");
+        std::fs::create_dir(&directory).unwrap();
+        let database = directory.join("a.db");
+        std::fs::File::create(&database).unwrap();
+        drop(writer(&database).unwrap());
+        let mode = |mode| std::fs::set_permissions(&directory, PermissionsExt::from_mode(mode));
+        mode(0o500).unwrap();
+
+        // Root may write everywhere: for root the second one is what the first one comes to for others.
+        let beside = beside(&database);
+        let immutable = open(
+            &immutable(&database),
+            OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI,
+        );
+
+        mode(0o700).unwrap();
+        assert_eq!(schema::inspect(&beside.unwrap()).unwrap(), Found::Ours);
+        assert!(!schema::is_empty(&immutable.unwrap()).unwrap());
     }
 }

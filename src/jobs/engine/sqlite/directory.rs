@@ -62,7 +62,27 @@ impl Directory {
 
     /// Where the database is.
     pub(super) fn database(&self) -> PathBuf {
-        self.path.join(DATABASE)
+        Self::database_in(&self.path)
+    }
+
+    /// Where the database of a directory is.
+    pub(super) fn database_in(path: &Path) -> PathBuf {
+        path.join(DATABASE)
+    }
+
+    /// Whether no living process has this directory. Whoever wants it at this very instant waits for longer
+    /// than this takes.
+    pub(super) fn is_free(path: &Path) -> Result<bool, EngineError> {
+        let look = || match File::open(path.join(LOCK)) {
+            Ok(lock) => match lock.try_lock_shared() {
+                Ok(()) => lock.unlock().map(|()| true),
+                Err(TryLockError::WouldBlock) => Ok(false),
+                Err(TryLockError::Error(error)) => Err(error),
+            },
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(true),
+            Err(error) => Err(error),
+        };
+        look().map_err(|error| unusable(path, error))
     }
 }
 

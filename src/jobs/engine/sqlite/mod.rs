@@ -39,6 +39,7 @@ use crate::jobs::{
     leftovers,
 };
 
+mod beside;
 mod connection;
 mod convert;
 mod directory;
@@ -50,6 +51,7 @@ mod schema;
 mod service;
 mod writer;
 
+pub use beside::read_drains;
 pub use directory::Directory;
 use queue::Room;
 use reader::Reader;

@@ -39,6 +39,12 @@ pub(super) fn inspect(connection: &Connection) -> rusqlite::Result<Found> {
     })
 }
 
+/// Nothing was ever written into it.
+pub(super) fn is_empty(connection: &Connection) -> rusqlite::Result<bool> {
+    let found: i64 = connection.query_row("PRAGMA user_version", [], |r| r.get(0))?;
+    Ok(found == 0)
+}
+
 /// Brings the schema up to today's, each step in a transaction of its own.
 pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
     let found: i64 = connection.query_row("PRAGMA user_version", [], |r| r.get(0))?;

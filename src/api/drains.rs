@@ -1,0 +1,100 @@
+//! The drain ledger over HTTP.
+
+use std::num::NonZeroUsize;
+
+use axum::{
+    Json,
+    extract::{Query, State, rejection::QueryRejection},
+    http::StatusCode,
+};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Api, Problem};
+use crate::jobs::{job::ProcessId, ledger::DrainRow};
+
+/// Process runs in an answer, where nobody says how many.
+const USUAL: usize = 20;
+
+/// Process runs in an answer at most; as many as an engine keeps.
+const MOST: usize = 1_000;
+
+/// What `/v1/drains` answers.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Drains {
+    /// Process runs, the latest first.
+    pub drains: Vec<DrainView>,
+}
+
+/// A process run as it is shown: the ledger's row, with the report as an object.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DrainView {
+    /// Which process run.
+    pub process: ProcessId,
+    /// When it began.
+    pub started_at: Timestamp,
+    /// T0, once a drain has begun.
+    pub began_at: Option<Timestamp>,
+    /// The drain's id.
+    pub drain_id: Option<String>,
+    /// Why it was asked to stop.
+    pub cause: Option<String>,
+    /// When its row was closed; of one that was killed: when somebody found out.
+    pub ended_at: Option<Timestamp>,
+    /// How it ended; none while it lives.
+    pub outcome: Option<String>,
+    /// How long the drain took.
+    pub seconds: Option<f64>,
+    /// The whole drain report, where there is one.
+    pub report: Option<Value>,
+}
+
+#[derive(Deserialize)]
+pub(super) struct Limit {
+    limit: Option<NonZeroUsize>,
+}
+
+pub(super) async fn drains(
+    State(api): State<Api>,
+    query: Result<Query<Limit>, QueryRejection>,
+) -> Result<Json<Drains>, Problem> {
+    let limit = match query {
+        Ok(Query(Limit { limit })) => limit.map_or(USUAL, NonZeroUsize::get),
+        Err(_) => {
+            return Err(Problem::new(
+                StatusCode::BAD_REQUEST,
+                format!("'limit' is a number from 1 to {MOST}, written as in ?limit={USUAL}"),
+            ));
+        }
+    };
+    let rows = api.engine.drains(limit.min(MOST)).await?;
+    Ok(Json(rows.into()))
+}
+
+impl From<Vec<DrainRow>> for Drains {
+    fn from(rows: Vec<DrainRow>) -> Self {
+        Self {
+            drains: rows.into_iter().map(DrainView::from).collect(),
+        }
+    }
+}
+
+impl From<DrainRow> for DrainView {
+    fn from(row: DrainRow) -> Self {
+        Self {
+            process: row.process,
+            started_at: row.started_at,
+            began_at: row.began_at,
+            drain_id: row.drain_id,
+            cause: row.cause,
+            ended_at: row.ended_at,
+            outcome: row.outcome,
+            seconds: row.seconds,
+            // Ours, unless somebody wrote into the database.
+            report: row
+                .report
+                .and_then(|report| serde_json::from_str(&report).ok()),
+        }
+    }
+}

@@ -1,0 +1,195 @@
+//! `lameduck drains`: the drain ledger as a table.
+
+use std::{
+    fmt::Write as _,
+    io::{self, Write},
+    path::Path,
+    process::ExitCode,
+    time::Duration,
+};
+
+use anyhow::Context;
+use jiff::{Timestamp, tz::TimeZone};
+use lameduck::{
+    api::{DrainView, Drains},
+    jobs::engine::sqlite,
+};
+use serde_json::Value;
+
+use crate::cli;
+
+/// How long a service may take to answer, and the most of an answer that is read.
+const PATIENCE: Duration = Duration::from_secs(10);
+const LARGEST_ANSWER: usize = 64 << 20;
+
+/// What a cell says where there is nothing to say.
+const NOTHING: &str = "-";
+
+const HEADER: [&str; 10] = [
+    "STARTED",
+    "DRAIN BEGAN",
+    "DRAIN",
+    "CAUSE",
+    "OUTCOME",
+    "SECONDS",
+    "FINISHED",
+    "RELEASED",
+    "LEFT",
+    "CUT",
+];
+
+/// From this column on there are numbers.
+const NUMBERS: usize = 5;
+
+/// Reads the ledger and prints it.
+pub fn run(asked: cli::Drains) -> ExitCode {
+    let read = match &asked.url {
+        Some(url) => read_from(url, asked.limit.get()),
+        None => read_files(&asked.data, asked.limit.get()),
+    };
+    let drains = match read {
+        Ok(drains) => drains,
+        Err(error) => {
+            eprintln!("lameduck: {error:#}");
+            return ExitCode::FAILURE;
+        }
+    };
+    let text = match asked.json {
+        true => serde_json::to_string_pretty(&drains).map(|json| json + "\n"),
+        false => Ok(table(&drains.drains, &TimeZone::system())),
+    };
+    let printed = text
+        .map_err(io::Error::from)
+        .and_then(|text| io::stdout().write_all(text.as_bytes()));
+    match printed {
+        // Whoever has seen enough closes the pipe.
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    }
+}
+
+fn read_files(data: &Path, limit: usize) -> anyhow::Result<Drains> {
+    Ok(sqlite::read_drains(data, limit)?.into())
+}
+
+fn read_from(url: &str, limit: usize) -> anyhow::Result<Drains> {
+    // The HTTP client brings no cryptography of its own. Fails only where there is one already.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")?;
+    let asked = format!("{}/v1/drains?limit={limit}", url.trim_end_matches('/'));
+    runtime
+        .block_on(ask(&asked))
+        .with_context(|| format!("cannot read the drain ledger from {asked}"))
+}
+
+async fn ask(url: &str) -> anyhow::Result<Drains> {
+    let client = reqwest::Client::builder().timeout(PATIENCE).build()?;
+    let mut answer = client.get(url).send().await?;
+    let status = answer.status();
+    let mut body = Vec::new();
+    while let Some(chunk) = answer.chunk().await? {
+        body.extend_from_slice(&chunk);
+        anyhow::ensure!(
+            body.len() <= LARGEST_ANSWER,
+            "the answer has more than {LARGEST_ANSWER} bytes; ask for fewer (--limit)"
+        );
+    }
+    if status.is_success() {
+        return serde_json::from_slice(&body)
+            .context("the answer is not a drain ledger; --url is the address of lameduck's API");
+    }
+    let problem: Value = serde_json::from_slice(&body).unwrap_or_default();
+    let detail = problem["detail"].as_str();
+    anyhow::bail!(
+        "it answered {status}: {}",
+        detail.unwrap_or("--url is the address of lameduck's API, not of its probes and metrics")
+    )
+}
+
+// --- the table ---
+
+fn table(drains: &[DrainView], zone: &TimeZone) -> String {
+    let rows: Vec<[String; HEADER.len()]> = [HEADER.map(str::to_owned)]
+        .into_iter()
+        .chain(drains.iter().map(|drain| row(drain, zone)))
+        .collect();
+    let widths: Vec<usize> = (0..HEADER.len())
+        .map(|column| rows.iter().map(|row| row[column].len()).max().unwrap_or(0))
+        .collect();
+    let mut text = String::new();
+    for row in &rows {
+        let mut line = String::new();
+        for (column, (cell, width)) in row.iter().zip(&widths).enumerate() {
+            // Writing to a string cannot fail.
+            let _ = match column < NUMBERS {
+                true => write!(line, "{cell:<width$}  "),
+                false => write!(line, "{cell:>width$}  "),
+            };
+        }
+        text += line.trim_end();
+        text.push('\n');
+    }
+    text
+}
+
+fn row(drain: &DrainView, zone: &TimeZone) -> [String; HEADER.len()] {
+    let when = |at: Timestamp| {
+        at.to_zoned_datetime(zone.clone())
+            .strftime("%F %T")
+            .to_string()
+    };
+    let word = |word: Option<&str>| word.unwrap_or(NOTHING).to_owned();
+    let number = |path: &str| {
+        let report = drain.report.as_ref();
+        let number = report.and_then(|report| report.pointer(path)?.as_u64());
+        number.map_or_else(|| NOTHING.to_owned(), |number| number.to_string())
+    };
+    let living = match drain.began_at {
+        None => "serving",
+        Some(_) => "draining",
+    };
+    [
+        when(drain.started_at),
+        word(drain.began_at.map(when).as_deref()),
+        word(drain.drain_id.as_deref()),
+        word(drain.cause.as_deref()),
+        word(drain.outcome.as_deref().or(Some(living))),
+        word(drain.seconds.map(|s| format!("{s:.1}")).as_deref()),
+        number("/jobs/finished"),
+        number("/jobs/released/count"),
+        number("/jobs/left/count"),
+        number("/requests/cut"),
+    ]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_tells_the_living_the_killed_and_the_drained() {
+        let json = serde_json::json!([
+            {"process": "0198c0de-0000-7000-8000-000000000003", "started_at": "2026-11-24T12:00:00Z"},
+            {"process": "0198c0de-0000-7000-8000-000000000002", "started_at": "2026-11-24T11:00:00Z",
+             "ended_at": "2026-11-24T12:00:00Z", "outcome": "killed"},
+            {"process": "0198c0de-0000-7000-8000-000000000001", "started_at": "2026-11-24T10:00:00Z",
+             "began_at": "2026-11-24T10:59:50.25Z", "drain_id": "7392050f35", "cause": "pod_deleted",
+             "ended_at": "2026-11-24T10:59:53.75Z", "outcome": "clean", "seconds": 3.512,
+             "report": {"jobs": {"finished": 20, "released": {"count": 1}, "left": {"count": 0}},
+                        "requests": {"cut": 0}}}
+        ]);
+        let drains: Vec<DrainView> = serde_json::from_value(json).unwrap();
+
+        let expected = "\
+STARTED              DRAIN BEGAN          DRAIN       CAUSE        OUTCOME  SECONDS  FINISHED  RELEASED  LEFT  CUT
+2026-11-24 12:00:00  -                    -           -            serving        -         -         -     -    -
+2026-11-24 11:00:00  -                    -           -            killed         -         -         -     -    -
+2026-11-24 10:00:00  2026-11-24 10:59:50  7392050f35  pod_deleted  clean        3.5        20         1     0    0
+";
+        assert_eq!(table(&drains, &TimeZone::UTC), expected);
+    }
+}
