@@ -83,6 +83,27 @@ impl Budget {
         }
     }
 
+    /// The shortest grace period, in whole seconds because Kubernetes takes no others, in which work of this
+    /// length that began right before T0 comes to its end without being told to.
+    pub fn grace_for(work: Duration, settings: &DrainSettings) -> Duration {
+        let t0 = Instant::now();
+        let is_enough = |seconds: u64| {
+            let budget = Self::new(t0, t0 + Duration::from_secs(seconds), settings);
+            budget.soft - t0 >= work
+        };
+        // What is kept behind the soft deadline only ever shrinks from the settings.
+        let kept = settings.margin + settings.stop_notice + settings.teardown + settings.reporting;
+        let (mut short, mut enough) = (0, (work + kept).as_secs() + 2);
+        while short < enough {
+            let middle = short.midpoint(enough);
+            match is_enough(middle) {
+                true => enough = middle,
+                false => short = middle + 1,
+            }
+        }
+        Duration::from_secs(enough)
+    }
+
     /// What is left where the deadline has come so near that the hard one has passed: everything is cut at
     /// `now`, and the rest of the time is for giving jobs back, hooks and reports.
     pub fn squeezed(self, now: Instant) -> Self {
@@ -167,7 +188,37 @@ mod tests {
         );
     }
 
+    #[test]
+    fn a_run_of_twenty_seconds_needs_the_default_grace_period_and_a_longer_one_what_it_takes_more()
+    {
+        let settings = DrainSettings::default();
+        let needed = |run| Budget::grace_for(Duration::from_secs(run), &settings).as_secs();
+        assert_eq!([20, 21, 600].map(needed), [30, 31, 610]);
+    }
+
     proptest! {
+        #[test]
+        fn the_grace_period_for_a_run_is_enough_and_a_second_less_is_not(
+            run in 0u64..10_000_000, margin in 0u64..10_000,
+            notice in 0u64..100_000, teardown in 0u64..100_000, reporting in 0u64..100_000,
+        ) {
+            let settings = DrainSettings {
+                margin: Duration::from_millis(margin),
+                stop_notice: Duration::from_millis(notice),
+                teardown: Duration::from_millis(teardown),
+                reporting: Duration::from_millis(reporting),
+                ..DrainSettings::default()
+            };
+            let run = Duration::from_millis(run);
+            let t0 = Instant::now();
+            let soft = |grace| Budget::new(t0, t0 + grace, &settings).soft - t0;
+            let grace = Budget::grace_for(run, &settings);
+            prop_assert!(soft(grace) >= run);
+            if let Some(less) = grace.checked_sub(Duration::from_secs(1)) {
+                prop_assert!(soft(less) < run);
+            }
+        }
+
         #[test]
         fn every_grace_period_is_cut_in_order_and_half_of_it_is_for_work(
             grace in 0u64..4_000_000, margin in 0u64..10_000, share in -1.0f64..2.0,
