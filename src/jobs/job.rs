@@ -583,6 +583,24 @@ impl Order {
     }
 }
 
+// === impl QueueStats ===
+
+impl QueueStats {
+    /// Of a queue that has no job.
+    pub const fn empty(queue: QueueName) -> Self {
+        Self {
+            queue,
+            paused: false,
+            pending: 0,
+            scheduled: 0,
+            running: 0,
+            deferred: 0,
+            dead: 0,
+            oldest_pending: None,
+        }
+    }
+}
+
 // === impl State ===
 
 impl State {

@@ -6,4 +6,5 @@ pub mod job;
 pub mod ledger;
 mod ledger_metrics;
 pub mod leftovers;
+mod metrics;
 pub mod workers;

@@ -30,6 +30,7 @@ use super::{
     handler::Handler,
     job::{JobId, Order, QueueName},
     ledger_metrics,
+    metrics::{Meter, look},
 };
 use crate::lifecycle::{BoxError, Drain, Lifecycle, Moment, PoolGuard, Work};
 
@@ -66,6 +67,9 @@ pub struct Pool {
     pub timeout: Duration,
     /// How long a failed job waits.
     pub backoff: Backoff,
+    /// Over how long what arrives is compared with what the workers can do. They are complained of when they
+    /// have been too few for a fifth of it. Default 5 min.
+    pub demand_window: Duration,
 }
 
 /// What all pools of a process share.
@@ -96,9 +100,9 @@ impl Lifecycle {
     /// deadline, attempt not counted. Who wants a job to end is heard until then.
     pub fn workers(self, engine: Arc<dyn Engine>, pools: Vec<Pool>) -> Self {
         let drain = self.drain().clone();
-        let gauges: Vec<_> = pools
+        let meters: Vec<_> = pools
             .iter()
-            .map(|pool| drain.work(pool.queue.as_str()))
+            .map(|pool| Meter::new(&drain, pool, drain.work(pool.queue.as_str())))
             .collect();
         let everything = drain.work("process");
         let workers = Workers {
@@ -114,11 +118,14 @@ impl Lifecycle {
         };
         let cancels = workers.shared.clone().follow_cancellations();
         let ledger = engine.clone();
-        let figures = ledger_metrics::export(engine.clone(), drain);
-        self.service("workers", workers.run(pools, gauges, everything))
+        let totals = ledger_metrics::export(engine.clone(), drain.clone());
+        let settings = self.drain_settings().clone();
+        let figures = look::now_and_then(engine.clone(), drain, settings, meters.clone());
+        self.service("workers", workers.run(pools, meters, everything))
             .background("cancellations", cancels)
             .background("housekeeping", keep_house(engine))
-            .background("drain ledger", figures)
+            .background("drain ledger", totals)
+            .background("queue figures", figures)
             .on_report("drain ledger", move |report| async move {
                 let json = serde_json::to_string(&*report)?;
                 let cause = report.cause.as_str();
@@ -143,6 +150,7 @@ impl Pool {
             order: Order::default(),
             timeout: Duration::from_secs(600),
             backoff: Backoff::default(),
+            demand_window: Duration::from_secs(300),
         }
     }
 }
@@ -153,12 +161,12 @@ impl Workers {
     async fn run(
         self,
         pools: Vec<Pool>,
-        gauges: Vec<Arc<Work>>,
+        meters: Vec<Arc<Meter>>,
         everything: Arc<Work>,
     ) -> Result<(), BoxError> {
         let reserving = TaskTracker::new();
-        for (pool, work) in pools.into_iter().zip(gauges) {
-            let worker = Worker::new(self.shared.clone(), pool, work);
+        for (pool, meter) in pools.into_iter().zip(meters) {
+            let worker = Worker::new(self.shared.clone(), pool, meter);
             reserving.spawn(Arc::new(worker).reserve_until_t0());
         }
         let drain = &self.shared.drain;

@@ -9,6 +9,7 @@ use crate::{
     jobs::{
         handler::{Retry, Verdict},
         job::{AfterFailure, Claim, Job, Outcome, Settled, Settlement},
+        metrics::Busy,
     },
     lifecycle::Moment,
 };
@@ -74,13 +75,18 @@ impl Worker {
     }
 
     /// Writes an outcome, again and again until it lands or the deadline comes.
-    pub(super) async fn settle(&self, claim: Claim, outcome: Outcome) {
+    pub(super) async fn settle(&self, claim: Claim, outcome: Outcome, busy: &Busy) {
         let job = claim.job();
         let released = outcome == Outcome::Released;
         let failed = matches!(outcome, Outcome::Failed { .. });
         let completed = matches!(outcome, Outcome::Completed { .. });
+        let ending = busy.ending(&outcome);
         let settlement = Arc::new(vec![claim.settle(outcome)]);
-        match self.write(&settlement).await {
+        let settled = self.write(&settlement).await;
+        if let Some(Settled::Written | Settled::Repeated) = settled {
+            busy.settled(ending);
+        }
+        match settled {
             Some(Settled::Written | Settled::Repeated) if released => {
                 self.work.released(job.to_string());
             }
@@ -88,6 +94,7 @@ impl Worker {
             Some(Settled::Written | Settled::Repeated) if completed => self.work.finished(),
             Some(Settled::Written | Settled::Repeated) => {}
             Some(Settled::Stale) => {
+                self.meter.stale();
                 tracing::warn!(job = %job, "the job belongs to somebody else by now; outcome dropped");
             }
             None => self.work.left_behind(job.to_string()),

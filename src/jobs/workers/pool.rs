@@ -14,6 +14,7 @@ use crate::{
         engine::Event,
         handler::Verdict,
         job::{Outcome, Reserved},
+        metrics::Meter,
     },
     lifecycle::{JobGuard, Moment, Work},
 };
@@ -29,11 +30,17 @@ pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
     pub(super) pool: Pool,
     pub(super) work: Arc<Work>,
+    pub(super) meter: Arc<Meter>,
 }
 
 impl Worker {
-    pub(super) fn new(shared: Arc<Shared>, pool: Pool, work: Arc<Work>) -> Self {
-        Self { shared, pool, work }
+    pub(super) fn new(shared: Arc<Shared>, pool: Pool, meter: Arc<Meter>) -> Self {
+        Self {
+            shared,
+            pool,
+            work: meter.work().clone(),
+            meter,
+        }
     }
 
     pub(super) async fn reserve_until_t0(self: Arc<Self>) {
@@ -60,6 +67,7 @@ impl Worker {
         if self.shared.drain.has(Moment::Began) {
             return 0;
         }
+        self.meter.reserve_sent(&self.shared.drain);
         let reserved = match self
             .shared
             .engine
@@ -78,6 +86,7 @@ impl Worker {
         for ((reserved, slot), mut hold) in reserved.into_iter().zip(slots).zip(holds) {
             hold.name(reserved.job.id.to_string());
             let worker = self.clone();
+            let mut busy = self.meter.reserved(&reserved.job);
             self.shared.running.spawn(async move {
                 let Reserved { job, claim } = reserved;
                 let outcome = if late {
@@ -89,10 +98,11 @@ impl Worker {
                     {
                         worker.work.ran(took);
                     }
+                    busy.ended(ended.took, ended.timed_out, ended.cancelled);
                     worker.judge(&job, ended)
                 };
-                worker.settle(claim, outcome).await;
-                drop((hold, slot));
+                worker.settle(claim, outcome, &busy).await;
+                drop((busy, hold, slot));
             });
         }
         count

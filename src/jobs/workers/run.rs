@@ -29,6 +29,8 @@ pub(super) struct Ended {
     pub(super) verdict: Verdict,
     /// Whether the handler was told to stop because the job's own time was over.
     pub(super) timed_out: bool,
+    /// Whether it was because somebody wanted the job to end.
+    pub(super) cancelled: bool,
     /// What the handler took; nothing where it was not even begun.
     pub(super) took: Option<Duration>,
 }
@@ -92,6 +94,7 @@ impl Worker {
         let ended = |verdict, timed_out| Ended {
             verdict,
             timed_out,
+            cancelled: cancellable.asked.is_cancelled(),
             took: Some(begin.elapsed()),
         };
         let timed_out = tokio::select! {
@@ -126,6 +129,7 @@ impl Ended {
         Self {
             verdict: Verdict::Released,
             timed_out: false,
+            cancelled: false,
             took: None,
         }
     }

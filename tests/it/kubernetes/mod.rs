@@ -26,5 +26,5 @@ mod process;
 mod readiness;
 mod removal;
 mod slices;
-mod stage;
+pub mod stage;
 mod trouble;

@@ -7,7 +7,7 @@ use std::{
 
 use bytes::Bytes;
 use lameduck::{
-    DrainReport, Error, Lifecycle,
+    Drain, DrainReport, Error, Lifecycle,
     jobs::{
         engine::{
             Engine,
@@ -26,6 +26,7 @@ use tokio::{
     time::timeout,
 };
 
+mod figures;
 mod functions;
 mod runs;
 mod suspects;
@@ -36,6 +37,7 @@ const BOUND: Duration = Duration::from_secs(20);
 /// A program with workers, running.
 struct Program {
     engine: Arc<SqliteEngine>,
+    drain: Drain,
     trigger: Trigger,
     running: JoinHandle<Result<Arc<DrainReport>, Error>>,
     _directory: Option<TempDir>,
@@ -53,6 +55,12 @@ fn a_directory() -> TempDir {
     tempfile::tempdir_in("/dev/shm").unwrap_or_else(|_| tempfile::tempdir().unwrap())
 }
 
+fn an_engine() -> (TempDir, Arc<SqliteEngine>) {
+    let directory = a_directory();
+    let engine = SqliteEngine::open(directory.path(), SqliteOptions::default()).unwrap();
+    (directory, Arc::new(engine))
+}
+
 /// Half a second from being told to stop to being over.
 fn settings() -> DrainSettings {
     let mut settings = DrainSettings::default();
@@ -64,21 +72,25 @@ fn settings() -> DrainSettings {
 
 impl Program {
     fn start(pools: Vec<Pool>) -> Self {
-        let directory = a_directory();
-        let engine = SqliteEngine::open(directory.path(), SqliteOptions::default()).unwrap();
-        let mut program = Self::start_with(Arc::new(engine), pools);
+        let (directory, engine) = an_engine();
+        let mut program = Self::start_with(engine, pools);
         program._directory = Some(directory);
         program
     }
 
     fn start_with(engine: Arc<SqliteEngine>, pools: Vec<Pool>) -> Self {
+        Self::start_within(settings(), engine, pools)
+    }
+
+    fn start_within(settings: DrainSettings, engine: Arc<SqliteEngine>, pools: Vec<Pool>) -> Self {
         let (signals, trigger) = Signals::manual();
         let lifecycle = Lifecycle::builder()
-            .settings(settings())
+            .settings(settings)
             .signals(signals)
             .workers(engine.clone(), pools);
         Self {
             engine,
+            drain: lifecycle.drain().clone(),
             trigger,
             running: tokio::spawn(lifecycle.run()),
             _directory: None,
