@@ -1,6 +1,8 @@
 //! What the lifecycle exports. Everything is read from the [`Drain`] at the scrape, so that no figure can
 //! be forgotten or late.
 
+#[cfg(target_os = "linux")]
+use prometheus::process_collector::ProcessCollector;
 use prometheus::{
     Gauge, GaugeVec, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     core::{Collector, Desc},
@@ -43,6 +45,11 @@ pub(super) fn register(drain: &Drain) {
         .registry()
         .register(Box::new(collector))
         .expect("nothing else is registered yet");
+    #[cfg(target_os = "linux")]
+    drain
+        .registry()
+        .register(Box::new(ProcessCollector::for_self()))
+        .expect("no name of the process is one of ours");
 }
 
 impl LifecycleCollector {

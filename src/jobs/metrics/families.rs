@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use jiff::Timestamp;
 use prometheus::{
-    GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry,
+    Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry,
     core::Collector,
 };
 
@@ -44,6 +44,7 @@ pub(super) struct Families {
     pub(super) busy: IntGaugeVec,
     pub(super) needed: GaugeVec,
     pub(super) grace: GaugeVec,
+    pub(super) grace_configured: Gauge,
 }
 
 // === impl Families ===
@@ -132,8 +133,12 @@ impl Families {
                 "lameduck_job_grace_needed_seconds",
                 "The shortest grace period in which the longest run so far ends before a drain tells it to stop; 0 before the first run.",
             )?,
+            grace_configured: Gauge::new(
+                "lameduck_grace_configured_seconds",
+                "The grace period by the program's setting; in a pod a drain goes by what the Pod says.",
+            )?,
         };
-        let parts: [Box<dyn Collector>; 13] = [
+        let parts: [Box<dyn Collector>; 14] = [
             Box::new(families.wait.clone()),
             Box::new(families.run.clone()),
             Box::new(families.outcomes.clone()),
@@ -147,6 +152,7 @@ impl Families {
             Box::new(families.busy.clone()),
             Box::new(families.needed.clone()),
             Box::new(families.grace.clone()),
+            Box::new(families.grace_configured.clone()),
         ];
         for part in parts {
             registry.register(part)?;

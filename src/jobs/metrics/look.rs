@@ -34,6 +34,7 @@ pub(in crate::jobs) async fn now_and_then(
     meters: Vec<Arc<Meter>>,
 ) -> Result<(), BoxError> {
     let families = Families::of(&drain);
+    families.grace_configured.set(settings.grace.as_secs_f64());
     let mut watched: Vec<Watched> = meters.into_iter().map(Watched::new).collect();
     let every = watched.iter().map(|pool| pool.demand.every()).min();
     let every = every.unwrap_or(EVERY);

@@ -16,6 +16,10 @@
 //! | `lameduck_reserves_after_drain_total{queue}` | a broken promise |
 //! | `lameduck_queue_jobs{queue,state}` … | what the engine says, see [`look`] |
 //! | `lameduck_workers_needed{queue}` | capacity is arithmetic, see [`demand`] |
+//! | `lameduck_job_grace_needed_seconds{queue}`, `lameduck_grace_configured_seconds` | whether runs are longer than a drain lets them be |
+//!
+//! What was given back by process id at the hard deadline has no outcome here: its handler had not ended. The
+//! report has it, and `lameduck_jobs_released_total{pool="process"}`.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},

@@ -12,6 +12,7 @@ mod harness;
 mod interface;
 mod ledger;
 mod leftovers;
+mod metrics;
 mod restarts;
 mod shortage;
 mod story;
