@@ -39,8 +39,8 @@ RUN touch src/lib.rs src/main.rs \
     && install -D -m 0755 "target/$(cat /target-triple)/${directory}/lameduck" /out/lameduck \
     && mkdir /out/empty
 
-# Nothing but the binary: no shell and no libc to patch, and no CA bundle, as the only TLS peer is the API server, whose
-# CA comes with the service account. Handlers that are commands of your own need them in an image of your own:
+# Nothing but the binary: no shell and no libc to patch, and no CA bundle: the API server's CA comes with the service
+# account, and Mozilla's are compiled in for jobs that are posted elsewhere. Handlers that are commands of your own need them in an image of your own:
 #
 #     FROM python:3.13-slim
 #     COPY --from=lameduck:0.1.0 /lameduck /lameduck
@@ -48,6 +48,8 @@ RUN touch src/lib.rs src/main.rs \
 #     USER 65532:65532
 #     ENV LAMEDUCK_LISTEN=0.0.0.0:8080 LAMEDUCK_ADMIN=0.0.0.0:9090 LAMEDUCK_DATA=/var/lib/lameduck
 #     ENV LAMEDUCK_EXEC="python3 /app/resize.py"
+#     # Who may use the API: a file of tokens, or LAMEDUCK_ALLOW_ANONYMOUS=true for everybody who reaches it.
+#     ENV LAMEDUCK_TOKENS=/run/secrets/tokens
 #     ENTRYPOINT ["/lameduck"]
 #     CMD ["serve"]
 FROM scratch
@@ -66,7 +68,8 @@ COPY --from=build /out/lameduck /lameduck
 COPY --from=build --chown=65532:65532 /out/empty /var/lib/lameduck
 COPY --from=build --chown=65532:65532 /out/empty /tmp
 
-# The program's own defaults are loopback, right on a workstation; here neither probes nor clients would reach it.
+# The program's own defaults are loopback, right on a workstation; here neither probes nor clients would reach it. Who may
+# use the API is left to whoever runs the image: LAMEDUCK_TOKENS, or LAMEDUCK_ALLOW_ANONYMOUS=true in a closed network.
 ENV LAMEDUCK_LISTEN=0.0.0.0:8080 \
     LAMEDUCK_ADMIN=0.0.0.0:9090 \
     LAMEDUCK_DATA=/var/lib/lameduck

@@ -31,6 +31,9 @@ pub enum Command {
         #[arg(long, default_value = "3s", value_name = "DURATION")]
         duration: Time,
     },
+    /// Check a configuration, or show what is in force and where it comes from.
+    #[command(subcommand)]
+    Config(Config),
     /// Say what would make a rollout lose work, by the live objects of a workload in Kubernetes.
     ///
     /// It reads the workload, its Pods, Services, PodDisruptionBudgets, claims and permissions, changes nothing,
@@ -57,6 +60,39 @@ pub struct Serve {
     /// The settings.
     #[command(flatten)]
     pub settings: Settings,
+}
+
+/// `lameduck config`.
+#[derive(Debug, Subcommand)]
+pub enum Config {
+    /// Say what the configuration is, or everything that is wrong with it. Runs nothing.
+    Check(Box<Check>),
+    /// Print every setting in force, and where its value comes from.
+    Show(Box<Show>),
+}
+
+/// `lameduck config check`.
+#[derive(Debug, clap::Args)]
+pub struct Check {
+    /// The TOML file; flags and the environment count as they do for `serve`.
+    #[arg(value_name = "FILE", env = "LAMEDUCK_CONFIG")]
+    pub file: Option<PathBuf>,
+
+    /// The settings.
+    #[command(flatten)]
+    pub settings: Settings,
+}
+
+/// `lameduck config show`.
+#[derive(Debug, clap::Args)]
+pub struct Show {
+    /// What `serve` would be given.
+    #[command(flatten)]
+    pub serve: Serve,
+
+    /// Print JSON.
+    #[arg(long)]
+    pub json: bool,
 }
 
 /// `lameduck drains`.

@@ -15,7 +15,7 @@ use tokio::{
 
 use crate::{
     cli::{Doctor, Serve},
-    config::{DEFAULT_ADMIN, Settings},
+    config::{DEFAULT_ADMIN, Document},
 };
 
 /// The end of the help.
@@ -138,16 +138,18 @@ fn read(told: &Invocation) -> Result<Program, String> {
     let serve = serve.map_err(|error| first_line(&error.to_string()))?;
     let settings = match &told.file {
         Some(text) => {
-            let file: Settings = toml::from_str(text).map_err(|error| {
-                format!("in the settings file: {}", first_line(error.message()))
-            })?;
-            serve.settings.or(file)
+            let (document, problems) = Document::read("the settings file", text);
+            if let Some(problem) = problems.first() {
+                return Err(first_line(&problem.to_string()));
+            }
+            serve.settings.or(document.settings)
         }
         None => serve.settings,
     };
+    let process = settings.process;
     Ok(Program {
-        drain: settings.drain(),
-        data: settings.data,
+        drain: process.in_force().drain(),
+        data: process.data.map(|data| data.value),
         // There is no other engine yet.
         embedded: true,
     })

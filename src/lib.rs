@@ -29,6 +29,7 @@
 //! | `tls` | [`http::Tls`]: rustls, certificates reloaded when their files change | yes |
 //! | `kubernetes` | [`kubernetes`]: cause and deadline from the own Pod, endpoint removal | yes |
 //! | `jobs` | [`jobs`]: the queue contract, workers, handlers | yes |
+//! | `http-handler` | [`jobs::handler::http`]: jobs posted to an HTTP endpoint | yes |
 //! | `sqlite` | the embedded engine | yes |
 //! | `service` | all of it, and the program `lameduck` | yes |
 //!

@@ -7,32 +7,19 @@ mod doctor;
 mod drains;
 mod logging;
 mod progress;
+mod serve;
+mod storage;
+mod teardown;
 mod terminal;
 
-use std::{process::ExitCode, sync::Arc};
+use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::Parser;
-use lameduck::{
-    Drain, Lifecycle, api,
-    http::{Listener, Tls},
-    jobs::{
-        engine::{
-            Engine,
-            sqlite::{SqliteEngine, SqliteOptions},
-        },
-        handler::exec::{self, Exec},
-        job::QueueName,
-        workers::Pool,
-    },
-    kubernetes::Kubernetes,
-    lifecycle::{DrainSettings, Moment, ReportFile, Signals},
-};
-use tokio::time::{Instant, timeout_at};
+use lameduck::{jobs::handler::exec, lifecycle::Signals};
 
 use crate::{
-    cli::{Cli, Command, Serve},
-    config::{Config, Settings},
+    cli::{Cli, Command, Serve, Show},
+    config::Checked,
 };
 
 /// As clap does for a wrong command line.
@@ -46,6 +33,13 @@ fn main() -> ExitCode {
             status
         }
         Command::Demo { duration } => demo::run(duration.0),
+        Command::Config(cli::Config::Check(asked)) => {
+            config::check(asked.file.as_deref(), asked.settings)
+        }
+        Command::Config(cli::Config::Show(asked)) => {
+            let Show { serve, json } = *asked;
+            config::show(serve.config.as_deref(), serve.settings, json)
+        }
         Command::Doctor(asked) => doctor::run(asked),
         Command::Drains(asked) => drains::run(asked),
         Command::Version => {
@@ -65,13 +59,16 @@ fn run(serve: Serve) -> ExitCode {
         exec::kill_all_groups();
     });
     logging::install();
-    let config = match configure(serve) {
-        Ok(config) => config,
-        Err(error) => {
-            eprintln!("lameduck: {error}");
+    let Checked { config, warnings } = match config::load(serve.config.as_deref(), serve.settings) {
+        Ok(checked) => checked,
+        Err(problems) => {
+            eprintln!("lameduck: {problems}");
             return ExitCode::from(EXIT_USAGE);
         }
     };
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
@@ -79,7 +76,7 @@ fn run(serve: Serve) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(format_args!("cannot start the runtime: {error}")),
     };
-    let result = runtime.block_on(serve_jobs(config, signals));
+    let result = runtime.block_on(serve::serve(config, signals));
     // Whatever still runs by now had its time. Commands would outlive us, and run beside their jobs' next run.
     exec::kill_all_groups();
     runtime.shutdown_background();
@@ -87,95 +84,6 @@ fn run(serve: Serve) -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(format_args!("{error:#}")),
     }
-}
-
-fn configure(serve: Serve) -> Result<Config, config::ConfigError> {
-    let settings = match &serve.config {
-        Some(file) => serve.settings.or(Settings::from_file(file)?),
-        None => serve.settings,
-    };
-    settings.resolve()
-}
-
-async fn serve_jobs(config: Config, signals: Signals) -> anyhow::Result<()> {
-    let mut listener = bind(&config.listen, "listen").await?;
-    if let Some((cert, key)) = &config.tls {
-        listener = listener.tls(Tls::from_pem_files(cert, key)?);
-    }
-    let admin = bind(&config.admin, "admin").await?;
-    let engine = open(&config).await?;
-    let queue: QueueName = "default".parse()?;
-    let Config {
-        exec,
-        zero_after_stop_is_done,
-        workers,
-        max_attempts,
-        max_body,
-        drain: settings,
-        final_scrape,
-        report,
-        ..
-    } = config;
-    let handler = Exec::new(exec.0).zero_after_stop_is_done(zero_after_stop_is_done);
-    let mut pool = Pool::new(queue.clone(), Arc::new(handler));
-    pool.workers = workers.get();
-    let mut lifecycle = Lifecycle::builder().settings(settings).signals(signals);
-    if final_scrape {
-        lifecycle = lifecycle.final_scrape();
-    }
-    if let Some(path) = report {
-        let file = ReportFile::prepare(path).context("setting 'report'")?;
-        lifecycle = lifecycle.on_report("report file", |report| file.write(report));
-    }
-    let drain = lifecycle.drain().clone();
-    let shown = drain.clone();
-    tokio::spawn(async move {
-        shown.reached(Moment::Began).await;
-        terminal::show(shown);
-    });
-    let api = api::router(api::Api {
-        engine: engine.clone(),
-        queues: vec![queue],
-        drain: drain.clone(),
-        max_body,
-        max_attempts,
-    });
-    let ended = lifecycle
-        .admin(admin)
-        .workers(engine.clone(), vec![pool])
-        .http("api", listener, api)
-        .kubernetes(Kubernetes::in_cluster())
-        .on_report("log line", logging::report)
-        .run()
-        .await;
-    close(&*engine, &drain).await;
-    ended?;
-    Ok(())
-}
-
-/// Lets go of the storage, unless it hangs: everything is written, and the watchdog waits for nobody.
-async fn close(engine: &dyn Engine, drain: &Drain) {
-    let until = drain.plan().map(|plan| plan.report_end);
-    let until = until.unwrap_or_else(|| Instant::now() + DrainSettings::default().reporting);
-    if timeout_at(until, engine.close()).await.is_err() {
-        tracing::warn!("the queue's storage did not close in time");
-    }
-}
-
-async fn bind(address: &str, setting: &str) -> anyhow::Result<Listener> {
-    let listener = Listener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {address} (setting '{setting}')"))?;
-    tracing::info!(address = listener.local_addr()?, setting, "listening");
-    Ok(listener)
-}
-
-async fn open(config: &Config) -> anyhow::Result<Arc<dyn Engine>> {
-    let data = config.data.clone();
-    let open = move || SqliteEngine::open(&data, SqliteOptions::default());
-    let engine = tokio::task::spawn_blocking(open).await??;
-    tracing::info!(data = %config.data.display(), process = %engine.process(), "queue opened");
-    Ok(Arc::new(engine))
 }
 
 fn fail(error: std::fmt::Arguments<'_>) -> ExitCode {

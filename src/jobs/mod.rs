@@ -5,4 +5,5 @@ pub mod handler;
 pub mod job;
 pub mod ledger;
 mod ledger_metrics;
+pub mod leftovers;
 pub mod workers;

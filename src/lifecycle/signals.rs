@@ -73,6 +73,13 @@ impl Signals {
         (signals, Trigger(sender))
     }
 
+    /// Waits for the first signal, and takes it. For a program that waits for something before it runs its
+    /// [`Lifecycle`](super::Lifecycle), and ends if it is told to meanwhile.
+    pub async fn received(&mut self) {
+        // Open as long as `self` is.
+        let _ = self.received.recv().await;
+    }
+
     /// What the process does just before its watchdog ends it; see [`Watchdog::last_will`].
     pub fn last_will(&self, will: impl FnOnce() + Send + 'static) {
         self.watchdog.last_will(will);

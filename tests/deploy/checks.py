@@ -249,6 +249,8 @@ def wired(rendered, values):
     expected = {
         "listen": f"0.0.0.0:{ports['http']}",
         "admin": f"0.0.0.0:{ports['admin']}",
+        # The chart's Service is inside the cluster.
+        "allow-anonymous": True,
         "data": mounts["data"],
         "grace": f"{pod['terminationGracePeriodSeconds']}s",
         "exec": ["/lameduck", "demo", "--duration", "3s"] if demo else values["handler"]["exec"],

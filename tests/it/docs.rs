@@ -124,3 +124,21 @@ fn every_metric_that_the_documentation_names_is_in_the_code() {
     }
     assert!(named > 10, "the pages were not found");
 }
+
+#[test]
+fn what_an_answer_means_is_said_alike_in_the_code_and_in_the_documentation() {
+    let table = |text: &str| -> Vec<String> {
+        let rows = text.lines().map(|line| line.trim_start_matches("//! "));
+        rows.skip_while(|line| !line.starts_with("| answer |"))
+            .take_while(|line| line.starts_with('|'))
+            .map(str::to_owned)
+            .collect()
+    };
+    let in_code = table(include_str!("../../src/jobs/handler/http.rs"));
+    assert_eq!(
+        table(include_str!("../../docs/handlers.md")),
+        in_code,
+        "docs/handlers.md"
+    );
+    assert!(in_code.len() > 2, "a table");
+}

@@ -142,6 +142,28 @@ async fn the_payload_goes_in_and_the_output_is_the_result() {
 }
 
 #[tokio::test]
+async fn a_command_knows_how_many_attempts_it_has_and_by_when_it_is_told_to_stop() {
+    let exec =
+        sh("echo $LAMEDUCK_MAX_ATTEMPTS ${LAMEDUCK_DEADLINE:-never} ${TRACEPARENT:-no trace}");
+    let mut job = job("");
+
+    assert_eq!(done(exec.run(&job, context()).await), "5 never no trace\n");
+
+    job.traceparent = Some("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01".to_owned());
+    let mut context = context();
+    let now = Timestamp::now();
+    context.timeout_at = Some(tokio::time::Instant::now() + Duration::from_secs(60));
+    let said = done(exec.run(&job, context).await);
+    let words: Vec<_> = said.split_whitespace().collect();
+    let deadline: Timestamp = words[1].parse().unwrap();
+    // Told to the millisecond.
+    let away = deadline.duration_since(now).as_millis();
+    assert!((59_999..65_000).contains(&away), "{said}");
+    assert!(words[1].ends_with('Z'), "{said}");
+    assert_eq!(Some(words[2]), job.traceparent.as_deref());
+}
+
+#[tokio::test]
 async fn a_failure_tells_its_status_and_what_the_command_said_last() {
     assert_eq!(
         error(run(&sh("echo no such user >&2; exit 3")).await),

@@ -11,6 +11,7 @@ mod fake_api;
 mod grpc;
 mod hooks;
 mod http;
+mod http_handler;
 mod kubernetes;
 mod probes;
 mod process;

@@ -58,6 +58,8 @@ The settings file. A JSON string and a JSON array of strings are TOML too, with 
 {{- define "lameduck.toml" -}}
 listen = "0.0.0.0:8080"
 admin = "0.0.0.0:9090"
+# Only the Service inside the cluster leads here. LAMEDUCK_ALLOW_ANONYMOUS=false and LAMEDUCK_TOKENS in extraEnv close it.
+allow-anonymous = true
 data = "/var/lib/lameduck"
 grace = "{{ int .Values.terminationGracePeriodSeconds }}s"
 {{- with .Values.workers }}

@@ -11,6 +11,20 @@
 //! | exit 0 | done | released; done where [`zero_after_stop_is_done`](Exec::zero_after_stop_is_done) says so |
 //! | exit 75 (`EX_TEMPFAIL`), another failure, a signal | failed | released |
 //!
+//! Where the system is out of processes, descriptors or memory, nothing was begun: the job is postponed by about
+//! a second, and no attempt is counted.
+//!
+//! | in its environment | |
+//! | --- | --- |
+//! | `LAMEDUCK_JOB_ID`, `LAMEDUCK_QUEUE` | as its submitter knows it |
+//! | `LAMEDUCK_CONTENT_TYPE` | of what is on stdin |
+//! | `LAMEDUCK_ATTEMPT`, `LAMEDUCK_MAX_ATTEMPTS` | which one this is, the first being 1, and after which one the job is dead |
+//! | `LAMEDUCK_CLAIM` | of this run alone: to fence what it does elsewhere. To be left alone: what it starts is known by it |
+//! | `LAMEDUCK_DEADLINE` | when SIGTERM comes, by the job's timeout: UTC as RFC 3339 has it. A drain may bring it earlier |
+//! | `TRACEPARENT` | the submitter's trace context, where there is one |
+//!
+//! The rest is the service's own.
+//!
 //! The command is the leader of a process group of its own. It is told to stop by SIGTERM to the group,
 //! once; when its time is over the group is killed. **The end of the leader is the end of the job**: what
 //! it leaves behind in its group is killed, so that nothing of a finished job lives on. A shell that is
@@ -22,7 +36,8 @@
 //!
 //! Not used is `PR_SET_PDEATHSIG`: it follows the *thread* that spawned, and a runtime's threads come and
 //! go. Instead, whoever ends this process calls [`kill_all_groups`] first. A SIGKILL from outside can't be
-//! answered: in a container the kernel then kills what is left, because PID 1 is gone.
+//! answered: in a container the kernel then kills what is left, because PID 1 is gone; elsewhere the next
+//! process does so, by the list that [`keep_list_in`] keeps, those who left the group included.
 
 use std::{
     ffi::OsStr,
@@ -34,8 +49,13 @@ use std::{
 };
 
 use async_trait::async_trait;
-use rustix::process::Signal;
-use tokio::{io::AsyncWriteExt, process::Command, time::timeout};
+use jiff::Timestamp;
+use rustix::{io::Errno, process::Signal};
+use tokio::{
+    io::AsyncWriteExt,
+    process::Command,
+    time::{Instant, timeout},
+};
 
 use super::{Context, Handler, Retry, Verdict};
 use crate::jobs::job::Job;
@@ -43,8 +63,8 @@ use crate::jobs::job::Job;
 mod group;
 mod output;
 
-pub use group::kill_all_groups;
 use group::{Group, Groups, NotStarted};
+pub use group::{keep_list_in, kill_all_groups};
 use output::{Head, Tail};
 
 /// How much of stdout is kept as the result.
@@ -54,6 +74,8 @@ const ERROR_LIMIT: usize = 8 << 10;
 /// How long the output is waited for when the command has ended. It is at its end at once, unless
 /// somebody who left the group holds it open.
 const OUTPUT_GRACE: Duration = Duration::from_secs(1);
+/// About how long to wait where no process could be had: others have to end first.
+const SHORTAGE_WAIT: Duration = Duration::from_secs(1);
 
 /// A handler that runs a command.
 #[derive(Clone, Debug)]
@@ -124,11 +146,16 @@ impl Exec {
             .env("LAMEDUCK_JOB_ID", job.id.to_string())
             .env("LAMEDUCK_QUEUE", job.queue.as_str())
             .env("LAMEDUCK_ATTEMPT", job.attempt.to_string())
+            .env("LAMEDUCK_MAX_ATTEMPTS", job.max_attempts.to_string())
             .env("LAMEDUCK_CONTENT_TYPE", &job.content_type)
             .env("LAMEDUCK_CLAIM", &context.claim)
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
+        let deadline = context.deadline().and_then(at_the_wall);
+        // What the service itself may have of these is not the job's.
+        set_or_remove(&mut command, "LAMEDUCK_DEADLINE", deadline);
+        set_or_remove(&mut command, "TRACEPARENT", job.traceparent.clone());
         command
     }
 
@@ -177,6 +204,15 @@ impl Exec {
         let Some(program) = self.argv.first() else {
             return failed("no command is configured for this queue".to_owned());
         };
+        if let Some(remedy) = remedy_of_a_shortage(error) {
+            return Verdict::Postponed {
+                error: format!(
+                    "no process could be had for the command '{program}' ({error}); {remedy}"
+                ),
+                // So that those who met it together do not come back together.
+                wait: SHORTAGE_WAIT.mul_f64(0.5 + fastrand::f64()),
+            };
+        }
         failed(match error.kind() {
             io::ErrorKind::NotFound => format!(
                 "the command '{program}' can't be started ({error}); is it in the image, and on PATH?"
@@ -196,7 +232,8 @@ impl Handler for Exec {
         if context.stop.is_cancelled() || context.cut.is_cancelled() {
             return Verdict::Released;
         }
-        match Group::spawn(self.command(job, &context), Groups::of_this_process()) {
+        let command = self.command(job, &context);
+        match Group::spawn(command, &context.claim, Groups::of_this_process()) {
             Ok(group) => self.attend(group, job, &context).await,
             Err(NotStarted::ProcessEnds) => Verdict::Released,
             Err(NotStarted::Failed(error)) => self.not_started(&error),
@@ -228,6 +265,37 @@ async fn until_ended(
             () = &mut pipes, if !at_end => at_end = true,
         }
     }
+}
+
+/// What to do where the system has run out of something. `None` where it is the command that can't be started.
+fn remedy_of_a_shortage(error: &io::Error) -> Option<&'static str> {
+    match Errno::from_io_error(error)? {
+        Errno::AGAIN => Some(
+            "fewer workers, or a higher limit on processes: the container's (podPidsLimit of the kubelet, pids.max of \
+             the cgroup) or the user's (ulimit -u)",
+        ),
+        Errno::MFILE => Some("fewer workers, or a higher limit on open files (ulimit -n)"),
+        Errno::NFILE => {
+            Some("the whole machine is out of open files (sysctl fs.file-max): see who holds them")
+        }
+        Errno::NOMEM => Some("fewer workers, or more memory (the container's memory limit)"),
+        _ => None,
+    }
+}
+
+/// What clocks on the wall show at that instant, to the millisecond.
+fn at_the_wall(instant: Instant) -> Option<String> {
+    let left = instant.saturating_duration_since(Instant::now());
+    let at = Timestamp::now().checked_add(left).ok()?;
+    let at = Timestamp::from_millisecond(at.as_millisecond()).ok()?;
+    Some(at.to_string())
+}
+
+fn set_or_remove(command: &mut Command, name: &str, value: Option<String>) {
+    match value {
+        Some(value) => command.env(name, value),
+        None => command.env_remove(name),
+    };
 }
 
 /// Writes the payload. A command need not read it: a closed pipe is its right.

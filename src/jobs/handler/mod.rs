@@ -12,6 +12,8 @@ use crate::lifecycle::Drain;
 
 pub mod exec;
 mod function;
+#[cfg(feature = "http-handler")]
+pub mod http;
 
 pub use function::{Failure, Function, function};
 

@@ -10,7 +10,7 @@
 //! A job is counted from *before* its reservation is sent until its outcome is durable. So there is no
 //! instant in which the conductor could believe that nothing is held while something is.
 //!
-//! [`pool`] reserves, [`run`] sees to one run and its end, [`outcome`] writes what became of it.
+//! `pool.rs` reserves, `run.rs` sees to one run and its end, `outcome.rs` writes what became of it.
 
 use std::{
     collections::HashMap,

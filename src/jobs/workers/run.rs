@@ -50,6 +50,7 @@ impl Worker {
         // In a drain nothing is begun any more.
         if job.suspect {
             let _alone = tokio::select! {
+                biased;
                 () = began => return Ended::not_begun(),
                 alone = floor.write_owned() => alone,
             };
@@ -62,8 +63,8 @@ impl Worker {
         } else {
             let _together = tokio::select! {
                 biased;
-                together = floor.read_owned() => together,
                 () = began => return Ended::not_begun(),
+                together = floor.read_owned() => together,
             };
             self.run_now(job, claim).await
         }

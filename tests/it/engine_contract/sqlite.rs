@@ -3,14 +3,18 @@
 use std::{
     fs,
     io::{BufRead, BufReader, Write},
-    os::unix::fs::PermissionsExt,
+    os::unix::{fs::PermissionsExt, process::CommandExt},
     path::{Path, PathBuf},
-    process::{Command, Stdio},
+    process::{Child, Command, Stdio},
     sync::{Condvar, mpsc},
 };
 
 use futures_util::{FutureExt, future::join_all};
-use lameduck::jobs::engine::sqlite::{SqliteEngine, SqliteOptions};
+use lameduck::jobs::{
+    engine::sqlite::{SqliteEngine, SqliteOptions},
+    leftovers::RunningList,
+};
+use rustix::process::Pid;
 use tempfile::TempDir;
 
 use super::*;
@@ -230,6 +234,59 @@ async fn dropping_the_engine_frees_the_directory_and_leaves_one_file() {
     assert!(!directory.path().join("lameduck.db-wal").exists());
     let engine = open(directory.path()).unwrap();
     assert_eq!(state(&engine, id).await, State::Pending);
+}
+
+// === what a dead predecessor left running ===
+
+/// Runs for ever under a claim, in a group of its own; not longer than its test.
+struct Sleeper(Child);
+
+impl Sleeper {
+    fn under(claim: &str) -> Self {
+        let mut command = Command::new("sleep");
+        command.arg("1000").env("LAMEDUCK_CLAIM", claim);
+        command.stdout(Stdio::null()).stderr(Stdio::null());
+        Self(command.process_group(0).spawn().unwrap())
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_raw(self.0.id().cast_signed()).unwrap()
+    }
+
+    fn is_alive(&mut self) -> bool {
+        self.0.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for Sleeper {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[test]
+fn whoever_gets_the_directory_ends_what_is_in_the_list_of_its_predecessor() {
+    let directory = a_directory();
+    let first = open(directory.path()).unwrap();
+    let list = RunningList::of(directory.path()).unwrap().unwrap();
+    let mut orphan = Sleeper::under("contract-orphan");
+    let mut other = Sleeper::under("contract-other");
+    let mut listed = list.note("contract-orphan").unwrap();
+    listed.started(orphan.pid()).unwrap();
+    // As SIGKILL does: nobody takes it out of the list.
+    std::mem::forget(listed);
+
+    let refused = open(directory.path());
+    let lived = orphan.is_alive();
+    drop(first);
+    let second = open(directory.path());
+
+    assert!(matches!(refused, Err(EngineError::InUse { .. })));
+    assert!(lived, "its owner was alive");
+    second.unwrap();
+    assert!(!orphan.is_alive(), "it is ended before a job is free");
+    assert!(other.is_alive(), "it is not in the list");
 }
 
 // === files ===

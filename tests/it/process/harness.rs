@@ -117,9 +117,13 @@ impl Place {
 
     /// `lameduck serve` with these arguments, and nothing in its environment that it was not given here.
     pub fn command(&self, arguments: &[&str]) -> Command {
+        self.command_without_handler("127.0.0.1:0", "127.0.0.1:0", arguments)
+    }
+
+    fn command_without_handler(&self, api: &str, admin: &str, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_lameduck"));
         command
-            .args(["serve", "--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"])
+            .args(["serve", "--listen", api, "--admin", admin])
             .arg("--data")
             .arg(self.path("data"))
             .args(arguments)
@@ -136,7 +140,12 @@ impl Place {
 
     /// The same, with the place's handler.
     pub fn command_with_handler(&self, arguments: &[&str]) -> Command {
-        let mut command = self.command(arguments);
+        self.command_at("127.0.0.1:0", "127.0.0.1:0", arguments)
+    }
+
+    /// The same at these addresses.
+    pub fn command_at(&self, api: &str, admin: &str, arguments: &[&str]) -> Command {
+        let mut command = self.command_without_handler(api, admin, arguments);
         let handler = format!("sh {}", self.path("handler").display());
         command.env("LAMEDUCK_EXEC", handler);
         command

@@ -3,12 +3,16 @@
 //! What a job did is not taken from the program's word alone: handlers keep a ledger of their own, outside
 //! of it, and whoever was started is looked for in `/proc`.
 
+mod configuration;
 mod deadlines;
 mod drain;
 mod faces;
+mod handover;
 mod harness;
 mod interface;
 mod ledger;
+mod leftovers;
 mod restarts;
+mod shortage;
 mod story;
 mod terminal;

@@ -18,7 +18,7 @@ const LOCK_WAIT: Duration = Duration::from_millis(250);
 
 /// A data directory that is ours for as long as this lives.
 #[derive(Debug)]
-pub(super) struct Directory {
+pub struct Directory {
     path: PathBuf,
     // flock(2) under the hood: the kernel releases it when the process dies. The standard library opens
     // files close-on-exec, so that commands do not inherit it.
@@ -26,7 +26,11 @@ pub(super) struct Directory {
 }
 
 impl Directory {
-    /// Makes the directory if it is missing, locks it, and makes sure that the database file exists.
+    /// Makes the directory if it is missing, locks it, and makes sure that the database file exists. Blocks, but
+    /// waits for nobody longer than a quarter of a second.
+    ///
+    /// # Errors
+    /// [`EngineError::InUse`] where another living process has it; [`EngineError::Unusable`] where it can't be used.
     pub fn claim(path: &Path) -> Result<Self, EngineError> {
         let unusable = |error| unusable(path, error);
         create(path).map_err(unusable)?;
@@ -51,19 +55,24 @@ impl Directory {
         })
     }
 
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
     /// Where the database is.
-    pub fn database(&self) -> PathBuf {
+    pub(super) fn database(&self) -> PathBuf {
         Self::database_in(&self.path)
     }
 
     /// Where the database of a directory is.
-    pub fn database_in(path: &Path) -> PathBuf {
+    pub(super) fn database_in(path: &Path) -> PathBuf {
         path.join(DATABASE)
     }
 
     /// Whether no living process has this directory. Whoever wants it at this very instant waits for longer
     /// than this takes.
-    pub fn is_free(path: &Path) -> Result<bool, EngineError> {
+    pub(super) fn is_free(path: &Path) -> Result<bool, EngineError> {
         let look = || match File::open(path.join(LOCK)) {
             Ok(lock) => match lock.try_lock_shared() {
                 Ok(()) => lock.unlock().map(|()| true),

@@ -36,6 +36,7 @@ use crate::jobs::{
         Submitted,
     },
     ledger::{DrainRow, DrainTotal, Ledger},
+    leftovers,
 };
 
 mod beside;
@@ -51,8 +52,7 @@ mod service;
 mod writer;
 
 pub use beside::read_drains;
-
-use directory::Directory;
+pub use directory::Directory;
 use queue::Room;
 use reader::Reader;
 use writer::{Desk, Figures, Writer};
@@ -100,7 +100,8 @@ pub struct SqliteOptions {
     pub max_crashes: u32,
     /// How long what ended is kept.
     pub retention: Retention,
-    /// What tells one boot of the machine from the next.
+    /// What tells one boot of the machine from the next; where nothing does (outside of Linux), every end counts
+    /// as a crash of nobody's.
     pub boot_id: Option<String>,
 }
 
@@ -118,7 +119,7 @@ impl Default for SqliteOptions {
             min_free: 64 << 20,
             max_crashes: 5,
             retention: Retention::default(),
-            boot_id: boot_id(),
+            boot_id: leftovers::boot_id(),
         }
     }
 }
@@ -126,16 +127,22 @@ impl Default for SqliteOptions {
 // === impl SqliteEngine ===
 
 impl SqliteEngine {
-    /// Opens the queue in `directory` for this process run, and makes it if there is none. Frees what dead
-    /// predecessors held. Blocks.
+    /// Opens the queue in `directory` for this process run, and makes it if there is none. Ends what the commands
+    /// of a dead predecessor left running, and frees the jobs that it held. Blocks.
     pub fn open(directory: &Path, options: SqliteOptions) -> Result<Self, EngineError> {
+        Self::open_in(Directory::claim(directory)?, options)
+    }
+
+    /// The same in a directory that is ours already.
+    pub fn open_in(directory: Directory, options: SqliteOptions) -> Result<Self, EngineError> {
         let room = Arc::new(Room {
             max_waiting: options.max_waiting,
             max_bytes: options.max_bytes,
             min_free: options.min_free,
-            directory: directory.to_owned(),
+            directory: directory.path().to_owned(),
         });
-        let directory = Directory::claim(directory)?;
+        // Before a job is free: it must not run again beside the command that still does its work.
+        leftovers::end(directory.path());
         let database = directory.database();
         let mut connection = connection::writer(&database)?;
         let process = ProcessId::random();
@@ -211,12 +218,6 @@ fn take_over(
         );
     }
     Ok(())
-}
-
-/// Linux tells one boot from the next; elsewhere every end counts as a crash of nobody's.
-fn boot_id() -> Option<String> {
-    let id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    Some(id.trim().to_owned())
 }
 
 impl fmt::Debug for SqliteEngine {

@@ -8,10 +8,14 @@
 //! ```text
 //!   spawn ─▶ Living ── SIGTERM, SIGKILL ──▶ the leader ends (seen, not reaped) ─▶ the rest is killed, Living goes ─▶ reaped
 //! ```
+//!
+//! From before the spawn until it is reaped a command is in a [list](RunningList), by which the next process ends it
+//! where this one was killed.
 
 use std::{
     io,
     os::fd::OwnedFd,
+    path::Path,
     process::ExitStatus,
     sync::{
         Mutex, MutexGuard, PoisonError, RwLock,
@@ -30,6 +34,8 @@ use tokio::{
     process::{Child, ChildStderr, ChildStdin, ChildStdout, Command},
 };
 
+use crate::jobs::leftovers::{Listed, RunningList};
+
 /// How often to look where the kernel can't tell (no pidfd: before Linux 5.3, or forbidden).
 const LOOK: Duration = Duration::from_millis(20);
 /// How long [`kill_all_groups`] waits for a command that is just being started.
@@ -43,6 +49,8 @@ pub(super) struct Group {
     living: Living,
     child: Child,
     pidfd: Option<AsyncFd<OwnedFd>>,
+    // Behind `living`: whoever is not killed yet stays in the list.
+    listed: Option<Listed>,
 }
 
 /// Why there is no command.
@@ -60,6 +68,8 @@ pub(super) struct Groups {
     /// Held for reading from before a spawn until its group is in the list.
     spawning: RwLock<()>,
     living: Mutex<Vec<Pid>>,
+    /// For the next process, where there is a place for it.
+    list: Mutex<Option<RunningList>>,
 }
 
 /// The right to signal a group. Dropped, it kills what is left of it.
@@ -79,19 +89,44 @@ pub fn kill_all_groups() -> usize {
     GROUPS.kill_all()
 }
 
+/// Keeps a list of the commands that run, in the data directory that this process owns: after a SIGKILL the next
+/// process to [open](crate::jobs::engine) the queue there ends them before their jobs run again. To be called
+/// before the first job runs.
+///
+/// # Errors
+/// Where the list's folder can't be made.
+pub fn keep_list_in(data: &Path) -> io::Result<()> {
+    GROUPS.keep_list_in(data)
+}
+
 // === impl Group ===
 
 impl Group {
-    /// Starts the command as the leader of a new group.
-    pub fn spawn(mut command: Command, groups: &'static Groups) -> Result<Self, NotStarted> {
+    /// Starts the command as the leader of a new group. It has this claim in its environment.
+    pub fn spawn(
+        mut command: Command,
+        claim: &str,
+        groups: &'static Groups,
+    ) -> Result<Self, NotStarted> {
         command.process_group(0);
+        let listed = groups.note(claim);
         let (child, living) = groups.spawn(command)?;
-        let pidfd = watch(living.id);
-        Ok(Self {
+        let mut group = Self {
+            pidfd: watch(living.id),
             living,
             child,
-            pidfd,
-        })
+            listed,
+        };
+        group.note_leader();
+        Ok(group)
+    }
+
+    fn note_leader(&mut self) {
+        if let Some(listed) = &mut self.listed
+            && let Err(error) = listed.started(self.living.id)
+        {
+            not_listed(&error);
+        }
     }
 
     /// Its ends of the pipes; there once.
@@ -122,11 +157,15 @@ impl Group {
     /// Kills what is left of the group, then reaps the leader.
     pub async fn reap(self) -> io::Result<ExitStatus> {
         let Self {
-            living, mut child, ..
+            living,
+            mut child,
+            listed,
+            ..
         } = self;
         let (id, groups) = (living.id, living.groups);
         drop(living);
         let status = child.wait().await;
+        drop(listed);
         if adopts_orphans() {
             tokio::spawn(reap_adopted(id, groups));
         }
@@ -195,7 +234,21 @@ impl Groups {
             closed: AtomicBool::new(false),
             spawning: RwLock::new(()),
             living: Mutex::new(Vec::new()),
+            list: Mutex::new(None),
         }
+    }
+
+    fn keep_list_in(&self, data: &Path) -> io::Result<()> {
+        let list = RunningList::of(data)?;
+        *self.list.lock().unwrap_or_else(PoisonError::into_inner) = list;
+        Ok(())
+    }
+
+    /// A command that can't be listed runs all the same: what it would take to do it harm is a SIGKILL.
+    fn note(&self, claim: &str) -> Option<Listed> {
+        let list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
+        let list = list.clone()?;
+        list.note(claim).inspect_err(not_listed).ok()
     }
 
     fn spawn(&'static self, mut command: Command) -> Result<(Child, Living), NotStarted> {
@@ -279,6 +332,14 @@ fn look_at(leader: Pid) -> rustix::io::Result<bool> {
     rustix::process::waitid(WaitId::Pid(leader), options).map(|status| status.is_some())
 }
 
+fn not_listed(error: &io::Error) {
+    tracing::warn!(
+        %error,
+        "a command can't be put into the list of those that run; after a SIGKILL of this process it would run on \
+         beside its job's next run"
+    );
+}
+
 fn signal_group(id: Pid, signal: Signal) {
     // Somebody else in this process reaped it, with a wait for any child: the id may be anybody's now.
     if look_at(id) == Err(Errno::CHILD) {
@@ -311,8 +372,8 @@ mod tests {
     #[tokio::test]
     async fn killing_all_leaves_none_and_lets_none_be_started() {
         let groups = groups();
-        let first = Group::spawn(sleeper(), groups).unwrap();
-        let second = Group::spawn(sleeper(), groups).unwrap();
+        let first = Group::spawn(sleeper(), "claim", groups).unwrap();
+        let second = Group::spawn(sleeper(), "claim", groups).unwrap();
 
         assert_eq!(groups.kill_all(), 2);
 
@@ -320,7 +381,7 @@ mod tests {
             group.ended().await;
             assert_eq!(group.reap().await.unwrap().signal(), Some(9));
         }
-        let third = Group::spawn(sleeper(), groups);
+        let third = Group::spawn(sleeper(), "claim", groups);
         assert!(matches!(third, Err(NotStarted::ProcessEnds)));
         assert!(groups.living().is_empty());
     }
@@ -328,7 +389,7 @@ mod tests {
     #[tokio::test]
     async fn a_spawn_that_hangs_does_not_keep_the_others_alive() {
         let groups = groups();
-        let group = Group::spawn(sleeper(), groups).unwrap();
+        let group = Group::spawn(sleeper(), "claim", groups).unwrap();
         let hangs = groups.spawning.read().unwrap();
 
         assert_eq!(groups.kill_all(), 1);
@@ -341,7 +402,7 @@ mod tests {
     async fn the_end_is_seen_without_a_pidfd_too() {
         let mut command = Command::new("sh");
         command.args(["-c", "exit 3"]);
-        let mut group = Group::spawn(command, groups()).unwrap();
+        let mut group = Group::spawn(command, "claim", groups()).unwrap();
         group.pidfd = None;
 
         group.ended().await;
@@ -352,7 +413,7 @@ mod tests {
     #[tokio::test]
     async fn a_group_that_is_dropped_is_killed() {
         let groups = groups();
-        let group = Group::spawn(sleeper(), groups).unwrap();
+        let group = Group::spawn(sleeper(), "claim", groups).unwrap();
         let id = group.living.id;
 
         drop(group);

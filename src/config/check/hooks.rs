@@ -1,0 +1,124 @@
+//! Teardown hooks: each does exactly one thing, and none removes more than was meant.
+
+use std::path::{Component, Path};
+
+use super::{
+    super::{
+        Hook, Source, Task,
+        settings::{HookSettings, ProcessValues},
+        value::Time,
+    },
+    Findings, source_of,
+};
+
+impl Findings {
+    pub(super) fn hook(
+        &mut self,
+        place: &Source,
+        hook: &HookSettings,
+        process: &ProcessValues,
+    ) -> Option<Hook> {
+        let before = self.errors.len();
+        let Some(name) = &hook.name else {
+            self.error(
+                place,
+                "a teardown hook has no name; give it one, as in name = \"broker\"",
+            );
+            return None;
+        };
+        let shown = &name.value;
+        if let Some(method) = hook.method.as_ref().filter(|_| hook.url.is_none()) {
+            self.error(
+                &method.source,
+                format!("method of hook '{shown}' says nothing without url"),
+            );
+        }
+        let task = match (&hook.run, &hook.url, &hook.remove) {
+            (Some(run), None, None) => Task::Run(run.value.clone()),
+            (None, Some(url), None) => {
+                if url.value.0.scheme() != "http" {
+                    self.error(
+                        &url.source,
+                        format!("url of hook '{shown}' is not plain http; for https run a command: run = \"curl …\""),
+                    );
+                }
+                let method = hook.in_force().method;
+                match method.parse() {
+                    Ok(method) => Task::Request {
+                        method,
+                        url: url.value.0.clone(),
+                    },
+                    Err(_) => {
+                        let source = source_of(hook.method.as_ref());
+                        self.error(
+                            &source,
+                            format!("method = {method:?} of hook '{shown}' is no HTTP method"),
+                        );
+                        return None;
+                    }
+                }
+            }
+            (None, None, Some(remove)) => {
+                if let Err(why) = may_be_removed(&remove.value, &process.data) {
+                    let path = remove.value.display();
+                    self.error(
+                        &remove.source,
+                        format!("remove = '{path}' of hook '{shown}' is refused: {why}"),
+                    );
+                }
+                Task::Remove(remove.value.clone())
+            }
+            _ => {
+                self.error(
+                    place,
+                    format!(
+                        "hook '{shown}' does exactly one thing: give it one of run, url and remove"
+                    ),
+                );
+                return None;
+            }
+        };
+        let kept = process.teardown.0;
+        if let Some(timeout) = hook
+            .timeout
+            .as_ref()
+            .filter(|timeout| timeout.value.0 > kept)
+        {
+            self.warning(
+                &timeout.source,
+                format!(
+                    "timeout = {} of hook '{shown}' is {} longer than what is kept for all hooks (teardown = {}): after a \
+                     drain that took all its time it will be stopped earlier; lower it, or raise teardown",
+                    timeout.value,
+                    Time(timeout.value.0 - kept),
+                    process.teardown
+                ),
+            );
+        }
+        (self.errors.len() == before).then(|| Hook {
+            name: shown.clone(),
+            task,
+            timeout: hook.in_force().timeout,
+        })
+    }
+}
+
+/// A slip of the pen must not cost a file system, or the queue.
+fn may_be_removed(path: &Path, data: &Path) -> Result<(), &'static str> {
+    let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    if path.components().any(|part| part == Component::ParentDir) {
+        return Err("it contains '..'; write the path without");
+    }
+    let names = |path: &Path| {
+        path.components()
+            .filter(|part| matches!(part, Component::Normal(_)))
+            .count()
+    };
+    if names(path) == 0 || (path.is_absolute() && names(path) < 2) {
+        return Err("it is a root, or a folder right below it; name something inside");
+    }
+    if absolute(data).starts_with(absolute(path)) {
+        return Err("the queue's data is in it (setting 'data')");
+    }
+    Ok(())
+}

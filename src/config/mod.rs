@@ -1,0 +1,254 @@
+//! The configuration: one list of settings, read from flags, environment and a TOML file.
+//!
+//! ```text
+//!   flags ─▶ LAMEDUCK_… ─▶ file ─▶ defaults            what was given, with its place   (`settings`, `file`)
+//!                  └──────────┬────────┘
+//!                   [queues.NAME] of the file           each queue: its own, else the top level's
+//!                             ▼
+//!                 combinations are checked              errors and warnings, all at once  (`check`)
+//!                             ▼
+//!                          Config                       typed, and nothing left to doubt
+//! ```
+//!
+//! Every setting has the same name everywhere: `--max-body`, `LAMEDUCK_MAX_BODY`, `max-body = 1024`. What a
+//! queue's own table says holds for that queue, whatever is said for all of them by a flag.
+
+use std::path::{Path, PathBuf};
+
+use lameduck::{
+    jobs::{handler::http::Secret, job::QueueName},
+    lifecycle::DrainSettings,
+};
+use url::Url;
+
+mod check;
+mod declare;
+mod file;
+mod problem;
+mod settings;
+mod show;
+mod value;
+
+pub use self::{
+    declare::{Entry, Section, Setting, Source, variable_of},
+    file::Document,
+    problem::{Problem, Problems},
+    settings::{
+        HookSettings, ProcessSettings, ProcessValues, QueueSettings, QueueValues, Settings,
+    },
+    show::{check, show},
+    value::{CommandLine, Target, Time, Value},
+};
+
+/// Where probes and metrics are served unless told otherwise.
+pub const DEFAULT_ADMIN: &str = "127.0.0.1:9090";
+
+/// The queue where no table names one.
+const DEFAULT_QUEUE: &str = "default";
+
+/// The configuration in force.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The queues, each with whoever does its work.
+    pub queues: Vec<Queue>,
+    /// The process' settings, as they were declared.
+    pub process: ProcessValues,
+    /// The drain's part of them.
+    pub drain: DrainSettings,
+    /// Certificate and key that the API speaks TLS with.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// Who may use the API.
+    pub access: Access,
+    /// Teardown hooks, in the order of the file.
+    pub hooks: Vec<Hook>,
+}
+
+/// A queue and whoever does its work.
+#[derive(Clone, Debug)]
+pub struct Queue {
+    /// Its name.
+    pub name: QueueName,
+    /// Who does the work.
+    pub handler: Handler,
+    /// Its settings, as they were declared.
+    pub values: QueueValues,
+}
+
+/// Who does the work of a queue.
+#[derive(Clone, Debug)]
+pub enum Handler {
+    /// A command for each job.
+    Exec(CommandLine),
+    /// A request for each job.
+    Http {
+        /// Where to.
+        url: Url,
+        /// What it is signed with.
+        secrets: Vec<Secret>,
+    },
+}
+
+/// Who may use the API.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Access {
+    /// Everybody who reaches it.
+    Anonymous,
+    /// Who has one of the tokens in this file.
+    Tokens(PathBuf),
+}
+
+/// Something to do at teardown.
+#[derive(Clone, Debug)]
+pub struct Hook {
+    /// What the drain report calls it.
+    pub name: String,
+    /// What to do.
+    pub task: Task,
+    /// How long it may take.
+    pub timeout: Time,
+}
+
+/// What a teardown hook does.
+#[derive(Clone, Debug)]
+pub enum Task {
+    /// Runs a command.
+    Run(CommandLine),
+    /// Sends a request.
+    Request {
+        /// By this method.
+        method: http::Method,
+        /// To this place.
+        url: Url,
+    },
+    /// Removes a file or a folder.
+    Remove(PathBuf),
+}
+
+/// What was given, from all sources, before it is checked.
+#[derive(Clone, Debug)]
+pub struct Given {
+    settings: Settings,
+    /// With what they inherit from the top level.
+    queues: Vec<(QueueName, Source, QueueSettings)>,
+    hooks: Vec<(Source, HookSettings)>,
+}
+
+/// A configuration, and what is doubtful about it.
+#[derive(Debug)]
+pub struct Checked {
+    /// To be run with.
+    pub config: Config,
+    /// Whoever runs it should know.
+    pub warnings: Vec<Problem>,
+}
+
+/// How alike a variable must be to a setting's to be taken for a slip of the pen: a letter in five.
+const ALIKE: f64 = 0.8;
+
+/// Reads all sources and checks what they say together.
+pub fn load(file: Option<&Path>, flags: Settings) -> Result<Checked, Problems> {
+    let (given, mut problems) = Given::gather(file, flags)?;
+    match check::check(&given) {
+        Ok(mut checked) if problems.is_empty() => {
+            let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
+            checked.warnings.extend(misspelt(variables));
+            Ok(checked)
+        }
+        Ok(_) => Err(Problems(problems)),
+        Err(Problems(more)) => {
+            problems.extend(more);
+            Err(Problems(problems))
+        }
+    }
+}
+
+// === impl Given ===
+
+impl Given {
+    /// Reads all sources; what can't be understood of the file comes beside.
+    pub fn gather(file: Option<&Path>, flags: Settings) -> Result<(Self, Vec<Problem>), Problems> {
+        let (document, problems) = match file {
+            Some(file) => Document::load(file)?,
+            None => Default::default(),
+        };
+        Ok((Self::of(flags, document), problems))
+    }
+
+    fn of(flags: Settings, document: Document) -> Self {
+        let settings = flags.or(document.settings);
+        let queues = document
+            .queues
+            .into_iter()
+            .map(|(name, place, own)| (name, place, inherit(own, &settings.queue)));
+        Self {
+            queues: queues.collect(),
+            settings,
+            hooks: document.hooks,
+        }
+    }
+}
+
+/// A queue's own settings, else those of the top level. Who has a handler inherits none.
+fn inherit(own: QueueSettings, top: &QueueSettings) -> QueueSettings {
+    let mut top = top.clone();
+    if own.exec.is_some() || own.http.is_some() {
+        (top.exec, top.http) = (None, None);
+    }
+    if own.exec.is_some() {
+        // Still those of every queue with an endpoint: an unsigned request would be a surprise.
+        top.http_secrets = None;
+    }
+    own.or(top)
+}
+
+/// Variables that are nearly a setting's. Only warned of: the prefix is not ours alone, Kubernetes makes
+/// variables of it for a Service called lameduck.
+fn misspelt(variables: impl Iterator<Item = String>) -> Vec<Problem> {
+    let settings: Vec<Setting> = [QueueSettings::settings(), ProcessSettings::settings()].concat();
+    let known: Vec<String> = settings
+        .iter()
+        .map(|setting| variable_of(&setting.name))
+        .collect();
+    let slip = |name: String| {
+        let meant = |known: &&String| {
+            let [name, known] = [&name, *known].map(|name| name.strip_prefix("LAMEDUCK_"));
+            name.zip(known)
+                .is_some_and(|(a, b)| strsim::normalized_damerau_levenshtein(a, b) >= ALIKE)
+        };
+        let meant = known.iter().find(meant)?;
+        let text =
+            format!("no setting has this variable, and it is ignored; did you mean {meant}?");
+        Some(Problem::new(&Source::Variable(name), text))
+    };
+    variables
+        .filter(|name| !known.contains(name))
+        .filter_map(slip)
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_variable_that_is_nearly_a_setting_is_warned_of() {
+        let names = [
+            "LAMEDUCK_WORKRES",
+            "LAMEDUCK_WORKERS",
+            "LAMEDUCK_LOG",
+            "LAMEDUCK_CONFIG",
+            "LAMEDUCK_PORT",
+            "LAMEDUCK_SERVICE_HOST",
+            "WORKERS",
+        ];
+        let said: Vec<String> = misspelt(names.into_iter().map(str::to_owned))
+            .iter()
+            .map(ToString::to_string)
+            .collect();
+        let [said] = &said[..] else {
+            panic!("{said:?}")
+        };
+        assert!(said.contains("LAMEDUCK_WORKRES"), "{said}");
+        assert!(said.contains("did you mean LAMEDUCK_WORKERS?"), "{said}");
+    }
+}

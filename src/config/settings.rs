@@ -1,0 +1,307 @@
+//! The list of all settings: the only place where a name, a type, a default or a help text is written.
+
+use std::{
+    num::{NonZeroU32, NonZeroU64, NonZeroUsize},
+    path::PathBuf,
+    time::Duration,
+};
+
+use clap::{ArgMatches, Args, Command, FromArgMatches};
+use lameduck::{
+    jobs::job::{Order, Retention},
+    lifecycle::{DrainSettings, ReadinessPolicy},
+};
+
+use super::{
+    declare::{Section, settings},
+    value::{Bytes, CommandLine, Share, Target, Time},
+};
+
+settings! {
+    /// Settings of a queue. At the top level they hold for every queue that does not say otherwise.
+    pub struct QueueSettings => QueueValues {
+        /// The command that does a job's work: payload on stdin, result on stdout, exit status 0 for done.
+        /// Split like a shell does; no shell is involved.
+        exec: CommandLine, "COMMAND";
+
+        /// The HTTP endpoint that does a job's work: each job is sent to it by POST. A queue has either this or a
+        /// command.
+        http: Target, "URL";
+
+        /// A file with one or more secrets, whsec_…, a line each, that requests to the HTTP endpoint are signed with.
+        http_secrets: PathBuf, "FILE";
+
+        /// A command that was told to stop and then ends with status 0 has done its job; otherwise the job is given
+        /// back and runs again.
+        zero_after_stop_is_done: bool = false, "BOOL";
+
+        /// How many jobs of the queue run at once.
+        workers: NonZeroUsize = nonzero(20), "N";
+
+        /// How long a run may take where the submitter does not say.
+        timeout: Time = seconds(600), "DURATION";
+
+        /// Attempts in all before a job is dead, where the submitter does not say.
+        max_attempts: NonZeroU32 = nonzero(5), "N";
+
+        /// How long a job waits after its first failure; doubled after each one more.
+        backoff_first: Time = seconds(1), "DURATION";
+
+        /// How long a failed job waits at the most.
+        backoff_max: Time = seconds(300), "DURATION";
+
+        /// Which job is the next: priority (by the instant from which each could run, and its priority), or run-at (by
+        /// that instant alone).
+        order: Order = Order::default(), "ORDER";
+    }
+}
+
+settings! {
+    /// Settings of the process.
+    pub struct ProcessSettings => ProcessValues {
+        /// Directory of the embedded database; one process only, no network file system.
+        data: PathBuf = "lameduck-data".into(), "DIR";
+
+        /// Where the API listens: HOST:PORT, or unix:PATH.
+        listen: String = "127.0.0.1:8080".into(), "ADDR";
+
+        /// Where probes and metrics are served: HOST:PORT, or unix:PATH.
+        admin: String = super::DEFAULT_ADMIN.into(), "ADDR";
+
+        /// The certificate chain that the API speaks TLS with, as PEM; read again when it changes.
+        tls_cert: PathBuf, "FILE";
+
+        /// Its private key, as PEM.
+        tls_key: PathBuf, "FILE";
+
+        /// A file with bearer tokens, a line each: who has one of them may use the API.
+        tokens: PathBuf, "FILE";
+
+        /// Let everybody who can reach the API use it.
+        allow_anonymous: bool = false, "BOOL";
+
+        /// The largest payload, in bytes.
+        max_body: Bytes = Bytes(1 << 20), "BYTES";
+
+        /// Jobs in one batch request at the most.
+        max_batch: NonZeroUsize = nonzero(1_000), "N";
+
+        /// Jobs that may wait in one queue; more are refused.
+        max_queue_length: NonZeroU64 = nonzero(1_000_000), "N";
+
+        /// Bytes that the database may hold before jobs are refused; none where it is not given.
+        max_disk: Bytes, "BYTES";
+
+        /// Bytes that jobs leave free on the database's file system, so that there is room for their outcomes.
+        min_free_disk: Bytes = Bytes(64 << 20), "BYTES";
+
+        /// How long completed and cancelled jobs are kept.
+        retain_completed: Time = Time(Retention::default().completed), "DURATION";
+
+        /// How long dead jobs are kept.
+        retain_dead: Time = Time(Retention::default().dead), "DURATION";
+
+        /// How long an idempotency key is remembered after its submission, but never shorter than its job.
+        idempotency_window: Time = Time(Retention::default().keys), "DURATION";
+
+        /// A job is dead when its process crashed so often in a row while it ran, the last time alone; 0 for never.
+        max_crashes: u32 = 5, "N";
+
+        /// From SIGTERM to SIGKILL: terminationGracePeriodSeconds.
+        grace: Time = Time(drain().grace), "DURATION";
+
+        /// When readiness fails in a drain: immediate, after-removal, auto.
+        readiness: ReadinessPolicy = drain().readiness, "POLICY";
+
+        /// From removal in the API to removal everywhere.
+        settle: Time = Time(drain().settle), "DURATION";
+
+        /// Without a request on a new connection for this long, nobody routes here.
+        quiet: Time = Time(drain().quiet), "DURATION";
+
+        /// After this long removal is assumed where it can't be observed.
+        fallback_wait: Time = Time(drain().fallback_wait), "DURATION";
+
+        /// The share of the grace period in which idle connections may speak once more, 0 to 1.
+        lame_duck_share: Share = Share(drain().lame_duck_share), "SHARE";
+
+        /// What handlers get to come to an end, from SIGTERM to SIGKILL for commands.
+        stop_notice: Time = Time(drain().stop_notice), "DURATION";
+
+        /// Kept for giving jobs back and for hooks, behind the hard deadline.
+        teardown: Time = Time(drain().teardown), "DURATION";
+
+        /// Kept for the drain report.
+        reporting: Time = Time(drain().reporting), "DURATION";
+
+        /// Wait at the end, inside the grace period, until everybody who scrapes has been there once more.
+        final_scrape: bool = false, "BOOL";
+
+        /// Left unused at the end of the grace period, at most a tenth of it.
+        margin: Time = Time(drain().margin), "DURATION";
+
+        /// A file that the drain report is written to, as JSON.
+        report: PathBuf, "FILE";
+
+        /// Keep the Pod's annotation controller.kubernetes.io/pod-deletion-cost, so that a scale-down takes idle pods
+        /// first; needs the permission to patch pods.
+        deletion_cost: bool = false, "BOOL";
+    }
+}
+
+settings! {
+    /// A teardown hook: a table `[[teardown-hook]]` of the file. Exactly one of `run`, `url` and `remove`.
+    pub struct HookSettings => HookValues {
+        /// What the drain report calls it.
+        name: String, "NAME";
+
+        /// A command, in a process group of its own; without a shell.
+        run: CommandLine, "COMMAND";
+
+        /// A request over plain HTTP; an answer of 2xx is good.
+        url: Target, "URL";
+
+        /// The method of the request.
+        method: String = "POST".into(), "METHOD";
+
+        /// A file, or a folder with all that is in it.
+        remove: PathBuf, "PATH";
+
+        /// How long it may take; never longer than the drain has left for its teardown.
+        timeout: Time = seconds(10), "DURATION";
+    }
+}
+
+/// Every setting that has a flag.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Of queues.
+    pub queue: QueueSettings,
+    /// Of the process.
+    pub process: ProcessSettings,
+}
+
+fn drain() -> DrainSettings {
+    DrainSettings::default()
+}
+
+fn seconds(seconds: u64) -> Time {
+    Time(Duration::from_secs(seconds))
+}
+
+/// A default that is not zero, as everybody sees.
+fn nonzero<T: TryFrom<NonZeroU64>>(number: u64) -> T
+where
+    T::Error: std::fmt::Debug,
+{
+    let number = NonZeroU64::new(number).expect("a default above zero");
+    T::try_from(number).expect("a default within its type")
+}
+
+// === impl Settings ===
+
+impl Settings {
+    /// What was given here, else what was given there.
+    pub fn or(self, other: Self) -> Self {
+        Self {
+            queue: self.queue.or(other.queue),
+            process: self.process.or(other.process),
+        }
+    }
+}
+
+impl Args for Settings {
+    fn augment_args(command: Command) -> Command {
+        command
+            .next_help_heading("Settings of queues")
+            .args(QueueSettings::args())
+            .next_help_heading("Settings of the process")
+            .args(ProcessSettings::args())
+            .next_help_heading(None)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for Settings {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(Self {
+            queue: QueueSettings::from_matches(matches),
+            process: ProcessSettings::from_matches(matches),
+        })
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        let earlier = std::mem::take(self);
+        *self = Self::from_arg_matches(matches)?.or(earlier);
+        Ok(())
+    }
+}
+
+// === impl ProcessValues ===
+
+impl ProcessValues {
+    /// The drain's part of them.
+    pub fn drain(&self) -> DrainSettings {
+        let mut drain = DrainSettings::default();
+        drain.grace = self.grace.0;
+        drain.readiness = self.readiness;
+        drain.settle = self.settle.0;
+        drain.quiet = self.quiet.0;
+        drain.fallback_wait = self.fallback_wait.0;
+        drain.lame_duck_share = self.lame_duck_share.0;
+        drain.stop_notice = self.stop_notice.0;
+        drain.teardown = self.teardown.0;
+        drain.reporting = self.reporting.0;
+        drain.margin = self.margin.0;
+        drain
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::declare::variable_of;
+
+    const PAGE: &str = include_str!("../../docs/configuration.md");
+
+    /// The table of a section, as the page has it.
+    fn table<S: Section>(title: &str) -> String {
+        let rows = S::settings().into_iter().map(|setting| {
+            let default = setting.default.map(|default| format!("`{default}`"));
+            let default = default.unwrap_or_default();
+            format!("| `{}` | {default} | {} |\n", setting.name, setting.help)
+        });
+        let rows: String = rows.collect();
+        format!("| {title} | default | meaning |\n| --- | --- | --- |\n{rows}")
+    }
+
+    #[test]
+    fn the_page_has_every_setting_with_its_default_and_its_help() {
+        for table in [
+            table::<QueueSettings>("of a queue"),
+            table::<ProcessSettings>("of the process"),
+            table::<HookSettings>("of a teardown hook"),
+        ] {
+            assert!(
+                PAGE.contains(&table),
+                "put this table into docs/configuration.md:\n\n{table}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_setting_has_the_same_name_everywhere_and_only_once() {
+        let command = Settings::augment_args(Command::new("serve"));
+        let mut names = Vec::new();
+        for arg in command.get_arguments() {
+            let name = arg.get_long().unwrap();
+            assert_eq!(arg.get_env().unwrap(), &*variable_of(name));
+            assert!(!names.contains(&name), "{name} is there twice");
+            names.push(name);
+        }
+        command.debug_assert();
+    }
+}

@@ -1,0 +1,128 @@
+//! `lameduck serve`: everything put together as the configuration says.
+
+use std::sync::Arc;
+
+use anyhow::Context;
+use lameduck::{
+    Drain, Lifecycle, api,
+    http::{Listener, Tls},
+    jobs::{
+        engine::Engine,
+        handler::{self, exec::Exec, http::Http},
+        job::QueueName,
+        workers::Pool,
+    },
+    kubernetes::Kubernetes,
+    lifecycle::{Moment, ReportFile, Signals},
+};
+
+use crate::{
+    config::{Access, Config, Handler, ProcessValues, Queue},
+    logging, storage, teardown, terminal,
+};
+
+/// Serves until a drain has ended.
+pub async fn serve(config: Config, mut signals: Signals) -> anyhow::Result<()> {
+    let Config {
+        queues,
+        process,
+        drain: settings,
+        tls,
+        access,
+        hooks,
+    } = config;
+    // Before anything is bound: whoever still has it may have our addresses, too.
+    let patience = settings.grace.saturating_mul(2);
+    let Some(directory) = storage::claim(&process.data, patience, &mut signals).await? else {
+        return Ok(());
+    };
+    let pools = queues.iter().map(pool).collect::<Result<Vec<Pool>, _>>()?;
+    let mut listener = bind(&process.listen, "listen").await?;
+    if let Some((cert, key)) = &tls {
+        listener = listener.tls(Tls::from_pem_files(cert, key)?);
+    }
+    let admin = bind(&process.admin, "admin").await?;
+    let engine = storage::open(&process, directory).await?;
+    let mut lifecycle = Lifecycle::builder().settings(settings).signals(signals);
+    if process.final_scrape {
+        lifecycle = lifecycle.final_scrape();
+    }
+    if let Some(path) = process.report.clone() {
+        let file = ReportFile::prepare(path).context("setting 'report'")?;
+        lifecycle = lifecycle.on_report("report file", |report| file.write(report));
+    }
+    let drain = lifecycle.drain().clone();
+    let shown = drain.clone();
+    tokio::spawn(async move {
+        shown.reached(Moment::Began).await;
+        terminal::show(shown);
+    });
+    let api = api(&queues, &process, access, engine.clone(), drain.clone())?;
+    let kubernetes = Kubernetes::in_cluster();
+    let ended = teardown::install(lifecycle, hooks)
+        .admin(admin)
+        .workers(engine.clone(), pools)
+        .http("api", listener, api::router(api))
+        .kubernetes(kubernetes.map(|pod| pod.pod_deletion_cost(process.deletion_cost)))
+        .on_report("log line", logging::report)
+        .run()
+        .await;
+    storage::close(&*engine, &drain).await;
+    ended?;
+    Ok(())
+}
+
+/// Workers for a queue, as its settings say.
+fn pool(queue: &Queue) -> anyhow::Result<Pool> {
+    let values = &queue.values;
+    let handler: Arc<dyn handler::Handler> = match &queue.handler {
+        Handler::Exec(command) => Arc::new(
+            Exec::new(command.0.clone()).zero_after_stop_is_done(values.zero_after_stop_is_done),
+        ),
+        Handler::Http { url, secrets } => {
+            Arc::new(Http::new(url.as_str())?.secrets(secrets.clone()))
+        }
+    };
+    let mut pool = Pool::new(queue.name.clone(), handler);
+    pool.workers = values.workers.get();
+    pool.order = values.order;
+    pool.timeout = values.timeout.0;
+    pool.backoff.first = values.backoff_first.0;
+    pool.backoff.max = values.backoff_max.0;
+    Ok(pool)
+}
+
+fn api(
+    queues: &[Queue],
+    process: &ProcessValues,
+    access: Access,
+    engine: Arc<dyn Engine>,
+    drain: Drain,
+) -> anyhow::Result<api::Api> {
+    // MERGE: the API asks for tokens, counts the jobs of a batch (process.max_batch), and knows attempts by queue.
+    if let Access::Tokens(file) = access {
+        anyhow::bail!(
+            "the API does not ask for tokens yet, so those of {} would protect nothing (setting 'tokens')",
+            file.display()
+        );
+    }
+    let attempts = queues.iter().map(|queue| queue.values.max_attempts.get());
+    Ok(api::Api {
+        engine,
+        queues: queues
+            .iter()
+            .map(|queue| queue.name.clone())
+            .collect::<Vec<QueueName>>(),
+        drain,
+        max_body: usize::try_from(process.max_body.0).unwrap_or(usize::MAX),
+        max_attempts: attempts.max().unwrap_or(1),
+    })
+}
+
+async fn bind(address: &str, setting: &str) -> anyhow::Result<Listener> {
+    let listener = Listener::bind(address)
+        .await
+        .with_context(|| format!("cannot listen on {address} (setting '{setting}')"))?;
+    tracing::info!(address = listener.local_addr()?, setting, "listening");
+    Ok(listener)
+}
