@@ -107,7 +107,7 @@ pub struct Drains {
     )]
     pub data: PathBuf,
 
-    /// Ask the API of a running service instead: http://HOST:PORT.
+    /// Ask the API of a running service instead: http://HOST:PORT or https://HOST:PORT.
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
 

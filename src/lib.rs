@@ -49,7 +49,7 @@
 //! Lifecycle::builder()
 //!     .kubernetes(Kubernetes::in_cluster())
 //!     .http("api", api, router)
-//!     .admin(admin) // /livez, /readyz, /startupz, /metrics, until the very end
+//!     .admin(admin) // /livez, /readyz, /startupz, /metrics, /drain, until the very end
 //!     .teardown("broker", |deadline| async move {
 //!         println!("unplugging; {:?} left", deadline.remaining());
 //!         Ok::<_, std::io::Error>(())

@@ -2,7 +2,7 @@
 
 use std::{collections::BTreeMap, fs, path::Path, process::Command, time::Duration};
 
-use lameduck::lifecycle::DrainSettings;
+use lameduck::{Lifecycle, lifecycle::DrainSettings};
 
 const ARCHITECTURE: &str = include_str!("../../docs/architecture.md");
 
@@ -47,6 +47,17 @@ fn the_architecture_page_states_the_defaults_that_are_in_the_code() {
         })
         .collect();
     assert_eq!(documented(), in_code);
+}
+
+#[tokio::test]
+async fn the_page_on_the_drain_report_shows_the_whole_state_of_a_drain() {
+    let page = include_str!("../../docs/drain-report.md");
+    let state = Lifecycle::builder().drain().state();
+    let state = serde_json::to_value(state).unwrap();
+    for name in state.as_object().unwrap().keys() {
+        let shown = format!("\n  \"{name}\": ");
+        assert!(page.contains(&shown), "'{name}' is not shown");
+    }
 }
 
 #[test]
