@@ -105,7 +105,7 @@ settings! {
         idempotency_window: Time = Time(Retention::default().keys), "DURATION";
 
         /// A job is dead when its process crashed so often in a row while it ran, the last time alone; 0 for never.
-        max_crashes: u32 = 5, "N";
+        max_crashes: u32 = 10, "N";
 
         /// From SIGTERM to SIGKILL: terminationGracePeriodSeconds.
         grace: Time = Time(drain().grace), "DURATION";

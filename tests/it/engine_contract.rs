@@ -236,6 +236,7 @@ macro_rules! contract {
         crate::engine_contract::contract! { $store: crashes:
             what_ran_in_two_crashes_is_a_suspect
             who_crashes_alone_too_often_is_dead
+            a_suspect_waits_longer_after_each_crash
             only_who_ran_alone_is_charged
             any_outcome_clears_a_suspect
             a_kill_in_a_drain_is_no_crash

@@ -2,9 +2,19 @@
 
 use super::*;
 
+/// Longer than any suspect waits.
+const A_WHILE: u64 = 61;
+
+/// The next process, once every suspect may run again: it has to wait from when the crash is found out.
+async fn open_and_wait<S: Store>(store: &S) -> Arc<dyn Engine> {
+    let engine = store.open().await.unwrap();
+    store.clock().advance(A_WHILE);
+    engine
+}
+
 /// Reserves all there is, and the process crashes. Says who was a suspect.
 async fn crash<S: Store>(store: &mut S) -> Vec<(String, bool)> {
-    let engine = store.open().await.unwrap();
+    let engine = open_and_wait(store).await;
     let reserved = reserve(&*engine, 9).await;
     let suspects = reserved
         .iter()
@@ -16,7 +26,7 @@ async fn crash<S: Store>(store: &mut S) -> Vec<(String, bool)> {
 
 /// The first suspect runs alone, and the process crashes.
 async fn crash_alone<S: Store>(store: &mut S) {
-    let engine = store.open().await.unwrap();
+    let engine = open_and_wait(store).await;
     let reserved = reserve(&*engine, 1).await.remove(0);
     assert!(reserved.job.suspect);
     engine.runs_alone(&reserved.claim).await.unwrap();
@@ -56,9 +66,10 @@ pub async fn what_ran_in_two_crashes_is_a_suspect<S: Store>() {
 
     let record = record(&*engine, ids[0]).await;
     assert_eq!((record.crashes, record.attempt, record.releases), (2, 0, 2));
+    store.clock().advance(A_WHILE);
     let reserved = reserve(&*engine, 9).await;
     let suspects: Vec<_> = reserved.iter().map(|r| r.job.suspect).collect();
-    assert_eq!(suspects, [true, true, false]);
+    assert_eq!(suspects, [false, true, true], "they wait a second");
 }
 
 pub async fn who_crashes_alone_too_often_is_dead<S: Store>() {
@@ -69,13 +80,32 @@ pub async fn who_crashes_alone_too_often_is_dead<S: Store>() {
 
     crash_alone(&mut store).await;
 
-    let engine = store.open().await.unwrap();
+    let engine = open_and_wait(&store).await;
     let poison = record(&*engine, ids[0]).await;
     assert_eq!(poison.state, State::Dead);
     let error = poison.last_error.unwrap();
     assert!(error.contains("crashed 3 times in a row"), "{error}");
     assert!(poison.ended_at.is_some());
     assert_eq!(payloads(&reserve(&*engine, 9).await), ["innocent"]);
+}
+
+pub async fn a_suspect_waits_longer_after_each_crash<S: Store>() {
+    let mut store = S::with(Limits {
+        max_crashes: 0,
+        ..Limits::default()
+    })
+    .await;
+    let ids = submit_to(&mut store, &["poison"]).await;
+    let mut waits = Vec::new();
+    for _ in 0..10 {
+        let engine = store.open().await.unwrap();
+        let run_at = record(&*engine, ids[0]).await.run_at;
+        waits.push(run_at.duration_since(store.clock().now()).as_secs().max(0));
+        store.clock().advance(A_WHILE);
+        drop(reserve_one(&*engine).await);
+        store.kill(engine).await;
+    }
+    assert_eq!(waits, [0, 0, 1, 2, 4, 8, 16, 32, 60, 60]);
 }
 
 pub async fn only_who_ran_alone_is_charged<S: Store>() {
@@ -89,7 +119,7 @@ pub async fn only_who_ran_alone_is_charged<S: Store>() {
     crash(&mut store).await;
 
     // The innocent one was reserved, and waited for the other's end.
-    let engine = store.open().await.unwrap();
+    let engine = open_and_wait(&store).await;
     let reserved = reserve(&*engine, 9).await;
     engine.runs_alone(&reserved[0].claim).await.unwrap();
     store.kill(engine).await;
@@ -99,7 +129,7 @@ pub async fn only_who_ran_alone_is_charged<S: Store>() {
     assert_eq!(record(&*engine, ids[1]).await.crashes, 2);
     assert_eq!(
         state(&*engine, ids[0]).await,
-        State::Pending,
+        State::Scheduled,
         "without a limit nobody is dead of it"
     );
 }
@@ -110,7 +140,7 @@ pub async fn any_outcome_clears_a_suspect<S: Store>() {
     crash(&mut store).await;
     crash(&mut store).await;
 
-    let engine = store.open().await.unwrap();
+    let engine = open_and_wait(&store).await;
     let reserved = reserve_one(&*engine).await;
     assert!(reserved.job.suspect);
     let now = store.clock().now();

@@ -111,6 +111,7 @@ struct ModelJob {
     run_at: Timestamp,
     ended_at: Option<Timestamp>,
     cancel_requested: bool,
+    crashes: u32,
     attempt: u32,
     releases: u32,
     claim: Option<[u8; 16]>,
@@ -157,6 +158,7 @@ impl Model {
                 false => Settled::Stale,
             };
         }
+        job.crashes = 0;
         let outcome = settlement.outcome();
         let completes = matches!(outcome, Outcome::Completed { .. });
         match outcome {
@@ -201,6 +203,21 @@ impl Model {
         .collect()
     }
 
+    /// A process that left no word.
+    fn crash(&mut self, now: Timestamp) {
+        for job in self.jobs.iter_mut().filter(|j| j.phase == Phase::Running) {
+            let crashes = job.crashes + 1;
+            job.release();
+            job.crashes = crashes;
+            if crashes >= 2 {
+                job.run_at = now + Duration::from_secs((1 << (crashes - 2).min(6)).min(60));
+            }
+            if job.cancel_requested {
+                job.end(Phase::Cancelled, now);
+            }
+        }
+    }
+
     fn cancel(&mut self, n: usize, now: Timestamp) -> Cancelled {
         let state = self.jobs[n].state(now);
         let job = &mut self.jobs[n];
@@ -225,7 +242,7 @@ impl Model {
             return Revived::NotDead(state);
         }
         (job.phase, job.run_at, job.ended_at) = (Phase::Waiting, now, None);
-        (job.attempt, job.cancel_requested) = (0, false);
+        (job.attempt, job.crashes, job.cancel_requested) = (0, 0, false);
         Revived::Now
     }
 
@@ -283,6 +300,7 @@ impl ModelJob {
         self.phase = Phase::Waiting;
         self.attempt -= 1;
         self.releases += 1;
+        self.crashes = 0;
         self.claim = None;
     }
 
@@ -404,7 +422,7 @@ impl<S: Store> Run<S> {
                     false => self.store.close(engine).await,
                 }
                 self.engine = self.store.open().await.unwrap();
-                self.model.release_all(0, now);
+                self.model.crash(now);
             }
         }
     }
@@ -453,6 +471,7 @@ impl<S: Store> Run<S> {
             run_at,
             ended_at: None,
             cancel_requested: false,
+            crashes: 0,
             attempt: 0,
             releases: 0,
             claim: None,
@@ -501,6 +520,7 @@ impl<S: Store> Run<S> {
                 (record.attempt, record.releases),
                 (job.attempt, job.releases)
             );
+            assert_eq!(record.crashes, job.crashes);
             assert_eq!(record.run_at, job.run_at);
             assert_eq!(record.ended_at, job.ended_at);
             assert_eq!(record.cancel_requested, job.cancel_requested);

@@ -43,10 +43,10 @@ const KILLED_QUICKLY: Scale = Scale {
         long_every: Some(15),
     },
     workers: "6",
-    grace: "2s",
+    grace: "1s",
     short: "0.05",
-    long: "2.2",
-    rounds: 10,
+    long: "1.1",
+    rounds: 8,
     life: (0, 500),
 };
 

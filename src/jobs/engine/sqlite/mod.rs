@@ -117,7 +117,7 @@ impl Default for SqliteOptions {
             max_waiting: 1_000_000,
             max_bytes: u64::MAX,
             min_free: 64 << 20,
-            max_crashes: 5,
+            max_crashes: 10,
             retention: Retention::default(),
             boot_id: leftovers::boot_id(),
         }
@@ -197,7 +197,7 @@ fn take_over(
 ) -> rusqlite::Result<()> {
     let now = (options.clock)();
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let charged = queue::charge_crashes(&transaction, options.boot_id.as_deref())?;
+    let charged = queue::charge_crashes(&transaction, options.boot_id.as_deref(), now)?;
     let killed = drains::bury_predecessors(&transaction, now)?;
     let (freed, condemned) = queue::take_from_the_dead(&transaction, now, options.max_crashes)?;
     drains::open(&transaction, process, options.boot_id.as_deref(), now)?;

@@ -1,9 +1,12 @@
 //! When a process ends: what it held is free again, and a crash is charged to those who may have caused it.
 //!
 //! ```text
-//!   ran in a crash ─▶ again ─▶ suspect: runs alone ─▶ crashes alone ─▶ … ─▶ dead, after so many in a row
+//!   ran in a crash ─▶ again ─▶ suspect: waits, runs alone ─▶ crashes alone ─▶ waits longer … ─▶ dead
 //!                       └── any outcome that is written clears it of all suspicion
 //! ```
+//!
+//! A suspect waits a second before it runs again, and twice as long after each crash that follows, up to a
+//! minute: between its crashes the others get their work done.
 //!
 //! A process that was killed in its drain, or that went down with its machine, was not crashed by its jobs.
 
@@ -16,6 +19,7 @@ use super::{
         convert::{job_id, micros, micros_after, queue_name},
         writer::Turn,
     },
+    reserve::SUSPECT,
     settle::{add_run, end_number},
 };
 use crate::jobs::job::{JobId, ProcessId, RunEnd};
@@ -33,7 +37,9 @@ pub(super) const RELEASE_HELD: &str = "
 
 // Where one ran alone, the others had not begun.
 const CHARGE: &str = "
-    UPDATE jobs INDEXED BY jobs_running SET crashes = crashes + 1
+    UPDATE jobs INDEXED BY jobs_running
+    SET crashes = crashes + 1,
+        run_at = iif(crashes + 1 < ?3, run_at, ?2 + 1000000 * min(60, 1 << min(crashes + 1 - ?3, 6)))
     WHERE state = 1 AND process IN (
         SELECT id FROM processes WHERE outcome IS NULL AND drain_at IS NULL AND boot_id = ?1
     ) AND alone = (SELECT max(alone) FROM jobs INDEXED BY jobs_running WHERE state = 1)";
@@ -51,8 +57,8 @@ const CONDEMN: &str = "
 pub(super) const FREE: &str = "
     UPDATE jobs INDEXED BY jobs_running
     SET state = iif(cancel_requested, 4, 0), ended_at = iif(cancel_requested, ?1, NULL),
-        run_at = min(run_at, ?1), attempt = attempt - 1, releases = releases + 1, process = NULL, claim = NULL,
-        runs = runs + 1
+        run_at = iif(crashes < ?2, min(run_at, ?1), run_at), attempt = attempt - 1, releases = releases + 1,
+        process = NULL, claim = NULL, runs = runs + 1
     WHERE state = 1";
 
 /// Gives back everything that `process` holds, runnable after `delay`.
@@ -94,8 +100,11 @@ pub(in super::super) fn release_held(
 pub(in super::super) fn charge_crashes(
     connection: &Connection,
     boot_id: Option<&str>,
+    now: jiff::Timestamp,
 ) -> Result<usize> {
-    connection.prepare_cached(CHARGE)?.execute([boot_id])
+    connection
+        .prepare_cached(CHARGE)?
+        .execute(params![boot_id, micros(now), SUSPECT])
 }
 
 /// At start: every job that runs is a dead predecessor's, since this process has not reserved any. Says how
@@ -113,6 +122,6 @@ pub(in super::super) fn take_from_the_dead(
         cap => cap,
     };
     let condemned = statement(CONDEMN)?.execute(params![now, cap])?;
-    let freed = statement(FREE)?.execute([now])?;
+    let freed = statement(FREE)?.execute(params![now, SUSPECT])?;
     Ok((freed, condemned))
 }

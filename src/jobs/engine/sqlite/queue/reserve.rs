@@ -12,7 +12,7 @@ use super::super::{
 use crate::jobs::job::{Claim, Job, Order, Priority, ProcessId, QueueName, Reserved};
 
 /// In so many crashes in a row it was there: from now on it runs alone, so that the next one is its own.
-const SUSPECT: u32 = 2;
+pub(super) const SUSPECT: u32 = 2;
 
 pub(super) const FIND_QUEUE: &str = "SELECT id FROM queues WHERE name = ?1 AND NOT paused";
 
