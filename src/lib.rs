@@ -30,6 +30,7 @@
 //! | `kubernetes` | [`kubernetes`]: cause and deadline from the own Pod, endpoint removal | yes |
 //! | `jobs` | [`jobs`]: the queue contract, workers, handlers | yes |
 //! | `sqlite` | the embedded engine | yes |
+//! | `api` | [`api`]: the HTTP API for jobs | yes |
 //! | `service` | all of it, and the program `lameduck` | yes |
 //!
 //! The crate `k8s-openapi` wants exactly one Kubernetes version chosen by the final program. The feature
@@ -68,7 +69,7 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
-#[cfg(all(feature = "http", feature = "jobs"))]
+#[cfg(feature = "api")]
 pub mod api;
 #[cfg(feature = "http")]
 pub mod http;

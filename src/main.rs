@@ -115,13 +115,12 @@ async fn serve_jobs(config: Config, signals: Signals) -> anyhow::Result<()> {
         lifecycle = lifecycle.final_scrape();
     }
     let drain = lifecycle.drain().clone();
-    let api = api::router(api::Api {
-        engine: engine.clone(),
-        queues: vec![queue],
-        drain: drain.clone(),
-        max_body,
-        max_attempts,
-    });
+    let mut queue = api::ApiQueue::new(queue);
+    queue.max_attempts = max_attempts;
+    queue.backoff = pool.backoff.clone();
+    let mut api = api::Api::new(engine.clone(), vec![queue], drain.clone());
+    api.limits.max_body = max_body;
+    let api = api::router(api);
     let ended = lifecycle
         .admin(admin)
         .workers(engine.clone(), vec![pool])
