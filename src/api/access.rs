@@ -219,3 +219,43 @@ fn stamp(path: &Path) -> Option<Stamp> {
     let meta = fs::metadata(path).ok()?;
     Some((meta.ino(), meta.modified().ok()?, meta.len()))
 }
+
+#[cfg(test)]
+mod tests {
+    use tempfile::TempDir;
+    use tracing_test::traced_test;
+
+    use super::*;
+
+    const OLD: &str = "0123456789abcdef-old";
+    const NEW: &str = "0123456789abcdef-new";
+
+    fn known(tokens: &Tokens) -> [bool; 2] {
+        // It is time to look again.
+        tokens.0.looked.lock().unwrap().0 -= LOOK_EVERY;
+        [OLD, NEW].map(|token| tokens.know(token.as_bytes()))
+    }
+
+    #[test]
+    #[traced_test]
+    fn as_long_as_the_file_cannot_be_read_the_old_tokens_hold() {
+        let directory = TempDir::new().unwrap();
+        let file = directory.path().join("tokens");
+        fs::write(&file, OLD).unwrap();
+        let tokens = Tokens::from_file(&file).unwrap();
+
+        fs::remove_file(&file).unwrap();
+        assert_eq!(known(&tokens), [true, false]);
+        assert!(logs_contain("those from before still hold"));
+        fs::write(&file, "# half a file").unwrap();
+        assert_eq!(known(&tokens), [true, false]);
+
+        fs::write(&file, NEW).unwrap();
+        assert_eq!(known(&tokens), [false, true]);
+        assert!(
+            !logs_contain(OLD) && !logs_contain(NEW),
+            "a token was logged"
+        );
+        assert!(!format!("{tokens:?}").contains("abcdef"));
+    }
+}

@@ -5,7 +5,7 @@
 
 mod deadlines;
 mod drain;
-mod harness;
+pub mod harness;
 mod interface;
 mod ledger;
 mod restarts;
