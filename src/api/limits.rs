@@ -2,7 +2,8 @@
 //!
 //! A body is held in memory until its job is durable. So what all bodies hold together is bounded, and a
 //! request gets its share of it before the first byte is read: by its `Content-Length`, or by what it may
-//! have at the most. Who finds no room is told so at once, and costs nothing.
+//! have at the most; and a few kilobytes on top, which it costs beside its body, so that
+//! their number is bounded, too. Who finds no room is told so at once, and costs nothing.
 
 use std::{sync::Arc, time::Duration};
 
@@ -17,6 +18,9 @@ use tokio::{
 
 use super::Problem;
 
+/// Bytes that a request costs beside its body.
+const BESIDE: usize = 4096;
+
 /// What a request may cost.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -27,8 +31,8 @@ pub struct Limits {
     pub max_batch: usize,
     /// Bytes of a batch. Default 16 MiB.
     pub max_batch_body: usize,
-    /// Bytes that all bodies under way hold together, but room for one of each kind at the least.
-    /// Default 64 MiB.
+    /// Bytes that all bodies under way hold together, each with 4 KiB on top and a batch twice; the
+    /// largest one fits in any case. Default 64 MiB.
     pub max_bodies: usize,
     /// Requests that wait for a job: long polls and event streams. Default 4,000.
     pub max_waiting: usize,
@@ -56,8 +60,10 @@ pub(super) struct Held {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Longest {
     pub(super) bytes: usize,
-    pub(super) what: &'static str,
-    pub(super) setting: &'static str,
+    /// How often its bytes are held: a batch and its payloads are two.
+    copies: usize,
+    what: &'static str,
+    setting: &'static str,
 }
 
 // === impl Limits ===
@@ -80,6 +86,7 @@ impl Limits {
     pub(super) fn payload(&self) -> Longest {
         Longest {
             bytes: self.max_body,
+            copies: 1,
             what: "a payload",
             setting: "max-body",
         }
@@ -89,6 +96,7 @@ impl Limits {
         Longest {
             // A batch of one is never smaller than its job alone.
             bytes: self.max_batch_body.max(self.max_body),
+            copies: 2,
             what: "a batch",
             setting: "max-batch-body",
         }
@@ -98,11 +106,17 @@ impl Limits {
 // === impl Longest ===
 
 impl Longest {
+    /// What a body of this length takes of the room.
+    fn share(&self, length: usize) -> usize {
+        length.saturating_mul(self.copies).saturating_add(BESIDE)
+    }
+
     pub(super) fn exceeded(&self) -> Problem {
         let Self {
             bytes,
             what,
             setting,
+            ..
         } = self;
         Problem::new(
             StatusCode::PAYLOAD_TOO_LARGE,
@@ -117,7 +131,7 @@ impl Bodies {
     pub(super) fn new(limits: &Limits) -> Self {
         let room = limits
             .max_bodies
-            .max(limits.batch().bytes)
+            .max(limits.batch().share(limits.batch().bytes))
             .min(Semaphore::MAX_PERMITS);
         Self {
             room: Arc::new(Semaphore::new(room)),
@@ -133,11 +147,11 @@ impl Bodies {
         if size.lower() > longest.bytes as u64 {
             return Err(longest.exceeded());
         }
-        let share = size
+        let length = size
             .exact()
             .and_then(|exact| usize::try_from(exact).ok())
             .unwrap_or(longest.bytes);
-        let room = self.reserve(share)?;
+        let room = self.reserve(longest.share(length))?;
         let mut bytes = BytesMut::new();
         loop {
             let pause = Instant::now() + self.pause;

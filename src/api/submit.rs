@@ -36,8 +36,7 @@ pub(super) struct Accepted {
 /// Submit a job.
 ///
 /// The body is the payload, handed to the handler as it is with its Content-Type. The options are in the
-/// query, or in headers of the same words: Lameduck-Delay, Lameduck-Run-At, Lameduck-Priority,
-/// Lameduck-Timeout, Lameduck-Max-Attempts. A traceparent is handed on.
+/// query, or in headers of the same words; what is in both must be the same.
 #[utoipa::path(
     post, path = "/v1/queues/{queue}/jobs", operation_id = "submit_job", tag = "jobs",
     params(
@@ -46,6 +45,12 @@ pub(super) struct Accepted {
          description = "Makes a repetition harmless: the same key, payload and content type answer with the first job \
                         again. At most 255 bytes; its scope is the queue"),
         Words,
+        ("Lameduck-Delay" = Option<String>, Header, description = "As delay"),
+        ("Lameduck-Run-At" = Option<String>, Header, description = "As run_at"),
+        ("Lameduck-Priority" = Option<i8>, Header, description = "As priority"),
+        ("Lameduck-Timeout" = Option<String>, Header, description = "As timeout"),
+        ("Lameduck-Max-Attempts" = Option<u32>, Header, description = "As max_attempts"),
+        ("traceparent" = Option<String>, Header, description = "W3C trace context, handed on to the handler"),
     ),
     request_body(content = Vec<u8>, content_type = "application/octet-stream", description = "The payload"),
     responses(

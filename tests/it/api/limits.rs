@@ -124,24 +124,27 @@ async fn a_body_that_trickles_is_ended_all_the_same() {
 
 #[tokio::test]
 async fn bodies_that_find_no_room_are_told_so_at_once_and_find_it_later() {
+    const KB: usize = 1000;
+    // With what they cost beside, two payloads of 200 kB are too much.
     let stage = Stage::with(|_, changes| {
-        changes.limits.max_body = 100;
-        changes.limits.max_batch_body = 100;
-        changes.limits.max_bodies = 100;
+        changes.limits.max_body = 200 * KB;
+        changes.limits.max_batch_body = 200 * KB;
+        changes.limits.max_bodies = 400 * KB;
     })
     .await;
-    let mut holder = Slow::post(stage.address, MAIL, "content-length: 60", "half").await;
+    let too_much = "x".repeat(200 * KB);
+    let headers = format!("content-length: {}", 200 * KB);
+    let mut holder = Slow::post(stage.address, MAIL, &headers, "half").await;
     until("the half body holds its room", async || {
-        let answer = stage.post(MAIL, &[], &"x".repeat(50)).await;
-        (answer.status == 503).then_some(())
+        (stage.post(MAIL, &[], &too_much).await.status == 503).then_some(())
     })
     .await;
 
-    let refused = stage.post(MAIL, &[], &"x".repeat(50)).await;
-    let small = stage.post(MAIL, &[], &"x".repeat(40)).await;
-    holder.send(&"x".repeat(56)).await;
+    let refused = stage.post(MAIL, &[], &too_much).await;
+    let small = stage.post(MAIL, &[], &"x".repeat(100 * KB)).await;
+    holder.send(&"x".repeat(200 * KB - 4)).await;
     let held = holder.head().await;
-    let later = stage.post(MAIL, &[], &"x".repeat(50)).await;
+    let later = stage.post(MAIL, &[], &too_much).await;
 
     assert_eq!(refused.headers["retry-after"], "1");
     assert!(refused.problem(503).contains("max-bodies"));
