@@ -24,7 +24,9 @@ impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for Asked<T> {
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Problem> {
         let query = Query::try_from_uri(&parts.uri);
         let Query(asked) = query.map_err(|rejection| {
-            Problem::bad_request(rejection.body_text().replace("query string", "the query"))
+            let text = rejection.body_text();
+            let what = text.trim_start_matches("Failed to deserialize query string: ");
+            Problem::bad_request(format!("in the query: {what}"))
         })?;
         Ok(Self(asked))
     }

@@ -141,11 +141,12 @@ impl Service {
     }
 
     async fn wait_for_end(&self, id: JobId, until: Instant) -> Result<Waited, Problem> {
+        let too_late = self.drain.has(Moment::Leave);
         let record = self.find(id).await?;
         if record.state.has_ended() || Instant::now() >= until {
             return Ok(Waited::Enough(record));
         }
-        if self.drain.has(Moment::Leave) {
+        if too_late {
             return Ok(Waited::Leave(record, NextTime::InASecond));
         }
         let mut watch = self.lookout.watch(id)?;

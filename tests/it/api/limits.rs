@@ -2,6 +2,7 @@
 
 use std::{net::SocketAddr, time::Duration};
 
+use lameduck::{api::Limits, jobs::engine::sqlite::SqliteOptions};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,
@@ -192,4 +193,24 @@ async fn a_head_that_is_too_long_is_refused() {
 
     let head = peer.head().await;
     assert!(head.starts_with("HTTP/1.1 431 "), "{head}");
+}
+
+#[test]
+fn the_api_page_states_the_defaults_that_are_in_the_code() {
+    const PAGE: &str = include_str!("../../../docs/api.md");
+    let limits = Limits::default();
+    let queue = SqliteOptions::default();
+    for (setting, default) in [
+        ("max-body", format!("{} bytes", limits.max_body)),
+        ("max-batch", format!("{} lines", limits.max_batch)),
+        ("max-batch-body", format!("{} bytes", limits.max_batch_body)),
+        ("max-bodies", format!("{} bytes", limits.max_bodies)),
+        ("max-waiting", format!("{} requests", limits.max_waiting)),
+        ("body-pause", format!("{:?}", limits.body_pause)),
+        ("body-time", format!("{:?}", limits.body_time)),
+        ("max-queue-length", format!("{} jobs", queue.max_waiting)),
+    ] {
+        let row = format!("| `{setting}` | {default} |");
+        assert!(PAGE.contains(&row), "docs/api.md should say {row}");
+    }
 }
