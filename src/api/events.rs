@@ -86,8 +86,10 @@ pub(super) async fn follow(
         let event = story.next().await?;
         Some((Ok::<_, Infallible>(event), story))
     });
-    let response = Sse::new(events).keep_alive(KeepAlive::default());
-    Ok(response.into_response())
+    // nginx would keep events back until its buffer is full.
+    let unbuffered = [("x-accel-buffering", "no")];
+    let events = Sse::new(events).keep_alive(KeepAlive::default());
+    Ok((unbuffered, events).into_response())
 }
 
 // === impl Story ===

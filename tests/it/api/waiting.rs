@@ -29,6 +29,7 @@ impl Events {
         let response = reqwest::get(url).await.unwrap();
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
+        assert_eq!(response.headers()["x-accel-buffering"], "no");
         Self {
             response,
             read: String::new(),
