@@ -31,6 +31,7 @@
 //! | `jobs` | [`jobs`]: the queue contract, workers, handlers | yes |
 //! | `http-handler` | [`jobs::handler::http`]: jobs posted to an HTTP endpoint | yes |
 //! | `sqlite` | the embedded engine | yes |
+//! | `api` | [`api`]: the HTTP API for jobs | yes |
 //! | `service` | all of it, and the program `lameduck` | yes |
 //!
 //! The crate `k8s-openapi` wants exactly one Kubernetes version chosen by the final program. The feature
@@ -69,7 +70,7 @@
 #![forbid(unsafe_code)]
 #![deny(missing_docs)]
 
-#[cfg(all(feature = "http", feature = "jobs"))]
+#[cfg(feature = "api")]
 pub mod api;
 #[cfg(feature = "http")]
 pub mod http;

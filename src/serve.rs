@@ -4,20 +4,20 @@ use std::sync::Arc;
 
 use anyhow::Context;
 use lameduck::{
-    Drain, Lifecycle, api,
+    Drain, Lifecycle,
+    api::{self, Api, ApiQueue, Tokens},
     http::{Listener, Tls},
     jobs::{
         engine::Engine,
         handler::{self, exec::Exec, http::Http},
-        job::QueueName,
-        workers::Pool,
+        workers::{Backoff, Pool},
     },
     kubernetes::Kubernetes,
     lifecycle::{Moment, ReportFile, Signals},
 };
 
 use crate::{
-    config::{Access, Config, Handler, ProcessValues, Queue},
+    config::{Access, Bytes, Config, Handler, ProcessValues, Queue, QueueValues},
     logging, storage, teardown, terminal,
 };
 
@@ -87,36 +87,45 @@ fn pool(queue: &Queue) -> anyhow::Result<Pool> {
     pool.workers = values.workers.get();
     pool.order = values.order;
     pool.timeout = values.timeout.0;
-    pool.backoff.first = values.backoff_first.0;
-    pool.backoff.max = values.backoff_max.0;
+    pool.backoff = backoff(values);
     Ok(pool)
 }
 
+/// The API, as the settings say.
 fn api(
     queues: &[Queue],
     process: &ProcessValues,
     access: Access,
     engine: Arc<dyn Engine>,
     drain: Drain,
-) -> anyhow::Result<api::Api> {
-    // MERGE: the API asks for tokens, counts the jobs of a batch (process.max_batch), and knows attempts by queue.
-    if let Access::Tokens(file) = access {
-        anyhow::bail!(
-            "the API does not ask for tokens yet, so those of {} would protect nothing (setting 'tokens')",
-            file.display()
-        );
+) -> anyhow::Result<Api> {
+    let queues = queues.iter().map(|Queue { name, values, .. }| {
+        let mut queue = ApiQueue::new(name.clone());
+        queue.max_attempts = values.max_attempts.get();
+        queue.backoff = backoff(values);
+        queue
+    });
+    let mut api = Api::new(engine, queues.collect(), drain);
+    api.access = match access {
+        Access::Anonymous => api::Access::Anonymous,
+        Access::Tokens(file) => api::Access::Tokens(Tokens::from_file(file)?),
+    };
+    let bytes = |bytes: Bytes| usize::try_from(bytes.0).unwrap_or(usize::MAX);
+    api.limits.max_body = bytes(process.max_body);
+    api.limits.max_batch = process.max_batch.get();
+    api.limits.max_batch_body = bytes(process.max_batch_body);
+    api.limits.max_bodies = bytes(process.max_bodies);
+    api.limits.max_waiting = process.max_waiting.get();
+    api.limits.body_pause = process.body_pause.0;
+    api.limits.body_time = process.body_time.0;
+    Ok(api)
+}
+
+fn backoff(values: &QueueValues) -> Backoff {
+    Backoff {
+        first: values.backoff_first.0,
+        max: values.backoff_max.0,
     }
-    let attempts = queues.iter().map(|queue| queue.values.max_attempts.get());
-    Ok(api::Api {
-        engine,
-        queues: queues
-            .iter()
-            .map(|queue| queue.name.clone())
-            .collect::<Vec<QueueName>>(),
-        drain,
-        max_body: usize::try_from(process.max_body.0).unwrap_or(usize::MAX),
-        max_attempts: attempts.max().unwrap_or(1),
-    })
 }
 
 async fn bind(address: &str, setting: &str) -> anyhow::Result<Listener> {

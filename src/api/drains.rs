@@ -1,17 +1,14 @@
 //! The drain ledger over HTTP.
 
-use std::num::NonZeroUsize;
+use std::{num::NonZeroUsize, sync::Arc};
 
-use axum::{
-    Json,
-    extract::{Query, State, rejection::QueryRejection},
-    http::StatusCode,
-};
+use axum::{Json, extract::State};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use utoipa::{IntoParams, ToSchema};
 
-use super::{Api, Problem};
+use super::{Problem, Service, extract::Asked};
 use crate::jobs::{job::ProcessId, ledger::DrainRow};
 
 /// Process runs in an answer, where nobody says how many.
@@ -21,16 +18,17 @@ const USUAL: usize = 20;
 const MOST: usize = 1_000;
 
 /// What `/v1/drains` answers.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct Drains {
     /// Process runs, the latest first.
     pub drains: Vec<DrainView>,
 }
 
 /// A process run as it is shown: the ledger's row, with the report as an object.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct DrainView {
     /// Which process run.
+    #[schema(value_type = String)]
     pub process: ProcessId,
     /// When it began.
     pub started_at: Timestamp,
@@ -50,25 +48,30 @@ pub struct DrainView {
     pub report: Option<Value>,
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
 pub(super) struct Limit {
+    /// How many process runs, 1 to 1000; more are cut to that. Default 20.
+    #[param(value_type = Option<u64>)]
     limit: Option<NonZeroUsize>,
 }
 
+/// The drain ledger: how the latest processes ended, the living one first.
+#[utoipa::path(
+    get, path = "/v1/drains", operation_id = "list_drains", tag = "drains",
+    params(Limit),
+    responses(
+        (status = 200, description = "The process runs", body = Drains),
+        (status = 503, description = "The storage failed; see Retry-After", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
 pub(super) async fn drains(
-    State(api): State<Api>,
-    query: Result<Query<Limit>, QueryRejection>,
+    State(service): State<Arc<Service>>,
+    Asked(asked): Asked<Limit>,
 ) -> Result<Json<Drains>, Problem> {
-    let limit = match query {
-        Ok(Query(Limit { limit })) => limit.map_or(USUAL, NonZeroUsize::get),
-        Err(_) => {
-            return Err(Problem::new(
-                StatusCode::BAD_REQUEST,
-                format!("'limit' is a number from 1 to {MOST}, written as in ?limit={USUAL}"),
-            ));
-        }
-    };
-    let rows = api.engine.drains(limit.min(MOST)).await?;
+    let limit = asked.limit.map_or(USUAL, NonZeroUsize::get);
+    let rows = service.engine.drains(limit.min(MOST)).await?;
     Ok(Json(rows.into()))
 }
 

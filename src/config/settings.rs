@@ -86,6 +86,21 @@ settings! {
         /// Jobs in one batch request at the most.
         max_batch: NonZeroUsize = nonzero(1_000), "N";
 
+        /// The largest batch request, in bytes.
+        max_batch_body: Bytes = Bytes(16 << 20), "BYTES";
+
+        /// Bytes that all request bodies under way hold together; who finds no room is told to come again.
+        max_bodies: Bytes = Bytes(64 << 20), "BYTES";
+
+        /// Requests that wait for a job at the same time: long polls and event streams.
+        max_waiting: NonZeroUsize = nonzero(4_000), "N";
+
+        /// How long a request body may pause.
+        body_pause: Time = Time(Duration::from_secs(30)), "DURATION";
+
+        /// How long a request body may take in all.
+        body_time: Time = Time(Duration::from_secs(60)), "DURATION";
+
         /// Jobs that may wait in one queue; more are refused.
         max_queue_length: NonZeroU64 = nonzero(1_000_000), "N";
 

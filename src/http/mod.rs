@@ -48,6 +48,9 @@ pub use self::{
     settings::HttpSettings,
 };
 
+#[cfg(feature = "api")]
+pub(crate) use self::leaving::leave;
+
 use self::server::Server;
 use crate::lifecycle::{Drain, Lifecycle};
 

@@ -1,5 +1,6 @@
 //! One binary for all integration tests: one link, and helpers that are shared.
 
+mod api;
 mod clients;
 mod contract;
 mod docs;

@@ -8,7 +8,7 @@ mod deadlines;
 mod drain;
 mod faces;
 mod handover;
-mod harness;
+pub mod harness;
 mod interface;
 mod ledger;
 mod leftovers;

@@ -1,0 +1,50 @@
+//! What the API says of itself.
+
+use std::{fs, path::Path};
+
+use super::stage::Stage;
+
+#[test]
+fn the_document_in_docs_is_the_one_of_the_code() {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/openapi.json");
+    let now = lameduck::api::openapi();
+    if std::env::var_os("LAMEDUCK_WRITE_DOCS").is_some() {
+        fs::write(&file, &now).unwrap();
+    }
+    let written = fs::read_to_string(&file).unwrap_or_default();
+    assert!(
+        written == now,
+        "docs/openapi.json is not what the code says; write it anew by\n    \
+         LAMEDUCK_WRITE_DOCS=1 cargo test --test it the_document_in_docs"
+    );
+}
+
+#[tokio::test]
+async fn it_is_served_and_every_path_in_it_answers() {
+    let stage = Stage::start().await;
+
+    let served = stage.get("/v1/openapi.json").await;
+
+    assert_eq!(served.headers["content-type"], "application/json");
+    assert_eq!(served.body, lameduck::api::openapi());
+    let document = served.json();
+    assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
+    let paths = document["paths"].as_object().unwrap();
+    assert!(paths.len() >= 14, "{:?}", paths.keys());
+    for (path, item) in paths {
+        let filled = path
+            .replace("{queue}", "mail")
+            .replace("{id}", super::stage::NOBODY);
+        for method in item.as_object().unwrap().keys() {
+            let method = method.to_uppercase();
+            let answer = super::stage::call(stage.address, &method, &filled, &[], "").await;
+            let answer = answer.unwrap();
+            assert_ne!(answer.status, 405, "{method} {path}");
+            let nothing = answer.body.starts_with(b"{")
+                && answer.json()["detail"]
+                    .as_str()
+                    .is_some_and(|d| d.contains("nothing here"));
+            assert!(!nothing, "{method} {path}: {answer:?}");
+        }
+    }
+}
