@@ -325,3 +325,10 @@ fn chain(error: &dyn std::error::Error) -> String {
     }
     text
 }
+
+/// A builder of reqwest's clients. The program chooses the library behind TLS; here it is a test that does.
+pub fn reqwest() -> reqwest::ClientBuilder {
+    // An error says that another test was first.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder()
+}

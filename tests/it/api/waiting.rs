@@ -5,9 +5,11 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tokio::time::timeout;
 
-use crate::process::harness::{Place, until};
-
 use super::stage::{BOUND, Stage, completed, deferred};
+use crate::{
+    clients,
+    process::harness::{Place, until},
+};
 
 /// An event stream as a client reads it.
 struct Events {
@@ -26,7 +28,13 @@ struct Event {
 impl Events {
     async fn follow(base: impl std::fmt::Display, id: &str) -> Self {
         let url = format!("http://{base}/v1/jobs/{id}/events");
-        let response = reqwest::get(url).await.unwrap();
+        let response = clients::reqwest()
+            .build()
+            .unwrap()
+            .get(url)
+            .send()
+            .await
+            .unwrap();
         assert_eq!(response.status(), 200);
         assert_eq!(response.headers()["content-type"], "text/event-stream");
         assert_eq!(response.headers()["x-accel-buffering"], "no");

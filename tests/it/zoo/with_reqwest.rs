@@ -40,7 +40,7 @@ struct Shared {
 
 impl Reqwest {
     pub fn start(address: SocketAddr, protocol: Protocol) -> Self {
-        let builder = reqwest::Client::builder()
+        let builder = crate::clients::reqwest()
             .retry(reqwest::retry::never())
             .timeout(Duration::from_secs(20));
         let builder = match protocol {
