@@ -8,14 +8,15 @@
   names made and removed              ──▶  the same, and only a sync of the *directory* settles them
 ```
 
-A sync settles what was over when it was asked for. SQLite counts on one thing that is not promised by POSIX, and so does
+A sync settles what was over when it was asked for. A sync that failed has thrown it away: Linux takes such pages for clean,
+and a later sync that succeeds says nothing about them. SQLite counts on one thing that is not promised by POSIX, and so does
 this: writing some bytes leaves the bytes beside them as they were.
 """
 
 import os
 from dataclasses import dataclass, field
 
-from strace import Create, Remove, Sent, Sync, Synced, Truncate, Write
+from strace import Create, Remove, Sent, Sync, Synced, Truncate, Unsynced, Write
 
 SECTOR = 512
 
@@ -49,6 +50,8 @@ class Disk:
                 self.renamed.append((number, event, self.now.pop(event.path)))
             case Synced():
                 self.settle(event)
+            case Unsynced():
+                self.throw_away(event)
             case Sync() | Sent() | None:
                 pass
 
@@ -65,6 +68,12 @@ class Disk:
             for _, event, changed in filter(lambda entry: mine(entry[1]), self.renamed):
                 rename(self.names, event, changed)
             self.renamed = [entry for entry in self.renamed if not mine(entry[1])]
+
+    def throw_away(self, sync):
+        file = self.now.get(sync.path)
+        if file is not None:
+            over = lambda event: event.done is not None and event.done <= sync.asked
+            file.pending = [entry for entry in file.pending if not over(entry[1])]
 
     def cut(self, kind, random):
         """Pulls the plug: what each path holds, if its name is there and all names above it."""

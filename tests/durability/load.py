@@ -6,7 +6,7 @@ import signal
 import threading
 from dataclasses import dataclass, field
 
-from program import Program, show, submit
+from program import Program, Refused, show, submit
 
 CLIENTS = 6
 
@@ -16,14 +16,14 @@ class Known:
     """What clients were told, by themselves."""
 
     payloads: dict = field(default_factory=dict)  # job: payload
-    completed: set = field(default_factory=set)
+    refused: int = 0  # answers that said to try again
 
 
-def take(binary, root, data, traces, jobs, seed):
+def take(binary, root, data, traces, jobs, seed, inject=None):
     """Runs the program once for each trace, and keeps beside each what the files were afterwards; what the clients know."""
     known = Known()
     for run, trace in enumerate(traces):
-        program = Program(binary, data, trace)
+        program = Program(binary, data, trace, inject)
         crowd = [Client(program, known, f"{run}-{n}", jobs // len(traces) // CLIENTS, seed) for n in range(CLIENTS)]
         for client in crowd:
             client.start()
@@ -57,18 +57,22 @@ class Client(threading.Thread):
     def work(self, connection):
         for n in range(self.jobs):
             payload = self.payload(n)
-            key = f"{self.client}-{n}" if self.random.random() < 0.3 else None
-            job = submit(connection, payload, key)
+            key = f"{self.client}-{n}"
+            job = self.submit(connection, payload, key)
             self.known.payloads[job] = payload.encode()
-            if key and self.random.random() < 0.3 and submit(connection, payload, key) != job:
+            if self.random.random() < 0.1 and self.submit(connection, payload, key) != job:
                 raise RuntimeError(f"the key {key} gave two jobs")
             if self.random.random() < 0.5:
+                # What is shown is a promise, too; the trace has the answer.
                 job = self.random.choice(list(self.known.payloads))
-                self.look(show(connection, job, "10s" if self.random.random() < 0.5 else None))
+                show(connection, job, "10s" if self.random.random() < 0.5 else None)
 
-    def look(self, seen):
-        if seen["state"] == "completed":
-            self.known.completed.add(seen["id"])
+    def submit(self, connection, payload, key):
+        while True:
+            try:
+                return submit(connection, payload, key)
+            except Refused:
+                self.known.refused += 1
 
     def payload(self, n):
         # Some fill pages of their own.

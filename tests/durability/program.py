@@ -20,13 +20,13 @@ LONGEST = 1 << 20
 class Program:
     """`lameduck serve`, whose handler gives each payload back as the result."""
 
-    def __init__(self, binary, data, trace=None, arguments=()):
+    def __init__(self, binary, data, trace=None, inject=None):
         command = [binary, "serve", "--data", data, "--exec", "cat"]
-        command += ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0", *arguments]
+        command += ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
         if trace:
             command = [
                 "strace", "-f", "--seccomp-bpf", "-qq", "-y", "-xx", "-s", str(LONGEST), "-e", "signal=none",
-                "-e", f"trace={CALLS}", "-o", trace, *command,
+                "-e", f"trace={CALLS}", "-o", trace, *(["-e", f"inject={inject}"] if inject else []), *command,
             ]
         # A session of its own, so that a Ctrl-C does not reach it past us.
         self.child = subprocess.Popen(
@@ -76,12 +76,18 @@ def parse(line):
         return {}
 
 
+class Refused(Exception):
+    """Not taken in, or nobody knows."""
+
+
 def submit(connection, payload, key=None):
     """Submits a job; its id."""
     headers = {"idempotency-key": key} if key else {}
     connection.request("POST", JOBS, payload, headers)
     answer = connection.getresponse()
     body = answer.read()
+    if answer.status == 503:
+        raise Refused(body)
     if answer.status != 202:
         raise RuntimeError(f"{answer.status}: {body!r}")
     return json.loads(body)["id"]

@@ -71,6 +71,14 @@ class Synced:
 
 
 @dataclass(slots=True)
+class Unsynced:
+    """Or that it failed."""
+
+    path: str
+    asked: int
+
+
+@dataclass(slots=True)
 class Sent:
     """Bytes on their way to a client."""
 
@@ -205,6 +213,8 @@ class Parser:
             def finish(_, result, __):
                 if result == "0":
                     self.trace.events.append(Synced(target, asked))
+                elif result.startswith("-"):
+                    self.trace.events.append(Unsynced(target, asked))
 
             return finish
         raise TraceError(f"the model knows no {name} of {target}")
