@@ -229,12 +229,11 @@ async fn a_destroyed_header_is_refused_and_the_file_left_as_it_is() {
 
 #[tokio::test]
 async fn a_database_that_is_damaged_in_the_middle_is_refused() {
-    let place = Place::new(GATED);
+    let place = Place::new("");
     let process = place.start(&[]).await;
-    submit_many(&process, 200).await;
-    process.kill().await;
-    place.kill_living().await;
-    let process = place.start(&[]).await;
+    for id in submit_many(&process, 200).await {
+        process.completed(&id).await;
+    }
     process.terminate().await;
     let length = fs::metadata(place.path("data/lameduck.db")).unwrap().len();
     damage(&place, length / 8, usize::try_from(length / 2).unwrap());
@@ -289,7 +288,8 @@ async fn a_backlog_of_ten_thousand_is_no_matter_at_a_start() {
     let place = Place::new(GATED);
     let process = place.start(&["--workers", "1"]).await;
     let first = process.submit("0").await;
-    process.terminate().await;
+    process.kill().await;
+    place.kill_living().await;
     multiply(&place, 10_000);
 
     let since = Instant::now();
