@@ -2,12 +2,12 @@
 
 CARGO ?= cargo
 
-.PHONY: help test lint unit soak lag zoo cost story package features deploy image e2e deny clean
+.PHONY: help test lint unit soak lag zoo cost story package features deploy image power-cuts durability e2e deny clean
 
 help:                     ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-test: lint features package deploy image unit ## everything that CI runs; needs Debian's packages in .ci/packages
+test: lint features package deploy image unit power-cuts ## everything that CI runs; needs Debian's packages in .ci/packages
 
 lint:                     ## format, clippy, documentation
 	$(CARGO) fmt --check
@@ -51,6 +51,14 @@ deploy:                   ## chart and manifests: rendered, linted, validated, c
 
 image:                    ## the image: built, run as PID 1, drained (needs root and buildah)
 	tests/deploy/image
+
+power-cuts:               ## what was answered survives thousands of them (half a minute; needs strace)
+	$(CARGO) build --locked
+	tests/durability/run
+
+durability:               ## the same with more jobs and more cuts (minutes)
+	$(CARGO) build --locked
+	tests/durability/run --long
 
 e2e:                      ## in the cluster that KUBECONFIG names; skipped where there is none
 	tests/e2e/run

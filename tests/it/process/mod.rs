@@ -5,6 +5,7 @@
 
 mod configuration;
 mod deadlines;
+mod disk;
 mod drain;
 mod faces;
 mod handover;
