@@ -312,7 +312,9 @@ class Parser:
         self.trace.events.append(event)
 
         def finish(_, result, __):
-            event.data = event.data[: max(int(result), 0)] if result != "?" else b""
+            # Killed in the middle of the call: it may have been sent, and then somebody was told.
+            if result != "?":
+                event.data = event.data[: max(int(result), 0)]
 
         return finish
 

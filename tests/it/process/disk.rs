@@ -155,9 +155,10 @@ async fn on_a_full_disk_it_does_not_start_and_says_so_and_once_there_is_room_goe
     let Some(volume) = Volume::mount(&place, "80m") else {
         return;
     };
-    let process = place.start(&[]).await;
+    // Drained and not killed: the log of a killed process would still have room in its file.
+    let process = place.start(&["--grace", "1s"]).await;
     let ids = submit_many(&process, 30).await;
-    process.kill().await;
+    process.terminate().await;
     place.kill_living().await;
     let ballast = volume.fill(0);
 
