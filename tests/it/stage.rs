@@ -220,7 +220,7 @@ async fn work_goes_on(crowd: &impl Crowd, when: &str) {
     }
 }
 
-fn example(name: &str) -> PathBuf {
+pub fn example(name: &str) -> PathBuf {
     let test = std::env::current_exe().unwrap();
     test.ancestors().nth(2).unwrap().join("examples").join(name)
 }

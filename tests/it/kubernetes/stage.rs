@@ -344,8 +344,12 @@ pub async fn until(what: &str, holds: impl Fn() -> bool) {
     held.unwrap_or_else(|_| panic!("{what}: not within 15 s"));
 }
 
-/// Tells a story for each row, all at once, each on a thread and a runtime of its own: they wait more than
-/// they work. The name of a row that fails is its thread's.
+/// Rows that are told at once.
+const AT_ONCE: usize = 16;
+
+/// Tells a story for each row, some at once, each on a thread and a runtime of its own: they wait more than
+/// they work, but all of them together starve whoever has to answer in time. The name of a row that fails is
+/// its thread's.
 pub fn each<T, F, Fut>(rows: impl IntoIterator<Item = (&'static str, T)>, story: F)
 where
     T: Send + 'static,
@@ -363,10 +367,13 @@ where
         });
         (name, told.unwrap())
     };
-    let told: Vec<_> = rows.into_iter().map(tell).collect();
-    let failed: Vec<_> = told
-        .into_iter()
-        .filter_map(|(name, thread)| thread.join().is_err().then_some(name))
-        .collect();
+    let rows: Vec<_> = rows.into_iter().collect();
+    let mut rows = rows.into_iter().peekable();
+    let mut failed = Vec::new();
+    while rows.peek().is_some() {
+        let told: Vec<_> = rows.by_ref().take(AT_ONCE).map(tell).collect();
+        let ends = told.into_iter();
+        failed.extend(ends.filter_map(|(name, thread)| thread.join().is_err().then_some(name)));
+    }
     assert!(failed.is_empty(), "failed: {failed:?}");
 }

@@ -26,6 +26,7 @@ use tokio::{
     time::timeout,
 };
 
+mod example;
 mod figures;
 mod functions;
 mod runs;

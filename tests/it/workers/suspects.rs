@@ -16,7 +16,7 @@ async fn a_suspect_runs_while_nobody_else_does() {
     let directory = a_directory();
     let open = || Arc::new(SqliteEngine::open(directory.path(), SqliteOptions::default()).unwrap());
     let engine = open();
-    engine.submit(vec![a_job("0"), a_job("1")]).await.unwrap();
+    let suspects = engine.submit(vec![a_job("0"), a_job("1")]).await.unwrap();
     // Two crashes: the rows are left open.
     for _ in 0..2 {
         let crashing = engine_after(&engine, &open).await;
@@ -55,6 +55,9 @@ async fn a_suspect_runs_while_nobody_else_does() {
     let program = Program::start_with(engine.clone(), vec![pool(function(handler))]);
     let last = program.submit(a_job("8")).await;
     program.ended(last).await;
+    for suspect in suspects {
+        program.ended(suspect.unwrap().id).await;
+    }
     program.drain().await.unwrap();
 
     let together = watched.together.lock().unwrap();

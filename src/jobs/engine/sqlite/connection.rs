@@ -16,7 +16,7 @@ const OLDEST_SQLITE: i32 = 3_051_003;
 /// The connection that writes, on a database in today's schema.
 pub(super) fn writer(database: &Path) -> Result<Connection, EngineError> {
     assert_version(rusqlite::version_number(), rusqlite::version())?;
-    let unusable = |error: rusqlite::Error| unusable(database, explain(database, &error));
+    let unusable = |error: rusqlite::Error| unusable(explain(database, &error));
     let mut connection = open(database, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(unusable)?;
     // Before anything is changed: WAL mode is written into the file.
     match schema::inspect(&connection).map_err(unusable)? {
@@ -31,12 +31,12 @@ pub(super) fn writer(database: &Path) -> Result<Connection, EngineError> {
 /// A connection that reads, and sees what was committed when its statement began.
 pub(super) fn reader(database: &Path) -> Result<Connection, EngineError> {
     open(database, OpenFlags::SQLITE_OPEN_READ_ONLY)
-        .map_err(|error| unusable(database, explain(database, &error)))
+        .map_err(|error| unusable(explain(database, &error)))
 }
 
 /// A connection that reads a database of today's schema beside whoever writes it, or after them.
 pub(super) fn beside(database: &Path) -> Result<Connection, EngineError> {
-    let unusable = |error: rusqlite::Error| unusable(database, explain(database, &error));
+    let unusable = |error: rusqlite::Error| unusable(explain(database, &error));
     let read_only = OpenFlags::SQLITE_OPEN_READ_ONLY;
     let mut connection = open(database, read_only).map_err(unusable)?;
     let mut found = schema::inspect(&connection);
@@ -90,11 +90,20 @@ pub(super) fn explain(database: &Path, error: &rusqlite::Error) -> String {
             "{path}: {error}; the file and its directory have to be writable for user {}",
             rustix::process::geteuid().as_raw()
         ),
+        // Its shared memory meets a full disk as an I/O error.
+        Some(ErrorCode::SystemIoFailure) if is_full(database) => {
+            format!("{path}: the disk is full ({error}); free some space or enlarge the volume")
+        }
         Some(ErrorCode::SystemIoFailure) => {
             format!("{path}: {error}; look at the volume and at the kernel's log")
         }
         _ => format!("{path}: {error}"),
     }
+}
+
+fn is_full(database: &Path) -> bool {
+    let directory = database.parent().unwrap_or(database);
+    rustix::fs::statvfs(directory).is_ok_and(|fs| fs.f_bavail * fs.f_frsize < 64 << 10)
 }
 
 fn open(database: &Path, access: OpenFlags) -> rusqlite::Result<Connection> {
@@ -146,12 +155,13 @@ fn refuse(database: &Path, found: &Found) -> EngineError {
         _ => "it is a database of another program; move it away or name another directory (--data)"
             .to_owned(),
     };
-    unusable(database, message)
+    unusable(format!("{}: {message}", database.display()))
 }
 
-fn unusable(database: &Path, message: String) -> EngineError {
+/// The message begins with the database's path.
+fn unusable(message: String) -> EngineError {
     EngineError::Unusable {
-        context: format!("opening the database {}", database.display()),
+        context: "opening the database".to_owned(),
         message,
     }
 }
