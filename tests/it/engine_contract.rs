@@ -23,6 +23,7 @@ mod deferral;
 mod limits;
 mod model;
 mod order;
+mod postgres;
 mod sqlite;
 mod stories;
 
@@ -278,7 +279,6 @@ macro_rules! contract {
             a_key_with_another_payload_is_refused
             a_key_belongs_to_its_queue
             a_key_counts_inside_one_batch
-            a_second_process_is_refused_while_the_first_lives
             a_closed_engine_says_so
             a_process_that_never_closed_its_row_was_killed
             a_process_killed_in_its_drain_keeps_its_cause

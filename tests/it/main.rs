@@ -12,6 +12,7 @@ mod grpc;
 mod hooks;
 mod http;
 mod kubernetes;
+mod postgres_server;
 mod process;
 mod rollout;
 mod stage;

@@ -16,6 +16,8 @@ use super::job::{
 };
 use super::ledger::Ledger;
 
+#[cfg(feature = "postgres")]
+pub mod postgres;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 

@@ -1,0 +1,294 @@
+//! A real PostgreSQL for the tests: the one at `TEST_DATABASE_URL`, or one of our own.
+//!
+//! ```text
+//!   first test that needs it ─▶ initdb in memory, one server for the whole binary, on a Unix socket
+//!   each store               ─▶ a database of its own, used again when the store is gone
+//!   end of the test binary   ─▶ a pipe closes, and a shell ends the server and removes its files
+//! ```
+
+use std::{
+    fs,
+    io::{BufRead, BufReader},
+    os::unix::fs::{MetadataExt, chown},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Mutex, OnceLock},
+};
+
+use tokio_postgres::{Client, NoTls};
+
+/// Where PostgreSQL's programs are, and as whom they run: it refuses to be root.
+struct Programs {
+    directory: PathBuf,
+    user: Option<(String, u32, u32)>,
+}
+
+/// A server, for as long as this lives.
+pub struct Server {
+    url: String,
+    /// Its databases that nobody uses.
+    free: Mutex<Vec<String>>,
+    /// Holds the pipe whose end is the server's.
+    _shell: Option<Child>,
+}
+
+/// A database without any tables.
+pub struct Database {
+    server: &'static Server,
+    name: String,
+}
+
+/// The server that all tests share.
+pub fn server() -> &'static Server {
+    static SERVER: OnceLock<Server> = OnceLock::new();
+    SERVER.get_or_init(|| match std::env::var("TEST_DATABASE_URL") {
+        Ok(url) => Server {
+            url,
+            free: Mutex::default(),
+            _shell: None,
+        },
+        Err(_) => Server::start(),
+    })
+}
+
+// === impl Server ===
+
+impl Server {
+    fn start() -> Self {
+        let programs = Programs::find();
+        let directory = programs.directory_of_its_own();
+        let data = directory.join("data");
+        let made = programs
+            .command("initdb")
+            .args(["--auth=trust", "--username=postgres", "--encoding=UTF8"])
+            .args(["--locale=C", "--no-sync", "-D"])
+            .arg(&data)
+            .output()
+            .expect("initdb should run");
+        assert!(
+            made.status.success(),
+            "initdb: {}",
+            String::from_utf8_lossy(&made.stderr)
+        );
+        Self {
+            url: url(&directory, "postgres"),
+            free: Mutex::default(),
+            _shell: Some(programs.serve(&directory, &data)),
+        }
+    }
+
+    /// A database that nobody else uses.
+    pub async fn database(&'static self) -> Database {
+        let admin = self.admin().await;
+        let free = self.free.lock().unwrap().pop();
+        let name = match free {
+            Some(name) => {
+                end_connections(&admin, &name).await;
+                let (client, _) = connect(&self.url_of(&name)).await;
+                let wipe = "DROP SCHEMA IF EXISTS lameduck CASCADE";
+                client.batch_execute(wipe).await.unwrap();
+                name
+            }
+            None => {
+                let name = format!("test_{}", uuid::Uuid::new_v4().simple());
+                let create = format!("CREATE DATABASE {name}");
+                admin.batch_execute(&create).await.unwrap();
+                name
+            }
+        };
+        Database { server: self, name }
+    }
+
+    async fn admin(&self) -> Client {
+        connect(&self.url).await.0
+    }
+
+    /// This server's URL with another database in it.
+    fn url_of(&self, database: &str) -> String {
+        let (base, query) = self.url.split_once('?').unwrap_or((&self.url, ""));
+        let (host, _) = base.rsplit_once('/').unwrap();
+        format!("{host}/{database}?{query}")
+    }
+}
+
+// === impl Database ===
+
+impl Database {
+    /// Where it is.
+    pub fn url(&self) -> String {
+        self.server.url_of(&self.name)
+    }
+
+    /// A connection to it.
+    pub async fn connect(&self) -> Client {
+        connect(&self.url()).await.0
+    }
+
+    /// From now on nobody has a connection, nor gets one, until it is [`back`](Database::back).
+    pub async fn away(&self) {
+        let admin = self.server.admin().await;
+        let refuse = format!("ALTER DATABASE {} ALLOW_CONNECTIONS false", self.name);
+        admin.batch_execute(&refuse).await.unwrap();
+        end_connections(&admin, &self.name).await;
+    }
+
+    /// The end of an outage.
+    pub async fn back(&self) {
+        let admin = self.server.admin().await;
+        let allow = format!("ALTER DATABASE {} ALLOW_CONNECTIONS true", self.name);
+        admin.batch_execute(&allow).await.unwrap();
+    }
+
+    /// Ends every connection to it; new ones are welcome.
+    pub async fn end_connections(&self) {
+        end_connections(&self.server.admin().await, &self.name).await;
+    }
+}
+
+impl Drop for Database {
+    fn drop(&mut self) {
+        if let Ok(mut free) = self.server.free.lock() {
+            free.push(std::mem::take(&mut self.name));
+        }
+    }
+}
+
+async fn end_connections(admin: &Client, database: &str) {
+    let end = "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity
+               WHERE datname = $1 AND pid <> pg_backend_pid()";
+    admin.query(end, &[&database]).await.unwrap();
+}
+
+async fn connect(url: &str) -> (Client, tokio::task::JoinHandle<()>) {
+    let (client, connection) = tokio_postgres::connect(url, NoTls)
+        .await
+        .unwrap_or_else(|error| panic!("connecting to {url}: {error:?}"));
+    let driver = tokio::spawn(async move {
+        let _ = connection.await;
+    });
+    (client, driver)
+}
+
+fn url(socket: &Path, database: &str) -> String {
+    let socket = socket.display().to_string().replace('/', "%2F");
+    format!("postgres://postgres@{socket}/{database}?sslmode=disable")
+}
+
+// === impl Programs ===
+
+impl Programs {
+    fn find() -> Self {
+        let debian = fs::read_dir("/usr/lib/postgresql").into_iter().flatten();
+        let mut debian: Vec<_> = debian
+            .filter_map(|version| Some(version.ok()?.path().join("bin")))
+            .collect();
+        debian.sort();
+        let path = std::env::var_os("PATH").unwrap_or_default();
+        let directory = debian
+            .into_iter()
+            .rev()
+            .chain(std::env::split_paths(&path))
+            .find(|directory| directory.join("initdb").is_file());
+        let Some(directory) = directory else {
+            panic!(
+                "these tests need PostgreSQL: apt-get install --no-install-recommends postgresql, or set \
+                 TEST_DATABASE_URL to a database whose user may create others"
+            );
+        };
+        let root = fs::metadata("/proc/self").unwrap().uid() == 0;
+        Self {
+            directory,
+            user: root.then(unprivileged),
+        }
+    }
+
+    fn directory_of_its_own(&self) -> PathBuf {
+        let memory = tempfile::Builder::new()
+            .prefix("pg-")
+            .tempdir_in("/dev/shm");
+        let directory = memory
+            .or_else(|_| tempfile::Builder::new().prefix("pg-").tempdir())
+            .unwrap()
+            .keep();
+        if let Some((_, uid, gid)) = self.user {
+            chown(&directory, Some(uid), Some(gid)).unwrap();
+        }
+        directory
+    }
+
+    fn command(&self, program: &str) -> Command {
+        let program = self.directory.join(program);
+        match &self.user {
+            None => Command::new(program),
+            Some((user, ..)) => {
+                let mut command = Command::new("setpriv");
+                command
+                    .args([format!("--reuid={user}"), format!("--regid={user}")])
+                    .arg("--clear-groups")
+                    .arg(program)
+                    .env("HOME", "/");
+                command
+            }
+        }
+    }
+
+    /// Returns once it takes connections.
+    fn serve(&self, directory: &Path, data: &Path) -> Child {
+        let server = self.command("postgres");
+        let words: Vec<_> = std::iter::once(server.get_program())
+            .chain(server.get_args())
+            .map(|word| word.to_str().unwrap().to_owned())
+            .collect();
+        // The pipe closes however this process ends, and then the shell reads no line.
+        let script = "\
+            directory=$1; data=$2; shift 2
+            \"$@\" -D \"$data\" -k \"$directory\" >\"$directory/log\" 2>&1 &
+            server=$!
+            until grep -q 'ready to accept' \"$directory/log\"; do
+                kill -0 $server || { cat \"$directory/log\"; echo failed; exit 1; }
+                sleep 0.02
+            done
+            echo ready
+            exec >/dev/null
+            read -r _
+            kill -QUIT $server
+            wait $server
+            rm -rf \"$directory\"";
+        let mut shell = Command::new("sh")
+            .args(["-c", script, "sh"])
+            .args([directory, data])
+            .args(words)
+            .args(["-c", "listen_addresses=", "-c", "max_connections=400"])
+            .args(["-c", "fsync=off", "-c", "shared_buffers=64MB"])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .expect("a shell should run");
+        let said = BufReader::new(shell.stdout.take().unwrap());
+        let said: Vec<_> = said
+            .lines()
+            .map_while(Result::ok)
+            .take_while(|line| line != "ready" && line != "failed")
+            .collect();
+        assert!(
+            shell.try_wait().unwrap().is_none(),
+            "PostgreSQL did not start: {said:?}"
+        );
+        shell
+    }
+}
+
+fn unprivileged() -> (String, u32, u32) {
+    let users = fs::read_to_string("/etc/passwd").unwrap();
+    let find = |name: &str| {
+        let line = users
+            .lines()
+            .find(|line| line.split(':').next() == Some(name))?;
+        let mut fields = line.split(':').skip(2).map(str::parse);
+        let (uid, gid) = (fields.next()?.ok()?, fields.next()?.ok()?);
+        Some((name.to_owned(), uid, gid))
+    };
+    find("postgres")
+        .or_else(|| find("nobody"))
+        .expect("somebody who is not root")
+}
