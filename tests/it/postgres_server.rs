@@ -5,6 +5,8 @@
 //!   each store               ─▶ a database of its own, used again when the store is gone
 //!   end of the test binary   ─▶ a pipe closes, and a shell ends the server and removes its files
 //! ```
+//!
+//! The same for a PgBouncer in front of it, in transaction mode.
 
 use std::{
     fs,
@@ -15,7 +17,7 @@ use std::{
     sync::{Mutex, OnceLock},
 };
 
-use tokio_postgres::{Client, NoTls};
+use tokio_postgres::{Client, NoTls, config::Host};
 
 /// Where PostgreSQL's programs are, and as whom they run: it refuses to be root.
 struct Programs {
@@ -217,64 +219,139 @@ impl Programs {
     }
 
     fn command(&self, program: &str) -> Command {
-        let program = self.directory.join(program);
-        match &self.user {
-            None => Command::new(program),
-            Some((user, ..)) => {
-                let mut command = Command::new("setpriv");
-                command
-                    .args([format!("--reuid={user}"), format!("--regid={user}")])
-                    .arg("--clear-groups")
-                    .arg(program)
-                    .env("HOME", "/");
-                command
-            }
+        self.as_somebody(&self.directory.join(program))
+    }
+
+    fn as_somebody(&self, program: &Path) -> Command {
+        let Some((user, ..)) = &self.user else {
+            return Command::new(program);
+        };
+        let mut command = Command::new("setpriv");
+        command
+            .args([format!("--reuid={user}"), format!("--regid={user}")])
+            .arg("--clear-groups")
+            .arg(program);
+        command
+    }
+
+    fn serve(&self, directory: &Path, data: &Path) -> Child {
+        let mut server = self.command("postgres");
+        server
+            .arg("-D")
+            .arg(data)
+            .arg("-k")
+            .arg(directory)
+            .args(["-c", "listen_addresses=", "-c", "max_connections=400"])
+            .args(["-c", "fsync=off", "-c", "shared_buffers=64MB"]);
+        while_this_process_lives(&server, directory, "ready to accept", "QUIT")
+    }
+}
+
+/// Starts a server, and returns once it has said that it is ready. It ends, and its directory goes, when the
+/// handle does or this process, however it ends.
+fn while_this_process_lives(
+    server: &Command,
+    directory: &Path,
+    ready: &str,
+    at_the_end: &str,
+) -> Child {
+    let script = "\
+        trap '' INT TERM HUP
+        directory=$1; ready=$2; signal=$3; shift 3
+        \"$@\" >\"$directory/log\" 2>&1 &
+        server=$!
+        until grep -q \"$ready\" \"$directory/log\"; do
+            kill -0 $server || { cat \"$directory/log\"; echo failed; exit 1; }
+            sleep 0.02
+        done
+        echo ready
+        exec >/dev/null
+        read -r _
+        kill -$signal $server
+        wait $server
+        rm -rf \"$directory\"";
+    // The pipe closes however this process ends, and then the shell reads no line.
+    let mut shell = Command::new("sh")
+        .args(["-c", script, "sh"])
+        .arg(directory)
+        .args([ready, at_the_end])
+        .arg(server.get_program())
+        .args(server.get_args())
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("a shell should run");
+    let said: Vec<_> = BufReader::new(shell.stdout.take().unwrap())
+        .lines()
+        .map_while(Result::ok)
+        .take_while(|line| line != "ready" && line != "failed")
+        .collect();
+    let program = server.get_program();
+    assert!(
+        shell.try_wait().unwrap().is_none(),
+        "{program:?} did not start: {said:?}"
+    );
+    shell
+}
+
+/// A PgBouncer in transaction mode in front of a database.
+pub struct PgBouncer {
+    url: String,
+    shell: Child,
+}
+
+impl PgBouncer {
+    /// With so few connections that transactions have to take turns.
+    pub fn in_front_of(database: &Database) -> Self {
+        let found = Path::new("/usr/sbin/pgbouncer");
+        let program = match found.is_file() {
+            true => found,
+            false => Path::new("pgbouncer"),
+        };
+        let programs = Programs::find();
+        let directory = programs.directory_of_its_own();
+        let behind: tokio_postgres::Config = database.url().parse().unwrap();
+        let host = match &behind.get_hosts()[0] {
+            Host::Tcp(name) => name.clone(),
+            Host::Unix(path) => path.display().to_string(),
+        };
+        let user = behind.get_user().unwrap();
+        let port = behind.get_ports().first().unwrap_or(&5432);
+        let password = behind.get_password().map(String::from_utf8_lossy);
+        let password = password.map_or(String::new(), |p| format!(" password={p}"));
+        let (users, config) = (directory.join("users"), directory.join("config"));
+        fs::write(&users, format!("\"{user}\" \"\"\n")).unwrap();
+        let settings = format!(
+            "[databases]\n* = host={host} port={port} user={user}{password}\n\
+             [pgbouncer]\npool_mode = transaction\ndefault_pool_size = 2\n\
+             listen_addr =\nlisten_port = 6432\nunix_socket_dir = {}\n\
+             auth_type = trust\nauth_file = {}\n",
+            directory.display(),
+            users.display()
+        );
+        fs::write(&config, settings).unwrap();
+        let mut server = programs.as_somebody(program);
+        server.arg(&config);
+        Self {
+            url: format!(
+                "postgres://{user}@{}:6432/{}?sslmode=disable",
+                directory.display().to_string().replace('/', "%2F"),
+                database.name
+            ),
+            shell: while_this_process_lives(&server, &directory, "process up", "TERM"),
         }
     }
 
-    /// Returns once it takes connections.
-    fn serve(&self, directory: &Path, data: &Path) -> Child {
-        let server = self.command("postgres");
-        let words: Vec<_> = std::iter::once(server.get_program())
-            .chain(server.get_args())
-            .map(|word| word.to_str().unwrap().to_owned())
-            .collect();
-        // The pipe closes however this process ends, and then the shell reads no line.
-        let script = "\
-            directory=$1; data=$2; shift 2
-            \"$@\" -D \"$data\" -k \"$directory\" >\"$directory/log\" 2>&1 &
-            server=$!
-            until grep -q 'ready to accept' \"$directory/log\"; do
-                kill -0 $server || { cat \"$directory/log\"; echo failed; exit 1; }
-                sleep 0.02
-            done
-            echo ready
-            exec >/dev/null
-            read -r _
-            kill -QUIT $server
-            wait $server
-            rm -rf \"$directory\"";
-        let mut shell = Command::new("sh")
-            .args(["-c", script, "sh"])
-            .args([directory, data])
-            .args(words)
-            .args(["-c", "listen_addresses=", "-c", "max_connections=400"])
-            .args(["-c", "fsync=off", "-c", "shared_buffers=64MB"])
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .spawn()
-            .expect("a shell should run");
-        let said = BufReader::new(shell.stdout.take().unwrap());
-        let said: Vec<_> = said
-            .lines()
-            .map_while(Result::ok)
-            .take_while(|line| line != "ready" && line != "failed")
-            .collect();
-        assert!(
-            shell.try_wait().unwrap().is_none(),
-            "PostgreSQL did not start: {said:?}"
-        );
-        shell
+    /// The way to the database through it.
+    pub fn url(&self) -> &str {
+        &self.url
+    }
+}
+
+impl Drop for PgBouncer {
+    fn drop(&mut self) {
+        drop(self.shell.stdin.take());
+        let _ = self.shell.wait();
     }
 }
 

@@ -57,6 +57,8 @@ mod failure;
 mod lease;
 mod lookup;
 mod news;
+#[cfg(test)]
+mod plans;
 mod queue;
 mod schema;
 mod session;

@@ -40,6 +40,11 @@ use crate::jobs::{
 /// How often a transaction is begun again after it lost a race that cost it nothing but time.
 const TRIES: u32 = 5;
 
+/// The statements are written for their indexes. A planner whose figures are an hour old must not get the idea to
+/// read or sort the backlog, nor to compile what runs for a millisecond.
+pub(super) const PLANNER: &str = "SET LOCAL jit = off; SET LOCAL enable_seqscan = off; \
+    SET LOCAL enable_bitmapscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off";
+
 /// One thing that is asked of the database, in one transaction.
 pub(super) trait Command: Send + Sync + 'static {
     /// What comes of it.
@@ -135,13 +140,11 @@ impl Sessions {
         lease: Duration,
         news: News,
     ) -> Arc<Self> {
-        // The statements are written for their indexes: a planner whose figures are an hour old must not
-        // get the idea to sort the backlog, nor to compile what runs for a millisecond.
         let begin = |how: &str| {
             format!(
                 "BEGIN {how}; SET LOCAL statement_timeout = {}; \
-                 SET LOCAL idle_in_transaction_session_timeout = {}; SET LOCAL jit = off; \
-                 SET LOCAL enable_seqscan = off; SET LOCAL enable_bitmapscan = off; \
+                 SET LOCAL idle_in_transaction_session_timeout = {}; \
+                 {PLANNER}; \
                  SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
                 timeout.as_millis().max(1),
                 lease.as_millis().max(1),

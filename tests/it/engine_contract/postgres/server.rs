@@ -1,6 +1,9 @@
 //! What it finds at the address that it was given.
 
+use futures_util::future::join_all;
+
 use super::*;
+use crate::postgres_server::PgBouncer;
 
 async fn refused(url: String) -> EngineError {
     match PostgresEngine::connect(PostgresOptions::new(url)).await {
@@ -63,4 +66,46 @@ async fn a_server_that_is_down_may_come_back() {
     let error = refused("postgres://u@127.0.0.1:1/d".to_owned()).await;
 
     assert!(matches!(error, EngineError::Storage(_)), "{error:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pgbouncer_in_transaction_mode_may_be_in_between() {
+    const JOBS: usize = 100;
+    let database = shared().database().await;
+    let bouncer = PgBouncer::in_front_of(&database);
+    let options = || PostgresOptions {
+        lease: LEASE,
+        ..PostgresOptions::new(bouncer.url())
+    };
+    let (one, other) = (open(options()).await, open(options()).await);
+
+    let submissions = (0..JOBS).map(|n| submit(&one, a_job(&n.to_string())));
+    join_all(submissions).await;
+    let work = async |engine: &PostgresEngine| {
+        let mut done = 0;
+        loop {
+            let reserved = reserve(engine, 7).await;
+            if reserved.is_empty() {
+                return done;
+            }
+            done += reserved.len();
+            let outcomes = reserved.into_iter().map(|r| r.claim.settle(completed("")));
+            let outcomes = Arc::new(outcomes.collect());
+            let settled = engine.settle(&outcomes).await.unwrap();
+            assert!(settled.iter().all(|settled| *settled == Settled::Written));
+        }
+    };
+    let (by_one, by_other) = tokio::join!(work(&one), work(&other));
+
+    assert_eq!(by_one + by_other, JOBS);
+    // Both leases are renewed through it.
+    let client = database.connect().await;
+    until("beats", async || {
+        let least = "SELECT min(beat) FROM lameduck.processes WHERE left_at IS NULL";
+        let least = client.query_one(least, &[]).await.unwrap();
+        least.get::<_, i64>(0) > 2
+    })
+    .await;
+    one.close().await;
+    other.close().await;
 }

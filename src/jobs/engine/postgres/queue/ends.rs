@@ -23,7 +23,7 @@ use crate::jobs::{
     job::{JobId, ProcessId, RunEnd},
 };
 
-pub(super) const RELEASE_HELD: &str = "
+pub(in super::super) const RELEASE_HELD: &str = "
     WITH held AS MATERIALIZED (
         SELECT seq, runs, attempt, process, started_at FROM lameduck.jobs
         WHERE state = 1 AND process = $1 AND ($5::uuid[] IS NULL OR claim = ANY ($5))
@@ -75,7 +75,7 @@ const ADD_LOST: &str = "
     )
     DELETE FROM lameduck.runs r USING told t WHERE r.job = t.job AND r.number <= t.number - $4";
 
-pub(super) const FREE: &str = "
+pub(in super::super) const FREE: &str = "
     UPDATE lameduck.jobs j
     SET state = CASE WHEN cancel_requested THEN 4 ELSE 0 END, ended_at = CASE WHEN cancel_requested THEN $2::bigint END,
         run_at = least(run_at, $2), attempt = attempt - 1, releases = releases + 1, process = NULL, claim = NULL,

@@ -21,7 +21,7 @@ const PIECE: i64 = 500;
 /// What was never answered, for people.
 const OVERDUE: &str = "the handler answered 202 and no outcome came in time";
 
-pub(super) const EXPIRE: &str = "
+pub(in super::super) const EXPIRE: &str = "
     WITH overdue AS MATERIALIZED (
         SELECT j.* FROM lameduck.queues q CROSS JOIN LATERAL (
             SELECT seq, runs, attempt, process, started_at, attempt >= max_attempts AS last FROM lameduck.jobs
@@ -39,7 +39,7 @@ pub(super) const EXPIRE: &str = "
     FROM overdue o WHERE j.seq = o.seq
     RETURNING j.id, o.last, (SELECT name FROM lameduck.queues q WHERE q.id = j.queue)";
 
-pub(super) const PRUNE: &str = "
+pub(in super::super) const PRUNE: &str = "
     WITH outlived AS MATERIALIZED (
         SELECT j.seq FROM lameduck.queues q CROSS JOIN LATERAL (
             SELECT seq FROM lameduck.jobs WHERE queue = q.id AND state = $1 AND ended_at IS NOT NULL AND ended_at < $2
@@ -51,7 +51,7 @@ pub(super) const PRUNE: &str = "
     DELETE FROM lameduck.jobs j USING outlived o WHERE j.seq = o.seq";
 
 // A key lives at least as long as its job.
-pub(super) const FORGET_KEYS: &str = "
+pub(in super::super) const FORGET_KEYS: &str = "
     WITH outlived AS MATERIALIZED (
         SELECT queue, key FROM lameduck.idempotency_keys k
         WHERE created_at < $1 AND NOT EXISTS (SELECT FROM lameduck.jobs j WHERE j.id = k.job)

@@ -14,6 +14,18 @@ pub(super) use reserve::{MOST, Reserve};
 pub(super) use settle::{One, Settle};
 pub(super) use submit::{Room, Submit};
 
+#[cfg(test)]
+pub(super) mod statements {
+    //! What the plans are tested of.
+    pub(in crate::jobs::engine::postgres) use super::{
+        ends::{FREE, RELEASE_HELD},
+        housekeeping::{EXPIRE, FORGET_KEYS, PRUNE},
+        orders::REVIVE_ALL,
+        reserve::RESERVE,
+        settle::{SETTLE, WERE_SETTLED},
+    };
+}
+
 use super::{
     convert::params,
     session::{Failure, Turn},

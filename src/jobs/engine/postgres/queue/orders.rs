@@ -38,7 +38,7 @@ const REVIVE: &str = "
     SET state = 0, run_at = $2, ended_at = NULL, attempt = 0, crashes = 0, cancel_requested = false
     WHERE seq = $1";
 
-pub(super) const REVIVE_ALL: &str = "
+pub(in super::super) const REVIVE_ALL: &str = "
     WITH dead AS MATERIALIZED (
         SELECT seq FROM lameduck.jobs WHERE queue = $1 AND state = 3 AND ended_at IS NOT NULL
         ORDER BY ended_at, seq LIMIT $3 FOR UPDATE SKIP LOCKED

@@ -26,7 +26,7 @@ const DEFER: i16 = 5;
 
 // The first bytes of `asked` say what; `becomes` is the state that comes of it. What was released keeps its place:
 // it has waited already. `least`, because the clock may have been set back meanwhile.
-pub(super) const SETTLE: &str = "
+pub(in super::super) const SETTLE: &str = "
     WITH asked AS (
         SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7)
                       AS asked (id, claim, what, until, error, short_error, result)
@@ -66,7 +66,7 @@ pub(super) const SETTLE: &str = "
     SELECT h.id, h.becomes, q.name
     FROM written w JOIN held h ON h.seq = w.seq JOIN lameduck.queues q ON q.id = w.queue";
 
-pub(super) const WERE_SETTLED: &str = "
+pub(in super::super) const WERE_SETTLED: &str = "
     SELECT asked.id, asked.claim FROM unnest($1, $2) AS asked (id, claim)
     JOIN lameduck.jobs j ON j.id = asked.id AND j.settled_claim = asked.claim";
 
