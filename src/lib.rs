@@ -30,6 +30,7 @@
 //! | `kubernetes` | [`kubernetes`]: cause and deadline from the own Pod, endpoint removal | yes |
 //! | `jobs` | [`jobs`]: the queue contract, workers, handlers | yes |
 //! | `sqlite` | the embedded engine | yes |
+//! | `postgres` | the engine for any number of replicas | yes |
 //! | `service` | all of it, and the program `lameduck` | yes |
 //!
 //! The crate `k8s-openapi` wants exactly one Kubernetes version chosen by the final program. The feature

@@ -29,6 +29,9 @@ mod stories;
 
 /// One place where jobs are kept, and the process runs that use it one after the other.
 trait Store: Sized {
+    /// Random histories that are played on it.
+    const HISTORIES: u32 = 128;
+
     /// A fresh one with these limits.
     async fn with(limits: Limits) -> Self;
 

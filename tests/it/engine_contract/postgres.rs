@@ -48,6 +48,9 @@ impl PostgresStore {
 }
 
 impl Store for PostgresStore {
+    // Each brings several processes, and each of those connections that PostgreSQL has to warm up.
+    const HISTORIES: u32 = 32;
+
     async fn with(limits: Limits) -> Self {
         Self {
             database: shared().database().await,

@@ -71,9 +71,12 @@ impl Address {
         if config.get_target_session_attrs() == TargetSessionAttrs::Any {
             config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         }
-        // A peer that vanished without a word is known to be gone before its lease is.
-        config.keepalives_idle(patience.max(Duration::from_secs(1)));
-        config.tcp_user_timeout(patience.max(Duration::from_secs(1)));
+        // A server that vanished without a word is noticed in a few times `patience`, not in hours.
+        let patience = patience.max(Duration::from_secs(1));
+        config.tcp_user_timeout(patience);
+        config.keepalives_idle(patience);
+        config.keepalives_interval(patience);
+        config.keepalives_retries(2);
         Ok(Self {
             config,
             tls: MakeRustlsConnect::new(tls.client()?),

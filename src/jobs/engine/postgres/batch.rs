@@ -18,6 +18,16 @@ use crate::jobs::engine::EngineError;
 /// Calls that may wait for their batch; whoever comes then waits to be let in.
 const BACKLOG: usize = 4096;
 
+/// So much of payloads or results counts as one item more: what goes to PostgreSQL in one piece has to fit into
+/// memory, twice, and into a gigabyte.
+const HEAVY: usize = 64 << 10;
+
+/// What can be put into a batch.
+pub(super) trait Item: Clone + Send + Sync + 'static {
+    /// Bytes that it brings, of those that may be many.
+    fn bytes(&self) -> usize;
+}
+
 /// Does the work of a batch: an answer for each item, in their order.
 type Work<I, A> =
     Box<dyn Fn(Arc<Vec<I>>) -> BoxFuture<'static, Result<Vec<A>, Undone>> + Send + Sync>;
@@ -30,14 +40,19 @@ struct Call<I, A> {
     reply: oneshot::Sender<Result<Vec<A>, EngineError>>,
 }
 
+// === impl Call ===
+
+impl<I: Item, A> Call<I, A> {
+    fn weight(&self) -> usize {
+        let weights = self.items.iter().map(|item| 1 + item.bytes() / HEAVY);
+        weights.sum()
+    }
+}
+
 // === impl Batcher ===
 
-impl<I, A> Batcher<I, A>
-where
-    I: Clone + Send + Sync + 'static,
-    A: Send + 'static,
-{
-    /// Batches of about `most` items, until `close`: then what was asked before is finished.
+impl<I: Item, A: Send + 'static> Batcher<I, A> {
+    /// Batches of about `most` items, fewer of heavy ones, until `close`: then what was asked before is finished.
     pub fn spawn(
         most: usize,
         tasks: &TaskTracker,
@@ -60,7 +75,7 @@ where
     }
 }
 
-async fn serve<I: Clone, A>(
+async fn serve<I: Item, A>(
     most: usize,
     mut inbox: mpsc::Receiver<Call<I, A>>,
     close: CancellationToken,
@@ -75,12 +90,12 @@ async fn serve<I: Clone, A>(
             first = inbox.recv() => first,
         };
         let Some(first) = first else { return };
-        let mut items = first.items.len();
+        let mut weight = first.weight();
         let mut batch = vec![first];
-        while items < most
+        while weight < most
             && let Ok(next) = inbox.try_recv()
         {
-            items += next.items.len();
+            weight += next.weight();
             batch.push(next);
         }
         // Nothing has been done for these yet, and nobody would know of it.
@@ -90,7 +105,7 @@ async fn serve<I: Clone, A>(
 }
 
 /// Runs a batch to its answers.
-async fn settle<I: Clone, A>(batch: Vec<Call<I, A>>, work: &Work<I, A>) {
+async fn settle<I: Item, A>(batch: Vec<Call<I, A>>, work: &Work<I, A>) {
     let items: Vec<I> = batch.iter().flat_map(|call| call.items.clone()).collect();
     if batch.is_empty() {
         return;

@@ -91,6 +91,7 @@ pub struct PostgresEngine {
     tasks: TaskTracker,
     closing: CancellationToken,
     lease: Mutex<Option<Lease>>,
+    over: CancellationToken,
     // Ends what listens and waits, however the engine goes.
     _over: DropGuard,
 }
@@ -233,7 +234,8 @@ impl PostgresEngine {
             tasks,
             closing,
             lease: Mutex::new(Some(lease)),
-            _over: over.drop_guard(),
+            _over: over.clone().drop_guard(),
+            over,
         })
     }
 
@@ -377,8 +379,13 @@ async fn reap_all(
 }
 
 /// Gives back what was reserved and never came to anybody.
-async fn give_back(sessions: Arc<Sessions>, process: ProcessId, tokens: Vec<Uuid>) {
-    loop {
+async fn give_back(
+    sessions: Arc<Sessions>,
+    process: ProcessId,
+    tokens: Vec<Uuid>,
+    over: CancellationToken,
+) {
+    while !over.is_cancelled() {
         let lost = queue::GiveBack {
             process,
             tokens: tokens.clone(),
@@ -445,13 +452,13 @@ impl Engine for PostgresEngine {
             tokens: tokens.clone(),
         };
         let (reply, answer) = oneshot::channel();
-        let sessions = self.sessions.clone();
+        let (sessions, over) = (self.sessions.clone(), self.over.clone());
         self.tasks.spawn(async move {
             let reserved = sessions.finish(reserve).await;
             let lost = matches!(&reserved, Err(undone) if undone.in_doubt);
             let unheard = reply.send(reserved.map_err(|undone| undone.error));
             if lost || matches!(unheard, Err(Ok(reserved)) if !reserved.is_empty()) {
-                tokio::spawn(give_back(sessions, process, tokens));
+                tokio::spawn(give_back(sessions, process, tokens, over));
             }
         });
         answer.await.unwrap_or(Err(EngineError::Closed))
@@ -553,6 +560,7 @@ impl Engine for PostgresEngine {
             }
         }
         self.sessions.close().await;
+        self.over.cancel();
     }
 }
 

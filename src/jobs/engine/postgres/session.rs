@@ -132,7 +132,7 @@ pub(super) struct Figures {
 
 impl Sessions {
     /// Over this pool. A statement may take `timeout`; a process that stops in the middle of a transaction
-    /// gives up its locks within `lease`.
+    /// gives up its locks before its `lease` is over.
     pub fn new(
         pool: Pool,
         clock: Option<Clock>,
@@ -147,7 +147,7 @@ impl Sessions {
                  {PLANNER}; \
                  SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
                 timeout.as_millis().max(1),
-                lease.as_millis().max(1),
+                (lease / 2).as_millis().max(1),
             )
         };
         Arc::new(Self {

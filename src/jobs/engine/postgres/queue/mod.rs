@@ -14,18 +14,6 @@ pub(super) use reserve::{MOST, Reserve};
 pub(super) use settle::{One, Settle};
 pub(super) use submit::{Room, Submit};
 
-#[cfg(test)]
-pub(super) mod statements {
-    //! What the plans are tested of.
-    pub(in crate::jobs::engine::postgres) use super::{
-        ends::{FREE, RELEASE_HELD},
-        housekeeping::{EXPIRE, FORGET_KEYS, PRUNE},
-        orders::REVIVE_ALL,
-        reserve::RESERVE,
-        settle::{SETTLE, WERE_SETTLED},
-    };
-}
-
 use super::{
     convert::params,
     session::{Failure, Turn},
@@ -56,4 +44,16 @@ async fn queue_number(turn: &Turn, name: &QueueName) -> Result<i32, Failure> {
         make_queues(turn, &[name.as_str()]).await?;
     }
     Err(Failure::Raced)
+}
+
+#[cfg(test)]
+pub(super) mod statements {
+    //! What the plans are tested of.
+    pub(in crate::jobs::engine::postgres) use super::{
+        ends::{FREE, RELEASE_HELD},
+        housekeeping::{EXPIRE, FORGET_KEYS, PRUNE},
+        orders::REVIVE_ALL,
+        reserve::RESERVE,
+        settle::{SETTLE, WERE_SETTLED},
+    };
 }

@@ -5,6 +5,7 @@ use std::{collections::HashSet, sync::Arc};
 use uuid::Uuid;
 
 use super::super::{
+    batch::Item,
     convert::{Columns, end_number, micros, params, text, uuid},
     session::{Command, Failure, Turn},
 };
@@ -85,6 +86,12 @@ pub(in super::super) struct Settle(pub Arc<Vec<One>>);
 impl One {
     fn get(&self) -> &Settlement {
         &self.all[self.number]
+    }
+}
+
+impl Item for One {
+    fn bytes(&self) -> usize {
+        result(self.get().outcome()).map_or(0, <[u8]>::len)
     }
 }
 

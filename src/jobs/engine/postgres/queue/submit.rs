@@ -10,6 +10,7 @@ use uuid::Uuid;
 
 use super::{
     super::{
+        batch::Item,
         convert::{Columns, micros, params, stored_duration, text, uuid},
         session::{Command, Failure, Turn},
     },
@@ -80,6 +81,12 @@ struct Taken<'a> {
     id: JobId,
     queue: i32,
     job: &'a NewJob,
+}
+
+impl Item for NewJob {
+    fn bytes(&self) -> usize {
+        self.payload.len()
+    }
 }
 
 // === impl Submit ===
