@@ -11,7 +11,8 @@
 use std::{
     fs,
     io::{BufRead, BufReader},
-    os::unix::fs::{MetadataExt, chown},
+    net::TcpListener,
+    os::unix::fs::{MetadataExt, PermissionsExt, chown},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     sync::{Mutex, OnceLock},
@@ -28,6 +29,8 @@ struct Programs {
 /// A server, for as long as this lives.
 pub struct Server {
     url: String,
+    /// Where it takes TCP, and the certificate for `localhost` that it shows there.
+    tls: Option<(u16, PathBuf)>,
     /// Its databases that nobody uses.
     free: Mutex<Vec<String>>,
     /// Holds the pipe whose end is the server's.
@@ -42,15 +45,22 @@ pub struct Database {
 
 /// The server that all tests share.
 pub fn server() -> &'static Server {
-    static SERVER: OnceLock<Server> = OnceLock::new();
-    SERVER.get_or_init(|| match std::env::var("TEST_DATABASE_URL") {
-        Ok(url) => Server {
+    static GIVEN: OnceLock<Server> = OnceLock::new();
+    match std::env::var("TEST_DATABASE_URL") {
+        Ok(url) => GIVEN.get_or_init(|| Server {
             url,
+            tls: None,
             free: Mutex::default(),
             _shell: None,
-        },
-        Err(_) => Server::start(),
-    })
+        }),
+        Err(_) => own_server(),
+    }
+}
+
+/// One of our own, which speaks TLS.
+pub fn own_server() -> &'static Server {
+    static OWN: OnceLock<Server> = OnceLock::new();
+    OWN.get_or_init(Server::start)
 }
 
 // === impl Server ===
@@ -72,10 +82,13 @@ impl Server {
             "initdb: {}",
             String::from_utf8_lossy(&made.stderr)
         );
+        let certificate = programs.certificate(&directory);
+        let port = a_free_port();
         Self {
-            url: url(&directory, "postgres"),
+            url: url(&directory, port),
+            tls: Some((port, certificate)),
             free: Mutex::default(),
-            _shell: Some(programs.serve(&directory, &data)),
+            _shell: Some(programs.serve(&directory, &data, port)),
         }
     }
 
@@ -119,6 +132,14 @@ impl Database {
     /// Where it is.
     pub fn url(&self) -> String {
         self.server.url_of(&self.name)
+    }
+
+    /// Where it is over TCP under this name of the host, with these parameters; and the certificate.
+    pub fn over_tls(&self, host: &str, parameters: &str) -> (String, &Path) {
+        let (port, certificate) = self.server.tls.as_ref().expect("our own server");
+        let name = &self.name;
+        let url = format!("postgres://postgres@{host}:{port}/{name}?{parameters}");
+        (url, certificate)
     }
 
     /// A connection to it.
@@ -171,9 +192,14 @@ async fn connect(url: &str) -> (Client, tokio::task::JoinHandle<()>) {
     (client, driver)
 }
 
-fn url(socket: &Path, database: &str) -> String {
+fn url(socket: &Path, port: u16) -> String {
     let socket = socket.display().to_string().replace('/', "%2F");
-    format!("postgres://postgres@{socket}/{database}?sslmode=disable")
+    format!("postgres://postgres@{socket}:{port}/postgres?sslmode=disable")
+}
+
+fn a_free_port() -> u16 {
+    let probe = TcpListener::bind("127.0.0.1:0").unwrap();
+    probe.local_addr().unwrap().port()
 }
 
 // === impl Programs ===
@@ -234,14 +260,36 @@ impl Programs {
         command
     }
 
-    fn serve(&self, directory: &Path, data: &Path) -> Child {
+    /// For `localhost`, by nobody but itself. The server's key has to be its own to read.
+    fn certificate(&self, directory: &Path) -> PathBuf {
+        let made = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+        let (certificate, key) = (directory.join("tls.crt"), directory.join("tls.key"));
+        fs::write(&certificate, made.cert.pem()).unwrap();
+        fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        fs::set_permissions(&key, fs::Permissions::from_mode(0o600)).unwrap();
+        if let Some((_, uid, gid)) = self.user {
+            chown(&key, Some(uid), Some(gid)).unwrap();
+        }
+        certificate
+    }
+
+    fn serve(&self, directory: &Path, data: &Path, port: u16) -> Child {
         let mut server = self.command("postgres");
         server
             .arg("-D")
             .arg(data)
             .arg("-k")
             .arg(directory)
-            .args(["-c", "listen_addresses=", "-c", "max_connections=400"])
+            .args(["-p", &port.to_string(), "-c", "listen_addresses=localhost"])
+            .args(["-c", "ssl=on", "-c", "max_connections=400"])
+            .args([
+                "-c",
+                &format!("ssl_cert_file={}", directory.join("tls.crt").display()),
+            ])
+            .args([
+                "-c",
+                &format!("ssl_key_file={}", directory.join("tls.key").display()),
+            ])
             .args(["-c", "fsync=off", "-c", "shared_buffers=64MB"]);
         while_this_process_lives(&server, directory, "ready to accept", "QUIT")
     }

@@ -1,5 +1,7 @@
 //! What went wrong, in words that help.
 
+use std::{error::Error as _, io};
+
 use deadpool_postgres::PoolError;
 use tokio_postgres::{Error, error::SqlState};
 
@@ -35,13 +37,29 @@ pub(super) fn explain(failure: &Failure, perhaps_done: bool) -> EngineError {
 /// What PostgreSQL said, and what to do about it.
 pub(super) fn of_database(error: &Error) -> String {
     let Some(said) = error.as_db_error() else {
-        let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
-        return format!("{error}{}", cause.unwrap_or_default());
+        let cause = error.source().map(|cause| format!(": {cause}"));
+        let remedy = match of_certificate(error) {
+            true => {
+                "; the server's certificate has to be for the host in the database's URL, by an authority that this \
+                 system knows or that sslrootcert=/path in the URL names"
+            }
+            false => "",
+        };
+        return format!("{error}{}{remedy}", cause.unwrap_or_default());
     };
     let remedy = remedy(said.code())
         .map(|remedy| format!("; {remedy}"))
         .unwrap_or_default();
     format!("{} ({}){remedy}", said.message(), said.code().code())
+}
+
+/// The server is there, and could not prove that it is the right one.
+pub(super) fn of_certificate(error: &Error) -> bool {
+    let io = error
+        .source()
+        .and_then(|cause| cause.downcast_ref::<io::Error>());
+    let tls = io.and_then(|io| io.get_ref()?.downcast_ref::<rustls::Error>());
+    matches!(tls, Some(rustls::Error::InvalidCertificate(_)))
 }
 
 fn remedy(code: &SqlState) -> Option<&'static str> {

@@ -14,7 +14,10 @@
 
 use tokio_postgres::{Client, error::SqlState};
 
-use super::{address::Address, failure::of_database};
+use super::{
+    address::Address,
+    failure::{of_certificate, of_database},
+};
 use crate::jobs::engine::EngineError;
 
 /// "lameduck" in bytes: who holds it migrates.
@@ -160,6 +163,7 @@ pub(super) fn unreachable(address: &Address, error: &tokio_postgres::Error) -> E
             || *code == SqlState::TOO_MANY_CONNECTIONS
             || *code == SqlState::ADMIN_SHUTDOWN
     });
+    let may_come_back = may_come_back && !of_certificate(error);
     match (may_come_back, unusable(address, &of_database(error))) {
         (true, why) => EngineError::Storage(why.to_string()),
         (false, why) => why,

@@ -3,7 +3,7 @@
 use futures_util::future::join_all;
 
 use super::*;
-use crate::postgres_server::PgBouncer;
+use crate::postgres_server::{PgBouncer, own_server};
 
 async fn refused(url: String) -> EngineError {
     match PostgresEngine::connect(PostgresOptions::new(url)).await {
@@ -108,4 +108,40 @@ async fn a_pgbouncer_in_transaction_mode_may_be_in_between() {
     .await;
     one.close().await;
     other.close().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_connections_are_encrypted_where_the_url_says_so() {
+    let database = own_server().database().await;
+    let roots = format!(
+        "sslmode=verify-full&sslrootcert={}",
+        database.over_tls("", "").1.display()
+    );
+    for parameters in ["sslmode=require", "sslmode=prefer", &roots] {
+        let (url, _) = database.over_tls("localhost", parameters);
+        let engine = open(PostgresOptions::new(url)).await;
+        listening(&database, 1).await;
+
+        let plain = "SELECT count(*) FROM pg_stat_activity JOIN pg_stat_ssl USING (pid)
+                     WHERE datname = current_database() AND application_name = 'lameduck' AND NOT ssl";
+        let plain = database.connect().await.query_one(plain, &[]).await;
+        assert_eq!(plain.unwrap().get::<_, i64>(0), 0, "{parameters}");
+        engine.close().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_certificate_that_proves_nothing_is_refused() {
+    let database = own_server().database().await;
+    let certificate = database.over_tls("", "").1.display().to_string();
+    let own = format!("sslmode=verify-full&sslrootcert={certificate}");
+    for (host, parameters) in [
+        ("localhost", "sslmode=verify-full"),
+        ("127.0.0.1", own.as_str()),
+    ] {
+        let error = refused(database.over_tls(host, parameters).0).await;
+
+        assert!(matches!(error, EngineError::Unusable { .. }), "{error:?}");
+        assert!(error.to_string().contains("sslrootcert"), "{error}");
+    }
 }
