@@ -16,6 +16,8 @@ use super::job::{
 };
 use super::ledger::Ledger;
 
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod common;
 #[cfg(feature = "postgres")]
 pub mod postgres;
 #[cfg(feature = "sqlite")]

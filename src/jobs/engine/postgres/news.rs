@@ -22,12 +22,12 @@ use uuid::Uuid;
 use super::{
     address::Address,
     convert::params,
-    session::{Command, Effects, Failure, Sessions, Turn},
+    session::{Command, Failure, Sessions, Turn},
 };
-use crate::jobs::engine::Event;
-
-/// How many events a slow receiver may be behind before it misses some; they are hints.
-const EVENTS: usize = 4096;
+use crate::jobs::engine::{
+    Event,
+    common::{EVENTS, Effects},
+};
 
 /// Between two NOTIFYs of one process: each one wakes every process.
 const GAP: Duration = Duration::from_millis(5);
@@ -74,14 +74,7 @@ impl News {
 
     /// Tells what has become durable.
     pub fn publish(&self, effects: Effects) {
-        let runnable = effects.runnable.into_iter().map(Event::Runnable);
-        let changed = effects.changed.into_iter().map(Event::Changed);
-        let ended = effects.ended.into_iter().map(Event::Ended);
-        let asked = effects
-            .cancel_requested
-            .into_iter()
-            .map(Event::CancelRequested);
-        for event in runnable.chain(changed).chain(ended).chain(asked) {
+        for event in effects.into_events() {
             // Nobody listens, or more is going on than can be told: fine, both.
             let _ = self.here.send(event.clone());
             let _ = self.elsewhere.try_send(event);

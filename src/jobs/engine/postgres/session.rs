@@ -13,7 +13,6 @@
 //! have no names, nothing is kept in a session.
 
 use std::{
-    collections::BTreeSet,
     future::Future,
     sync::{
         Arc,
@@ -32,10 +31,7 @@ use tokio_postgres::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{failure, news::News};
-use crate::jobs::{
-    engine::{Clock, EngineError},
-    job::{JobId, QueueName},
-};
+use crate::jobs::engine::{Clock, EngineError, common::Effects};
 
 /// How often a transaction is begun again after it lost a race that cost it nothing but time.
 const TRIES: u32 = 5;
@@ -65,16 +61,6 @@ pub(super) struct Turn {
     pub now: Timestamp,
     /// What the world is to be told if this becomes durable.
     pub effects: Effects,
-}
-
-/// What the world is told after a commit.
-#[derive(Default)]
-pub(super) struct Effects {
-    pub runnable: BTreeSet<QueueName>,
-    pub changed: Vec<JobId>,
-    pub ended: Vec<JobId>,
-    pub cancel_requested: Vec<JobId>,
-    pub stale: u64,
 }
 
 /// Why a command did not happen.

@@ -11,15 +11,12 @@ use super::super::{
     session::{Command, Failure, Turn},
 };
 use crate::jobs::{
-    engine::RUNS_KEPT,
+    engine::{RUNS_KEPT, common::OVERDUE},
     job::{Maintained, Retention, RunEnd},
 };
 
 /// Rows in one piece.
 const PIECE: i64 = 500;
-
-/// What was never answered, for people.
-const OVERDUE: &str = "the handler answered 202 and no outcome came in time";
 
 pub(in super::super) const EXPIRE: &str = "
     WITH overdue AS MATERIALIZED (

@@ -15,13 +15,13 @@ use super::super::{
     convert::{Columns, micros, params, process_uuid},
     session::{Command, Failure, Turn},
 };
-use crate::jobs::job::{Claim, Job, Order, ProcessId, QueueName, Reserved};
+use crate::jobs::{
+    engine::common::SUSPECT,
+    job::{Claim, Job, Order, ProcessId, QueueName, Reserved},
+};
 
 /// Jobs in one go.
 pub(in super::super) const MOST: usize = 1_000;
-
-/// In so many crashes in a row it was there: from now on it runs alone, so that the next one is its own.
-const SUSPECT: u32 = 2;
 
 /// So many more than are wanted are looked at, because others take the first ones at the same moment.
 const SPARE: i64 = 64;

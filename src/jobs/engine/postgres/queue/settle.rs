@@ -10,12 +10,9 @@ use super::super::{
     session::{Command, Failure, Turn},
 };
 use crate::jobs::{
-    engine::RUNS_KEPT,
+    engine::{RUNS_KEPT, common::short_error},
     job::{AfterFailure, JobId, Outcome, RunEnd, Settled, Settlement},
 };
-
-/// Bytes of an error that the history keeps; the job itself keeps all of the last one.
-const ERROR_IN_HISTORY: usize = 1024;
 
 // What was asked for, in numbers.
 const COMPLETE: i16 = 0;
@@ -25,8 +22,8 @@ const POSTPONE: i16 = 3;
 const RELEASE: i16 = 4;
 const DEFER: i16 = 5;
 
-// The first bytes of `asked` say what; `becomes` is the state that comes of it. What was released keeps its place:
-// it has waited already. `least`, because the clock may have been set back meanwhile.
+// `what` is one of the numbers above, `becomes` the state that comes of it. What was released keeps its place: it has
+// waited already. `least`, because the clock may have been set back meanwhile.
 pub(in super::super) const SETTLE: &str = "
     WITH asked AS (
         SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7)
@@ -134,7 +131,7 @@ impl Settle {
         let errors: Vec<_> = asked().map(|s| s.outcome().error().map(text)).collect();
         let short: Vec<_> = errors
             .iter()
-            .map(|error| error.as_deref().map(|error| head(error, ERROR_IN_HISTORY)))
+            .map(|error| error.as_deref().map(short_error))
             .collect();
         let results: Vec<Option<&[u8]>> = asked().map(|s| result(s.outcome())).collect();
         // In the order of the numbers above; what is deferred and cancelled is in none.
@@ -218,12 +215,4 @@ fn result(outcome: &Outcome) -> Option<&[u8]> {
         Outcome::Completed { result } => Some(result),
         _ => None,
     }
-}
-
-/// The first bytes of a text, no character torn.
-fn head(text: &str, bytes: usize) -> &str {
-    let end = (0..=bytes.min(text.len()))
-        .rev()
-        .find(|end| text.is_char_boundary(*end));
-    &text[..end.unwrap_or(0)]
 }

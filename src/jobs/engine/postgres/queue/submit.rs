@@ -5,7 +5,6 @@ use std::{
     sync::Arc,
 };
 
-use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
 use super::{
@@ -16,7 +15,10 @@ use super::{
     },
     make_queues,
 };
-use crate::jobs::job::{JobId, NewJob, Rejected, Submitted};
+use crate::jobs::{
+    engine::common::digest,
+    job::{JobId, NewJob, Rejected, Submitted},
+};
 
 const LOOK: &str = "
     SELECT q.name, q.id, coalesce(sum(c.waiting), 0)::bigint
@@ -67,7 +69,7 @@ type Key = (i32, String);
 /// Whose a key is.
 struct Seen {
     job: JobId,
-    digest: Vec<u8>,
+    digest: [u8; 32],
 }
 
 /// A queue, while jobs are taken in.
@@ -173,7 +175,7 @@ impl Submit {
         let seen = found.iter().map(|row| {
             let first = Seen {
                 job: row.job_id(2)?,
-                digest: row.try_get(3)?,
+                digest: row.try_get::<_, Vec<u8>>(3)?.try_into().unwrap_or_default(),
             };
             Ok(((row.try_get(0)?, row.try_get(1)?), first))
         });
@@ -252,17 +254,6 @@ fn repeated(first: &Seen, job: &NewJob) -> Answer {
     } else {
         Err(Rejected::KeyReused { first: first.job })
     }
-}
-
-/// What has to be the same for a repetition: the content type, its length before it so that no byte can
-/// move over to the payload, and the payload.
-fn digest(job: &NewJob) -> Vec<u8> {
-    Sha256::new()
-        .chain_update((job.content_type.len() as u64).to_le_bytes())
-        .chain_update(&job.content_type)
-        .chain_update(&job.payload)
-        .finalize()
-        .to_vec()
 }
 
 // === impl Room ===
