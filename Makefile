@@ -40,6 +40,7 @@ features:                 ## the library, as those take it who want only a part 
 	$(CARGO) check --locked --no-default-features --lib --features tls
 	$(CARGO) check --locked --no-default-features --lib --features http,kubernetes,k8s-openapi/latest
 	$(CARGO) check --locked --no-default-features --lib --features sqlite
+	$(CARGO) check --locked --no-default-features --lib --features postgres
 
 deploy:                   ## chart and manifests: rendered, linted, validated, compared
 	tests/deploy/run

@@ -184,7 +184,7 @@ async fn the_jobs_of_a_killed_process_are_free_after_its_lease() {
     })
     .await;
     let took = killed.elapsed();
-    assert!(took >= LEASE * 3 / 4, "it might have lived: {took:?}");
+    assert!(took >= LEASE / 2, "it might have lived: {took:?}");
     // A look later, and what a busy machine takes.
     assert!(took < LEASE * 3, "{took:?}");
     let reserved = reserve_one(&engine).await;
