@@ -45,6 +45,7 @@ features:                 ## the library, as those take it who want only a part 
 	$(CARGO) check --locked --no-default-features --lib --features sqlite
 	$(CARGO) check --locked --no-default-features --lib --features http-handler
 	$(CARGO) check --locked --no-default-features --lib --features api
+	$(CARGO) check --locked --no-default-features --lib --features postgres
 
 deploy:                   ## chart and manifests: rendered, linted, validated, compared
 	tests/deploy/run

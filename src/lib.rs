@@ -32,6 +32,7 @@
 //! | `http-handler` | [`jobs::handler::http`]: jobs posted to an HTTP endpoint | yes |
 //! | `sqlite` | the embedded engine | yes |
 //! | `api` | [`api`]: the HTTP API for jobs | yes |
+//! | `postgres` | the engine for any number of replicas | yes |
 //! | `service` | all of it, and the program `lameduck` | yes |
 //!
 //! The crate `k8s-openapi` wants exactly one Kubernetes version chosen by the final program. The feature

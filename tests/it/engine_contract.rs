@@ -23,11 +23,15 @@ mod deferral;
 mod limits;
 mod model;
 mod order;
+mod postgres;
 mod sqlite;
 mod stories;
 
 /// One place where jobs are kept, and the process runs that use it one after the other.
 trait Store: Sized {
+    /// Random histories that are played on it.
+    const HISTORIES: u32 = 128;
+
     /// A fresh one with these limits.
     async fn with(limits: Limits) -> Self;
 
@@ -279,7 +283,6 @@ macro_rules! contract {
             a_key_with_another_payload_is_refused
             a_key_belongs_to_its_queue
             a_key_counts_inside_one_batch
-            a_second_process_is_refused_while_the_first_lives
             a_closed_engine_says_so
             a_process_that_never_closed_its_row_was_killed
             a_process_killed_in_its_drain_keeps_its_cause

@@ -16,6 +16,10 @@ use super::job::{
 };
 use super::ledger::Ledger;
 
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+mod common;
+#[cfg(feature = "postgres")]
+pub mod postgres;
 #[cfg(feature = "sqlite")]
 pub mod sqlite;
 

@@ -535,7 +535,7 @@ pub fn any_history<S: Store>() {
         .build()
         .unwrap();
     let mut runner = TestRunner::new(ProptestConfig {
-        cases: 128,
+        cases: S::HISTORIES,
         failure_persistence: None,
         ..ProptestConfig::default()
     });

@@ -236,6 +236,20 @@ async fn dropping_the_engine_frees_the_directory_and_leaves_one_file() {
     assert_eq!(state(&engine, id).await, State::Pending);
 }
 
+#[tokio::test]
+async fn a_second_process_is_refused_while_the_first_lives() {
+    let mut store = SqliteStore::start().await;
+    let first = store.open().await.unwrap();
+
+    let second = store.open().await;
+
+    assert!(matches!(second.err(), Some(EngineError::InUse { .. })));
+    // The first notices nothing, and what comes after it is welcome.
+    submit(&*first, a_job("x")).await;
+    store.close(first).await;
+    store.open().await.unwrap();
+}
+
 // === what a dead predecessor left running ===
 
 /// Runs for ever under a claim, in a group of its own; not longer than its test.

@@ -422,19 +422,6 @@ pub async fn what_a_closed_process_still_held_is_free_again<S: Store>() {
     assert_eq!(reserve_one(&*engine).await.job.attempt, 1);
 }
 
-pub async fn a_second_process_is_refused_while_the_first_lives<S: Store>() {
-    let mut store = S::start().await;
-    let first = store.open().await.unwrap();
-
-    let second = store.open().await;
-
-    assert!(matches!(second.err(), Some(EngineError::InUse { .. })));
-    // The first notices nothing, and what comes after it is welcome.
-    submit(&*first, a_job("x")).await;
-    store.close(first).await;
-    store.open().await.unwrap();
-}
-
 pub async fn a_closed_engine_says_so<S: Store>() {
     let mut store = S::start().await;
     let engine = store.open().await.unwrap();

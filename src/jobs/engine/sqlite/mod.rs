@@ -28,7 +28,7 @@ use jiff::Timestamp;
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::broadcast;
 
-use super::{Clock, Engine, EngineError, Event};
+use super::{Clock, Engine, EngineError, Event, common::EVENTS};
 use crate::jobs::{
     job::{
         Cancelled, Claim, JobId, JobRecord, Listing, Maintained, NewJob, Order, Page, ProcessId,
@@ -56,9 +56,6 @@ pub use directory::Directory;
 use queue::Room;
 use reader::Reader;
 use writer::{Desk, Figures, Writer};
-
-/// How many events a slow receiver may be behind before it misses some; they are hints.
-const EVENTS: usize = 4096;
 
 /// The embedded engine.
 ///

@@ -12,7 +12,6 @@
 //! What a command does is none of this file's business.
 
 use std::{
-    collections::BTreeSet,
     io,
     path::PathBuf,
     sync::{
@@ -30,10 +29,7 @@ use super::{
     directory::Directory,
     service::{Inbox, Service},
 };
-use crate::jobs::{
-    engine::{Clock, EngineError, Event},
-    job::{JobId, QueueName},
-};
+use crate::jobs::engine::{Clock, EngineError, Event, common::Effects};
 
 /// The handle on the writer's thread.
 pub(super) struct Writer(Service<Box<dyn Command>>);
@@ -56,16 +52,6 @@ pub(super) struct Turn<'a> {
     pub now: Timestamp,
     /// What the world is to be told if this becomes durable.
     pub effects: &'a mut Effects,
-}
-
-/// What the world is told after a commit.
-#[derive(Default)]
-pub(super) struct Effects {
-    pub runnable: BTreeSet<QueueName>,
-    pub changed: Vec<JobId>,
-    pub ended: Vec<JobId>,
-    pub cancel_requested: Vec<JobId>,
-    pub stale: u64,
 }
 
 /// What the writer counts.
@@ -228,14 +214,7 @@ impl Desk {
         self.figures
             .stale
             .fetch_add(effects.stale, Ordering::Relaxed);
-        let runnable = effects.runnable.into_iter().map(Event::Runnable);
-        let changed = effects.changed.into_iter().map(Event::Changed);
-        let ended = effects.ended.into_iter().map(Event::Ended);
-        let asked = effects
-            .cancel_requested
-            .into_iter()
-            .map(Event::CancelRequested);
-        for event in runnable.chain(changed).chain(ended).chain(asked) {
+        for event in effects.into_events() {
             // Nobody listens: fine.
             let _ = self.events.send(event);
         }
@@ -267,18 +246,6 @@ impl Desk {
             tracing::warn!(%error, "the database did not close cleanly; nothing is lost");
         }
         drop(self.directory);
-    }
-}
-
-// === impl Effects ===
-
-impl Effects {
-    fn merge(&mut self, mut other: Self) {
-        self.runnable.append(&mut other.runnable);
-        self.changed.append(&mut other.changed);
-        self.ended.append(&mut other.ended);
-        self.cancel_requested.append(&mut other.cancel_requested);
-        self.stale += other.stale;
     }
 }
 

@@ -19,10 +19,12 @@ use super::{
         convert::{job_id, micros, micros_after, queue_name},
         writer::Turn,
     },
-    reserve::SUSPECT,
     settle::{add_run, end_number},
 };
-use crate::jobs::job::{JobId, ProcessId, RunEnd};
+use crate::jobs::{
+    engine::common::SUSPECT,
+    job::{JobId, ProcessId, RunEnd},
+};
 
 const HELD: &str = "
     SELECT seq, runs FROM jobs INDEXED BY jobs_running WHERE state = 1 AND process = ?1";

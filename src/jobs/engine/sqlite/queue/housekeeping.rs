@@ -12,16 +12,16 @@ use super::{
     },
     settle::add_run,
 };
-use crate::jobs::job::{JobId, Maintained, QueueName, Retention, RunEnd};
+use crate::jobs::{
+    engine::common::OVERDUE,
+    job::{JobId, Maintained, QueueName, Retention, RunEnd},
+};
 
 /// Rows in one piece.
 const PIECE: i64 = 500;
 
 /// Pages that one piece gives back to the file system.
 const PAGES: i64 = 256;
-
-/// What was never answered, for people.
-const OVERDUE: &str = "the handler answered 202 and no outcome came in time";
 
 pub(super) const FIND_OVERDUE: &str = "
     SELECT j.seq, j.id, j.runs, j.attempt >= j.max_attempts, q.name

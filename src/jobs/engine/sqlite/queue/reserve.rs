@@ -9,10 +9,10 @@ use super::super::{
     convert::{instant, job_id, micros, read_duration},
     writer::Turn,
 };
-use crate::jobs::job::{Claim, Job, Order, Priority, ProcessId, QueueName, Reserved};
-
-/// In so many crashes in a row it was there: from now on it runs alone, so that the next one is its own.
-pub(super) const SUSPECT: u32 = 2;
+use crate::jobs::{
+    engine::common::SUSPECT,
+    job::{Claim, Job, Order, Priority, ProcessId, QueueName, Reserved},
+};
 
 pub(super) const FIND_QUEUE: &str = "SELECT id FROM queues WHERE name = ?1 AND NOT paused";
 

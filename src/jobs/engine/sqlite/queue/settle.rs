@@ -7,12 +7,9 @@ use super::super::{
     writer::Turn,
 };
 use crate::jobs::{
-    engine::RUNS_KEPT,
+    engine::{RUNS_KEPT, common::short_error},
     job::{AfterFailure, Outcome, QueueName, RunEnd, Settled, Settlement},
 };
-
-/// Bytes of an error that the history keeps; the job itself keeps all of the last one.
-const ERROR_IN_HISTORY: usize = 1024;
 
 pub(super) const FIND_CLAIMED: &str = "
     SELECT j.seq, j.cancel_requested, j.runs, q.name FROM jobs j JOIN queues q ON q.id = j.queue
@@ -167,7 +164,7 @@ pub(super) fn add_run(
     end: RunEnd,
     error: Option<&str>,
 ) -> Result<()> {
-    let error = error.map(|error| head(error, ERROR_IN_HISTORY));
+    let error = error.map(short_error);
     connection
         .prepare_cached(ADD_RUN)?
         .execute(params![seq, now, end_number(end), error])?;
@@ -178,14 +175,6 @@ pub(super) fn add_run(
             .execute(params![seq, runs - kept])?;
     }
     Ok(())
-}
-
-/// The first bytes of a text, no character torn.
-fn head(text: &str, bytes: usize) -> &str {
-    let end = (0..=bytes.min(text.len()))
-        .rev()
-        .find(|end| text.is_char_boundary(*end));
-    &text[..end.unwrap_or(0)]
 }
 
 /// As it is stored.

@@ -1,7 +1,6 @@
 //! Submit: a job, its payload and its idempotency key, or a reason why not.
 
 use rusqlite::{Connection, OptionalExtension, Result, params};
-use sha2::{Digest, Sha256};
 
 use super::{
     super::{
@@ -10,7 +9,10 @@ use super::{
     },
     queue_number,
 };
-use crate::jobs::job::{JobId, NewJob, Rejected, Submitted};
+use crate::jobs::{
+    engine::common::digest,
+    job::{JobId, NewJob, Rejected, Submitted},
+};
 
 const FIND_KEY: &str = "SELECT job, digest FROM idempotency_keys WHERE queue = ?1 AND key = ?2";
 
@@ -128,17 +130,6 @@ fn seen_before(
             Err(Rejected::KeyReused { first })
         }
     }))
-}
-
-/// What has to be the same for a repetition: the content type, its length before it so that no byte can
-/// move over to the payload, and the payload.
-fn digest(job: &NewJob) -> [u8; 32] {
-    Sha256::new()
-        .chain_update((job.content_type.len() as u64).to_le_bytes())
-        .chain_update(&job.content_type)
-        .chain_update(&job.payload)
-        .finalize()
-        .into()
 }
 
 // === impl Room ===

@@ -1,0 +1,156 @@
+//! The drain ledger's side of the processes' rows.
+
+use super::{
+    convert::{Columns, micros, params, process_uuid},
+    session::{Command, Failure, Turn},
+};
+use crate::jobs::{
+    job::ProcessId,
+    ledger::{DrainRow, DrainTotal},
+};
+
+const MARK: &str = "
+    UPDATE lameduck.processes SET drain_id = $2, cause = $3, drain_at = coalesce(drain_at, $4)
+    WHERE id = $1 AND outcome IS NULL AND (drain_id IS NULL OR drain_id = $2)";
+
+const CLOSE: &str = "
+    UPDATE lameduck.processes
+    SET drain_id = $2, cause = $3, outcome = $4, seconds = $5, report = $6, closed_at = $7,
+        drain_at = coalesce(drain_at, $7)
+    WHERE id = $1 AND outcome IS NULL";
+
+// In one statement, so that no total ever falls, and each row is folded by one process.
+const FOLD: &str = "
+    WITH kept AS (
+        SELECT seq FROM lameduck.processes WHERE outcome IS NOT NULL AND left_at IS NOT NULL
+        ORDER BY seq DESC LIMIT 1 OFFSET $1
+    ), gone AS (
+        DELETE FROM lameduck.processes
+        WHERE seq IN (
+            SELECT seq FROM lameduck.processes
+            WHERE outcome IS NOT NULL AND left_at IS NOT NULL AND seq <= (SELECT seq FROM kept)
+            ORDER BY seq FOR UPDATE SKIP LOCKED
+        )
+        RETURNING coalesce(cause, 'unknown') AS cause, outcome, coalesce(seconds, 0) AS seconds
+    )
+    INSERT INTO lameduck.drain_totals AS t (cause, outcome, count, seconds)
+    SELECT cause, outcome, count(*), sum(seconds) FROM gone GROUP BY 1, 2 ORDER BY 1, 2
+    ON CONFLICT (cause, outcome) DO UPDATE
+    SET count = t.count + excluded.count, seconds = t.seconds + excluded.seconds";
+
+const TOTALS: &str = "
+    SELECT cause, outcome, sum(count)::bigint, sum(seconds) FROM (
+        SELECT cause, outcome, count, seconds FROM lameduck.drain_totals
+        UNION ALL
+        SELECT coalesce(cause, 'unknown'), outcome, 1, coalesce(seconds, 0)
+        FROM lameduck.processes WHERE outcome IS NOT NULL
+    ) AS ended GROUP BY cause, outcome ORDER BY cause COLLATE \"C\", outcome COLLATE \"C\"";
+
+const NEWEST: &str = "
+    SELECT id, opened_at, drain_at, drain_id, cause, closed_at, outcome, seconds, report
+    FROM lameduck.processes ORDER BY seq DESC LIMIT $1";
+
+/// Keeps the newest `keep` rows of those that ended; the others live on as numbers.
+pub(super) async fn prune(turn: &Turn, keep: u32) -> Result<(), Failure> {
+    turn.execute(FOLD, params![i64::from(keep) => INT8])
+        .await
+        .map(drop)
+}
+
+/// T0, or what has become known since.
+pub(super) struct Mark {
+    pub process: ProcessId,
+    pub drain_id: String,
+    pub cause: String,
+}
+
+/// A process' last word, written once.
+pub(super) struct Close {
+    pub process: ProcessId,
+    pub drain_id: String,
+    pub cause: String,
+    pub outcome: String,
+    pub seconds: f64,
+    pub report: String,
+}
+
+/// How many ended how.
+pub(super) struct Totals;
+
+/// The latest process runs, at most so many.
+pub(super) struct Newest(pub usize);
+
+// === impl Mark ===
+
+impl Command for Mark {
+    type Answer = ();
+
+    async fn run(&self, turn: &mut Turn) -> Result<(), Failure> {
+        let mark = params![
+            process_uuid(self.process) => UUID, self.drain_id => TEXT, self.cause => TEXT, micros(turn.now) => INT8,
+        ];
+        turn.execute(MARK, mark).await.map(drop)
+    }
+}
+
+// === impl Close ===
+
+impl Command for Close {
+    type Answer = ();
+
+    async fn run(&self, turn: &mut Turn) -> Result<(), Failure> {
+        let last = params![
+            process_uuid(self.process) => UUID, self.drain_id => TEXT, self.cause => TEXT, self.outcome => TEXT,
+            self.seconds => FLOAT8, self.report => TEXT, micros(turn.now) => INT8,
+        ];
+        turn.execute(CLOSE, last).await.map(drop)
+    }
+}
+
+// === impl Totals ===
+
+impl Command for Totals {
+    type Answer = Vec<DrainTotal>;
+
+    const LOOKS: bool = true;
+
+    async fn run(&self, turn: &mut Turn) -> Result<Vec<DrainTotal>, Failure> {
+        let rows = turn.query(TOTALS, &[]).await?;
+        let totals = rows.iter().map(|row| {
+            Ok(DrainTotal {
+                cause: row.try_get(0)?,
+                outcome: row.try_get(1)?,
+                count: row.count(2)?,
+                seconds: row.try_get(3)?,
+            })
+        });
+        totals.collect()
+    }
+}
+
+// === impl Newest ===
+
+impl Command for Newest {
+    type Answer = Vec<DrainRow>;
+
+    const LOOKS: bool = true;
+
+    async fn run(&self, turn: &mut Turn) -> Result<Vec<DrainRow>, Failure> {
+        let limit = i64::try_from(self.0).unwrap_or(i64::MAX);
+        let rows = turn.query(NEWEST, params![limit => INT8]).await?;
+        let drains = rows.iter().map(|row| {
+            Ok(DrainRow {
+                process: row.process_id(0)?,
+                started_at: row.instant(1)?,
+                began_at: row.instant_if_any(2)?,
+                drain_id: row.try_get(3)?,
+                cause: row.try_get(4)?,
+                ended_at: row.instant_if_any(5)?,
+                outcome: row.try_get(6)?,
+                seconds: row.try_get(7)?,
+                report: row.try_get(8)?,
+            })
+        });
+        drains.collect()
+    }
+}
