@@ -1,5 +1,6 @@
 """A run to take a trace of: clients submit jobs while handlers complete them; a SIGKILL and a restart in between."""
 
+import contextlib
 import random
 import shutil
 import signal
@@ -50,7 +51,8 @@ class Client(threading.Thread):
 
     def run(self):
         try:
-            self.work(self.program.connect())
+            with contextlib.closing(self.program.connect()) as connection:
+                self.work(connection)
         except Exception as error:  # told by whoever joins
             self.error = error
 

@@ -25,7 +25,7 @@ class Program:
         command += ["--listen", "127.0.0.1:0", "--admin", "127.0.0.1:0"]
         if trace:
             command = [
-                "strace", "-f", "--seccomp-bpf", "-qq", "-y", "-xx", "-s", str(LONGEST), "-e", "signal=none",
+                "strace", "-f", "--seccomp-bpf", "-q", "-y", "-xx", "-s", str(LONGEST), "-e", "signal=SIGKILL",
                 "-e", f"trace={CALLS}", "-o", trace, *(["-e", f"inject={inject}"] if inject else []), *command,
             ]
         # A session of its own, so that a Ctrl-C does not reach it past us.

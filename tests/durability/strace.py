@@ -133,15 +133,16 @@ class Parser:
         """Adds one run of the program; `after` holds what the files were when it had ended, as the kernel saw them."""
         self.run += 1
         begun = {}  # thread: call under way
+        killed_in = last_lines_of_the_killed(file)
         marks = (hexed(self.root), hexed("socket:["))
         with open(file, encoding="ascii") as lines:
-            for line in lines:
+            for number, line in enumerate(lines):
                 pid, resumed, rest = LINE.match(line.rstrip("\n")).groups()
                 if resumed:
                     arguments, finish = begun.pop(pid, ("", None))
                     returned = RETURN.match(rest)
                     if finish and returned:
-                        finish(arguments + returned[1], returned[2], returned[3])
+                        finish(arguments + returned[1], "?" if number in killed_in else returned[2], returned[3])
                     continue
                 name, _, rest = rest.partition("(")
                 if name == "io_uring_setup":
@@ -160,7 +161,7 @@ class Parser:
                 if unfinished:
                     begun[pid] = (arguments, finish)
                 elif finish:
-                    finish(arguments, returned[2], returned[3])
+                    finish(arguments, "?" if number in killed_in else returned[2], returned[3])
         for arguments, finish in begun.values():
             if finish:
                 finish(arguments, "?", "")
@@ -183,6 +184,10 @@ class Parser:
                     happened = os.path.exists(file) == isinstance(event, Create)
             if not happened:
                 self.trace.events[number] = None
+                if isinstance(event, Create):
+                    self.existing.discard(event.path)
+                if isinstance(event, Remove):
+                    self.existing.add(event.path)
         self.doubtful.clear()
 
     # --- at entry ---
@@ -312,7 +317,7 @@ class Parser:
         self.trace.events.append(event)
 
         def finish(_, result, __):
-            # Killed in the middle of the call: it may have been sent, and then somebody was told.
+            # Where a SIGKILL came into it, the client may have it all.
             if result != "?":
                 event.data = event.data[: max(int(result), 0)]
 
@@ -330,6 +335,19 @@ class Parser:
             self.trace.answers.extend(answers(pieces))
         self.trace.answers.sort(key=lambda answer: answer.at)
         return self.trace
+
+
+def last_lines_of_the_killed(file):
+    """What strace says of a call that a SIGKILL came into can be the result of the call before."""
+    last, found = {}, set()
+    with open(file, encoding="ascii") as lines:
+        for number, line in enumerate(lines):
+            pid, _, rest = line.partition(" ")
+            if rest.lstrip().startswith("+++ killed"):
+                found.add(last.get(pid))
+            else:
+                last[pid] = number
+    return found
 
 
 def bytes_at(file, offset, length):

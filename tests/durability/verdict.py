@@ -110,6 +110,8 @@ def by_program(binary, data, promises):
             verdict.lost.append(f"{job}: the program does not know it")
         elif seen["state"] != "completed":
             verdict.lost.append(f"{job}: is {seen['state']}, not completed")
+    # Kept open, it would hold up the drain.
+    connection.close()
     program.stop()
     return verdict
 
