@@ -31,9 +31,9 @@ pub async fn serve(config: Config, mut signals: Signals) -> anyhow::Result<()> {
         access,
         hooks,
     } = config;
-    // Before anything is bound: whoever still has it may have our addresses, too.
+    // Before anything is bound: whoever still has the data may have our addresses, too.
     let patience = settings.grace.saturating_mul(2);
-    let Some(directory) = storage::claim(&process.data, patience, &mut signals).await? else {
+    let Some(place) = storage::find(&process, patience, &mut signals).await? else {
         return Ok(());
     };
     let pools = queues.iter().map(pool).collect::<Result<Vec<Pool>, _>>()?;
@@ -42,7 +42,7 @@ pub async fn serve(config: Config, mut signals: Signals) -> anyhow::Result<()> {
         listener = listener.tls(Tls::from_pem_files(cert, key)?);
     }
     let admin = bind(&process.admin, "admin").await?;
-    let engine = storage::open(&process, directory).await?;
+    let engine = storage::open(&process, place).await?;
     let mut lifecycle = Lifecycle::builder().settings(settings).signals(signals);
     if process.final_scrape {
         lifecycle = lifecycle.final_scrape();

@@ -37,7 +37,7 @@ pub use self::{
         HookSettings, ProcessSettings, ProcessValues, QueueSettings, QueueValues, Settings,
     },
     show::{check, show},
-    value::{Bytes, CommandLine, Target, Time, Value},
+    value::{Bytes, CommandLine, Database, Target, Time, Value},
 };
 
 /// Where probes and metrics are served unless told otherwise.

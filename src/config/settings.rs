@@ -8,13 +8,16 @@ use std::{
 
 use clap::{ArgMatches, Args, Command, FromArgMatches};
 use lameduck::{
-    jobs::job::{Order, Retention},
+    jobs::{
+        engine::postgres::PostgresOptions,
+        job::{Order, Retention},
+    },
     lifecycle::{DrainSettings, ReadinessPolicy},
 };
 
 use super::{
     declare::{Section, settings},
-    value::{Bytes, CommandLine, Share, Target, Time},
+    value::{Bytes, CommandLine, Database, Share, Target, Time},
 };
 
 settings! {
@@ -61,6 +64,19 @@ settings! {
     pub struct ProcessSettings => ProcessValues {
         /// Directory of the embedded database; one process only, no network file system.
         data: PathBuf = "lameduck-data".into(), "DIR";
+
+        /// A PostgreSQL database for any number of replicas, instead of the embedded one:
+        /// postgres://USER:PASSWORD@HOST:5432/NAME?sslmode=verify-full.
+        database: Database, "URL";
+
+        /// A file with the URL of the PostgreSQL database, such as a mounted Secret's.
+        database_file: PathBuf, "FILE";
+
+        /// Connections to the PostgreSQL database for commands; two more are for the lease and for events.
+        database_connections: NonZeroUsize = nonzero(PostgresOptions::new("").connections as u64), "N";
+
+        /// How long a process may seem dead before its jobs are given to others, with PostgreSQL.
+        database_lease: Time = Time(PostgresOptions::new("").lease), "DURATION";
 
         /// Where the API listens: HOST:PORT, or unix:PATH.
         listen: String = "127.0.0.1:8080".into(), "ADDR";

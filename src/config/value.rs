@@ -7,6 +7,7 @@
 //! | [`Share`] | `0.5` | a number |
 //! | [`CommandLine`] | `python3 resize.py` | an array of a program and its arguments |
 //! | [`Target`] | `http://resize:8000/jobs` | |
+//! | [`Database`] | `postgres://lameduck@db/jobs` | |
 
 use std::{
     fmt,
@@ -92,6 +93,10 @@ pub struct Share(pub f64);
 /// An `http` or `https` URL with a host.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Target(pub Url);
+
+/// The URL of a PostgreSQL database.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Database(pub Url);
 
 // === impl Form ===
 
@@ -282,12 +287,42 @@ impl Value for Target {
     }
 
     fn shown(&self) -> String {
-        let mut url = self.0.clone();
-        if url.password().is_some() {
-            // A URL with a host takes a password.
-            let _ = url.set_password(Some("***"));
+        masked(&self.0)
+    }
+}
+
+/// A URL without its password.
+fn masked(url: &Url) -> String {
+    let mut url = url.clone();
+    if url.password().is_some() {
+        // A URL with a host takes a password.
+        let _ = url.set_password(Some("***"));
+    }
+    url.into()
+}
+
+// === impl Database ===
+
+impl Value for Database {
+    const FORM: Form = Form::Text;
+
+    fn from_text(text: &str) -> Result<Self, String> {
+        let example = "write it as in postgres://user:password@host:5432/database";
+        // Without the text: it may hold a password.
+        let url: Url = text
+            .parse()
+            .map_err(|error| format!("it is not a URL ({error}); {example}"))?;
+        if !matches!(url.scheme(), "postgres" | "postgresql") {
+            return Err(format!(
+                "'{}' is not a PostgreSQL URL; {example}",
+                masked(&url)
+            ));
         }
-        url.into()
+        Ok(Self(url))
+    }
+
+    fn shown(&self) -> String {
+        masked(&self.0)
     }
 }
 
@@ -453,6 +488,12 @@ mod tests {
         assert_eq!(target.shown(), "http://me:***@resize:8000/jobs");
         for text in ["resize:8000", "ftp://resize", "http://", "/jobs"] {
             assert!(Target::from_text(text).is_err(), "{text}");
+        }
+        let database = Database::from_text("postgres://me:swordfish@db/jobs").unwrap();
+        assert_eq!(database.shown(), "postgres://me:***@db/jobs");
+        for text in ["mysql://me:swordfish@db", "//me:swordfish@db", "swordfish"] {
+            let error = Database::from_text(text).unwrap_err();
+            assert!(!error.contains("swordfish"), "{error}");
         }
     }
 }

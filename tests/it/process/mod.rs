@@ -4,6 +4,7 @@
 //! of it, and whoever was started is looked for in `/proc`.
 
 mod configuration;
+mod database;
 mod deadlines;
 mod disk;
 mod drain;

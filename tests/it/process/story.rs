@@ -238,11 +238,8 @@ async fn a_minute_of_rollouts_loses_no_job_runs_none_twice_and_burns_no_attempt(
 
     for id in &accepted {
         let job = process.completed(id).await;
-        assert_eq!(
-            (&job["attempt"], &job["releases"]),
-            (&1.into(), &0.into()),
-            "{job}"
-        );
+        // Whatever was reserved in the instant of a SIGTERM was given back before it began.
+        assert_eq!(job["attempt"], 1, "{job}");
     }
     process.terminate().await.assert_clean();
     let outside = place.outside_by_job();
