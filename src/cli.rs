@@ -111,6 +111,10 @@ pub struct Drains {
     #[arg(long, value_name = "URL")]
     pub url: Option<String>,
 
+    /// The file with the API's bearer tokens; the first one is used.
+    #[arg(long, env = "LAMEDUCK_TOKENS", value_name = "FILE")]
+    pub tokens: Option<PathBuf>,
+
     /// How many processes, the latest first; a service tells of 1000 at most.
     #[arg(long, value_name = "N", default_value = "20")]
     pub limit: NonZeroUsize,

@@ -44,7 +44,7 @@ const NUMBERS: usize = 5;
 /// Reads the ledger and prints it.
 pub fn run(asked: cli::Drains) -> ExitCode {
     let read = match &asked.url {
-        Some(url) => read_from(url, asked.limit.get()),
+        Some(url) => read_from(url, asked.tokens.as_deref(), asked.limit.get()),
         None => read_files(&asked.data, asked.limit.get()),
     };
     let drains = match read {
@@ -73,7 +73,8 @@ fn read_files(data: &Path, limit: usize) -> anyhow::Result<Drains> {
     Ok(sqlite::read_drains(data, limit)?.into())
 }
 
-fn read_from(url: &str, limit: usize) -> anyhow::Result<Drains> {
+fn read_from(url: &str, tokens: Option<&Path>, limit: usize) -> anyhow::Result<Drains> {
+    let token = tokens.map(first_token).transpose()?;
     // The HTTP client brings no cryptography of its own. Fails only where there is one already.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -82,13 +83,29 @@ fn read_from(url: &str, limit: usize) -> anyhow::Result<Drains> {
         .context("cannot start the runtime")?;
     let asked = format!("{}/v1/drains?limit={limit}", url.trim_end_matches('/'));
     runtime
-        .block_on(ask(&asked))
+        .block_on(ask(&asked, token))
         .with_context(|| format!("cannot read the drain ledger from {asked}"))
 }
 
-async fn ask(url: &str) -> anyhow::Result<Drains> {
+/// As the API reads the file.
+fn first_token(file: &Path) -> anyhow::Result<String> {
+    let shown = file.display();
+    let text =
+        std::fs::read_to_string(file).with_context(|| format!("cannot read {shown} (--tokens)"))?;
+    let mut lines = text.lines().map(str::trim);
+    let token = lines.find(|line| !line.is_empty() && !line.starts_with('#'));
+    token
+        .map(str::to_owned)
+        .with_context(|| format!("there is no token in {shown} (--tokens)"))
+}
+
+async fn ask(url: &str, token: Option<String>) -> anyhow::Result<Drains> {
     let client = reqwest::Client::builder().timeout(PATIENCE).build()?;
-    let mut answer = client.get(url).send().await?;
+    let mut request = client.get(url);
+    if let Some(token) = token {
+        request = request.bearer_auth(token);
+    }
+    let mut answer = request.send().await?;
     let status = answer.status();
     let mut body = Vec::new();
     while let Some(chunk) = answer.chunk().await? {

@@ -164,6 +164,25 @@ async fn the_ledger_is_told_beside_the_running_process_by_it_and_of_the_dead() {
 }
 
 #[tokio::test]
+async fn a_service_that_asks_for_tokens_tells_whoever_has_one() {
+    let place = Place::new("");
+    std::fs::write(place.path("tokens"), "# of the deployer\nopen-sesame\n").unwrap();
+    let tokens = place.path("tokens");
+    let tokens = tokens.to_str().unwrap();
+    let process = place.start(&["--tokens", tokens]).await;
+    let url = format!("http://{}", process.api);
+
+    let told = drains_json(&["--url", &url, "--tokens", tokens]).await;
+
+    assert_eq!(told.len(), 1);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lameduck"));
+    command.args(["drains", "--url", &url]).env_clear();
+    let (status, said) = output(command).await;
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("401"), "{said}");
+}
+
+#[tokio::test]
 async fn where_there_is_no_ledger_it_says_what_to_name() {
     let place = Place::new("");
     let process = place.start(&[]).await;
