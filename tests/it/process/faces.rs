@@ -166,7 +166,11 @@ async fn the_ledger_is_told_beside_the_running_process_by_it_and_of_the_dead() {
 #[tokio::test]
 async fn a_service_that_asks_for_tokens_tells_whoever_has_one() {
     let place = Place::new("");
-    std::fs::write(place.path("tokens"), "# of the deployer\nopen-sesame-and-close-it-again\n").unwrap();
+    std::fs::write(
+        place.path("tokens"),
+        "# of the deployer\nopen-sesame-and-close-it-again\n",
+    )
+    .unwrap();
     let tokens = place.path("tokens");
     let tokens = tokens.to_str().unwrap();
     let process = place.start(&["--tokens", tokens]).await;

@@ -159,6 +159,7 @@ async fn killed_again_and_again(scale: &Scale) {
 
     let accepted = submitters.stop().await;
 
+    worked_off(&process).await;
     for id in &accepted {
         process.completed(id).await;
     }
@@ -178,6 +179,28 @@ async fn killed_again_and_again(scale: &Scale) {
         scale.rounds
     );
     assert!(backlogs > 0 && again > 0, "nothing was at stake");
+}
+
+/// Waits until nothing is left to do, as long as the queue gets shorter: who ran in many crashes runs one by one.
+async fn worked_off(process: &Process) {
+    // Longer than a suspect waits, and runs.
+    const STANDSTILL: Duration = Duration::from_secs(90);
+    let (mut least, mut since) = (u64::MAX, Instant::now());
+    loop {
+        let queue = process.get("/v1/queues").await.json()["queues"][0].clone();
+        let left: u64 = ["pending", "scheduled", "running"]
+            .iter()
+            .map(|state| queue[state].as_u64().unwrap())
+            .sum();
+        if left == 0 {
+            return;
+        }
+        if left < least {
+            (least, since) = (left, Instant::now());
+        }
+        assert!(since.elapsed() < STANDSTILL, "it stands still: {queue}");
+        sleep(Duration::from_millis(50)).await;
+    }
 }
 
 /// Every file as it is at this instant; nobody writes.
