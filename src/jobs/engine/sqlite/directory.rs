@@ -9,6 +9,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use super::file_system::{self, Kind};
 use crate::jobs::engine::EngineError;
 
 const DATABASE: &str = "lameduck.db";
@@ -34,6 +35,7 @@ impl Directory {
     pub fn claim(path: &Path) -> Result<Self, EngineError> {
         let unusable = |error| unusable(path, error);
         create(path).map_err(unusable)?;
+        refuse_network(path)?;
         let lock = private_file()
             .truncate(false)
             .open(path.join(LOCK))
@@ -103,6 +105,29 @@ fn try_lock(lock: &File) -> io::Result<bool> {
             Err(TryLockError::WouldBlock) if Instant::now() > deadline => return Ok(false),
             Err(TryLockError::WouldBlock) => thread::sleep(Duration::from_millis(5)),
         }
+    }
+}
+
+/// Before anything is written there.
+fn refuse_network(path: &Path) -> Result<(), EngineError> {
+    match file_system::kind(path).map_err(|error| unusable(path, error))? {
+        Kind::Local => Ok(()),
+        Kind::Doubtful(name) => {
+            tracing::warn!(
+                data = %path.display(), file_system = name,
+                "nobody can tell whether this file system is a disk of this machine; if it is not, jobs may be lost: \
+                 use a local disk or a block volume"
+            );
+            Ok(())
+        }
+        Kind::Network(name) => Err(EngineError::Unusable {
+            context: format!("preparing the data directory {}", path.display()),
+            message: format!(
+                "it is on a network file system ({name}), where locks and syncs cannot be relied on and jobs would be \
+                 lost; use a local disk or a block volume (in Kubernetes: a PersistentVolumeClaim with access mode \
+                 ReadWriteOnce), or a PostgreSQL database (setting 'database')"
+            ),
+        }),
     }
 }
 
