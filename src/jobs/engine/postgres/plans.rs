@@ -9,7 +9,8 @@ use super::{
     convert::params,
     lookup::NEXT_RUN_AT,
     queue::statements::{
-        EXPIRE, FORGET_KEYS, FREE, PRUNE, RELEASE_HELD, RESERVE, REVIVE_ALL, SETTLE, WERE_SETTLED,
+        EXPIRE, FOLD_COUNTS, FORGET_KEYS, FREE, PRUNE, RELEASE_HELD, RESERVE, REVIVE_ALL, SETTLE,
+        WERE_SETTLED,
     },
     schema,
     session::{PLANNER, Param},
@@ -35,7 +36,7 @@ async fn crowded() -> (Database, Client) {
     let address = Address::parse(&database.url(), std::time::Duration::from_secs(9)).unwrap();
     let (client, driver) = address.connect().await.unwrap();
     tokio::spawn(driver);
-    schema::prepare(&client, &address).await.unwrap();
+    schema::prepare(&client, &address, true).await.unwrap();
     let fill = format!(
         "INSERT INTO lameduck.queues (name) VALUES ('mail');
          INSERT INTO lameduck.processes (id, opened_at, lease) VALUES ('{PROCESS}', 0, 1);
@@ -114,7 +115,7 @@ async fn no_statement_reads_all_that_waits_or_has_ended() {
     ];
     let expire =
         params![JOBS => INT8, 500_i64 => INT8, "late" => TEXT, 1_i16 => INT2, 20_i32 => INT4];
-    let statements: [(&str, &[Param<'_>]); 10] = [
+    let statements: [(&str, &[Param<'_>]); 11] = [
         (RESERVE, reserve),
         (SETTLE, settle),
         (
@@ -130,6 +131,7 @@ async fn no_statement_reads_all_that_waits_or_has_ended() {
         (EXPIRE, expire),
         (PRUNE, params![2_i16 => INT2, JOBS => INT8, 500_i64 => INT8]),
         (FORGET_KEYS, params![JOBS => INT8, 500_i64 => INT8]),
+        (FOLD_COUNTS, params![500_i64 => INT8]),
         (NEXT_RUN_AT, params!["mail" => TEXT]),
     ];
 

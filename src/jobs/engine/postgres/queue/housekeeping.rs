@@ -56,6 +56,19 @@ pub(in super::super) const FORGET_KEYS: &str = "
     )
     DELETE FROM lameduck.idempotency_keys k USING outlived o WHERE k.queue = o.queue AND k.key = o.key";
 
+// What transactions of other applications counted in rows of their own (schema/2.sql).
+pub(in super::super) const FOLD_COUNTS: &str = "
+    WITH own AS MATERIALIZED (
+        SELECT queue, shard FROM lameduck.queue_counts WHERE shard >= 16 LIMIT $1 FOR UPDATE SKIP LOCKED
+    ), gone AS (
+        DELETE FROM lameduck.queue_counts c USING own WHERE c.queue = own.queue AND c.shard = own.shard
+        RETURNING c.queue, c.waiting, c.bytes
+    )
+    INSERT INTO lameduck.queue_counts AS c (queue, shard, waiting, bytes)
+    SELECT queue, pg_backend_pid() & 15, sum(waiting), sum(bytes) FROM gone GROUP BY queue ORDER BY queue
+    ON CONFLICT (queue, shard) DO UPDATE
+    SET waiting = c.waiting + excluded.waiting, bytes = c.bytes + excluded.bytes";
+
 /// One piece of it.
 pub(in super::super) struct Maintain {
     pub retention: Retention,
@@ -81,6 +94,7 @@ impl Command for Maintain {
         let unused = params![before(turn.now, self.retention.keys) => INT8, PIECE => INT8];
         let keys = turn.execute(FORGET_KEYS, unused).await?;
         drains::prune(turn, self.ledger_rows).await?;
+        turn.execute(FOLD_COUNTS, params![PIECE => INT8]).await?;
         let piece = PIECE.unsigned_abs();
         Ok(Maintained {
             expired,

@@ -51,7 +51,7 @@ pub(super) mod statements {
     //! What the plans are tested of.
     pub(in crate::jobs::engine::postgres) use super::{
         ends::{FREE, RELEASE_HELD},
-        housekeeping::{EXPIRE, FORGET_KEYS, PRUNE},
+        housekeeping::{EXPIRE, FOLD_COUNTS, FORGET_KEYS, PRUNE},
         orders::REVIVE_ALL,
         reserve::RESERVE,
         settle::{SETTLE, WERE_SETTLED},
