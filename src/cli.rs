@@ -5,7 +5,7 @@ use std::{num::NonZeroUsize, path::PathBuf};
 use clap::{Parser, Subcommand};
 use lameduck::kubernetes::doctor::Workload;
 
-use crate::config::{Settings, Time};
+use crate::config::{DEFAULT_ADMIN, Database, Settings, Time, Value};
 
 /// A job service whose pods can be rolled at any moment.
 ///
@@ -46,6 +46,13 @@ pub enum Command {
     /// It reads the files in the data directory, beside a running process or after it, and changes nothing; or it
     /// asks a running service. A process that left no word is told as killed.
     Drains(Drains),
+    /// Bring the schema of a PostgreSQL database up to date, and start nothing.
+    ///
+    /// What 'serve' does at its start unless database-migrate = false. Processes of the version before may go on
+    /// working meanwhile, and several may migrate at once.
+    Migrate(Storage),
+    /// Ask a running process' probe, and exit with 0 where it succeeds: for images without curl.
+    Healthcheck(Healthcheck),
     /// Print the version.
     Version,
 }
@@ -95,17 +102,61 @@ pub struct Show {
     pub json: bool,
 }
 
+/// Where a queue is: as `serve` would be told.
+#[derive(Clone, Debug, clap::Args)]
+pub struct Storage {
+    /// The TOML file of 'serve', for where the queue is.
+    #[arg(long, env = "LAMEDUCK_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+
+    /// Directory of the embedded database [default: lameduck-data].
+    #[arg(long, env = "LAMEDUCK_DATA", value_name = "DIR")]
+    pub data: Option<PathBuf>,
+
+    /// The PostgreSQL database: postgres://USER:PASSWORD@HOST:5432/NAME?sslmode=verify-full.
+    #[arg(long, env = "LAMEDUCK_DATABASE", value_name = "URL", hide_env_values = true, value_parser = Database::from_text)]
+    pub database: Option<Database>,
+
+    /// A file with its URL, such as a mounted Secret's.
+    #[arg(long, env = "LAMEDUCK_DATABASE_FILE", value_name = "FILE")]
+    pub database_file: Option<PathBuf>,
+}
+
+/// `lameduck healthcheck`.
+#[derive(Debug, clap::Args)]
+pub struct Healthcheck {
+    /// Which probe.
+    #[arg(value_enum, default_value_t)]
+    pub probe: Probe,
+
+    /// Where the process serves its probes: HOST:PORT, or unix:PATH. An address that stands for all of the machine's
+    /// is asked on the loopback.
+    #[arg(long, env = "LAMEDUCK_ADMIN", value_name = "ADDR", default_value = DEFAULT_ADMIN)]
+    pub admin: String,
+
+    /// How long to wait for its answer.
+    #[arg(long, value_name = "DURATION", default_value = "2s")]
+    pub timeout: Time,
+}
+
+/// A probe of a running process.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Probe {
+    /// It answers. Stays so through the whole drain.
+    Livez,
+    /// It is to be sent requests.
+    #[default]
+    Readyz,
+    /// It has started.
+    Startupz,
+}
+
 /// `lameduck drains`.
 #[derive(Debug, clap::Args)]
 pub struct Drains {
-    /// Directory of the embedded database.
-    #[arg(
-        long,
-        env = "LAMEDUCK_DATA",
-        value_name = "DIR",
-        default_value = "lameduck-data"
-    )]
-    pub data: PathBuf,
+    /// Where the queue is.
+    #[command(flatten)]
+    pub storage: Storage,
 
     /// Ask the API of a running service instead: http://HOST:PORT or https://HOST:PORT.
     #[arg(long, value_name = "URL")]

@@ -12,11 +12,11 @@ use anyhow::Context;
 use jiff::{Timestamp, tz::TimeZone};
 use lameduck::{
     api::{DrainView, Drains},
-    jobs::engine::sqlite,
+    jobs::engine::{postgres, sqlite},
 };
 use serde_json::Value;
 
-use crate::cli;
+use crate::{cli, config, storage};
 
 /// How long a service may take to answer, and the most of an answer that is read.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -45,7 +45,7 @@ const NUMBERS: usize = 5;
 pub fn run(asked: cli::Drains) -> ExitCode {
     let read = match &asked.url {
         Some(url) => read_from(url, asked.tokens.as_deref(), asked.limit.get()),
-        None => read_files(&asked.data, asked.limit.get()),
+        None => read_storage(asked.storage, asked.limit.get()),
     };
     let drains = match read {
         Ok(drains) => drains,
@@ -69,20 +69,29 @@ pub fn run(asked: cli::Drains) -> ExitCode {
     }
 }
 
-fn read_files(data: &Path, limit: usize) -> anyhow::Result<Drains> {
-    Ok(sqlite::read_drains(data, limit)?.into())
+fn read_storage(storage: cli::Storage, limit: usize) -> anyhow::Result<Drains> {
+    let process = config::storage(storage)?;
+    let Some(database) = storage::database(&process)? else {
+        return Ok(sqlite::read_drains(&process.data, limit)?.into());
+    };
+    let options = storage::postgres_options(&process, database);
+    let read = postgres::read_drains(&options, limit);
+    Ok(runtime()?.block_on(read)?.into())
+}
+
+fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .context("cannot start the runtime")
 }
 
 fn read_from(url: &str, tokens: Option<&Path>, limit: usize) -> anyhow::Result<Drains> {
     let token = tokens.map(first_token).transpose()?;
     // The HTTP client brings no cryptography of its own. Fails only where there is one already.
     let _ = rustls::crypto::ring::default_provider().install_default();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
     let asked = format!("{}/v1/drains?limit={limit}", url.trim_end_matches('/'));
-    runtime
+    runtime()?
         .block_on(ask(&asked, token))
         .with_context(|| format!("cannot read the drain ledger from {asked}"))
 }

@@ -5,7 +5,9 @@ mod config;
 mod demo;
 mod doctor;
 mod drains;
+mod healthcheck;
 mod logging;
+mod migrate;
 mod progress;
 mod serve;
 mod storage;
@@ -42,6 +44,8 @@ fn main() -> ExitCode {
         }
         Command::Doctor(asked) => doctor::run(asked),
         Command::Drains(asked) => drains::run(asked),
+        Command::Migrate(asked) => migrate::run(asked),
+        Command::Healthcheck(asked) => healthcheck::run(&asked),
         Command::Version => {
             println!("lameduck {}", env!("CARGO_PKG_VERSION"));
             ExitCode::SUCCESS

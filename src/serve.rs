@@ -42,7 +42,9 @@ pub async fn serve(config: Config, mut signals: Signals) -> anyhow::Result<()> {
         listener = listener.tls(Tls::from_pem_files(cert, key)?);
     }
     let admin = bind(&process.admin, "admin").await?;
-    let engine = storage::open(&process, place).await?;
+    let Some(engine) = storage::open(&process, place, &mut signals).await? else {
+        return Ok(());
+    };
     let mut lifecycle = Lifecycle::builder().settings(settings).signals(signals);
     if process.final_scrape {
         lifecycle = lifecycle.final_scrape();

@@ -23,6 +23,9 @@ use crate::config::{Database, ProcessValues, Value};
 /// How often to say that the data directory is waited for.
 const STILL_WAITING: Duration = Duration::from_secs(5);
 
+/// Between two attempts to reach a database that is away; doubled each time.
+const RECONNECT: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
+
 /// Where a queue is.
 pub enum Place {
     /// In a data directory that is ours.
@@ -55,10 +58,7 @@ async fn claim(
             say += STILL_WAITING;
         }
         tokio::select! {
-            () = signals.received() => {
-                tracing::info!("told to end while waiting for the data directory");
-                return Ok(None);
-            }
+            () = signals.received() => return told_to_end("the data directory"),
             () = sleep(Duration::from_millis(50)) => {}
         }
     }
@@ -78,16 +78,25 @@ pub async fn find(
     Ok(directory.map(Place::Directory))
 }
 
-/// Opens the queue.
-pub async fn open(process: &ProcessValues, place: Place) -> anyhow::Result<Arc<dyn Engine>> {
+/// Opens the queue. `None` where we are told to end first.
+pub async fn open(
+    process: &ProcessValues,
+    place: Place,
+    signals: &mut Signals,
+) -> anyhow::Result<Option<Arc<dyn Engine>>> {
     match place {
-        Place::Directory(directory) => embedded(process, directory).await,
-        Place::Database(database) => connect(process, database).await,
+        Place::Directory(directory) => embedded(process, directory).await.map(Some),
+        Place::Database(database) => connect(process, database, signals).await,
     }
 }
 
+fn told_to_end<T>(waiting_for: &str) -> anyhow::Result<Option<T>> {
+    tracing::info!("told to end while waiting for {waiting_for}");
+    Ok(None)
+}
+
 /// The database that is named, by itself or in a file.
-fn database(process: &ProcessValues) -> anyhow::Result<Option<Database>> {
+pub fn database(process: &ProcessValues) -> anyhow::Result<Option<Database>> {
     let Some(file) = &process.database_file else {
         return Ok(process.database.clone());
     };
@@ -104,9 +113,11 @@ fn database(process: &ProcessValues) -> anyhow::Result<Option<Database>> {
     Ok(Some(database))
 }
 
-async fn connect(process: &ProcessValues, database: Database) -> anyhow::Result<Arc<dyn Engine>> {
-    let shown = database.shown();
+/// How to use it.
+pub fn postgres_options(process: &ProcessValues, database: Database) -> PostgresOptions {
     let mut options = PostgresOptions::new(database.0);
+    options.migrate = process.database_migrate;
+    options.statement_timeout = process.database_statement_timeout.0;
     options.connections = process.database_connections.get();
     options.lease = process.database_lease.0;
     options.max_waiting = process.max_queue_length.get();
@@ -116,9 +127,36 @@ async fn connect(process: &ProcessValues, database: Database) -> anyhow::Result<
     if let Ok(node) = std::env::var("NODE_NAME") {
         options.node = Some(node);
     }
-    let engine = PostgresEngine::connect(options).await?;
+    options
+}
+
+/// Waits for a database that is away: it is not there more quickly for a process that ends and is started again.
+/// `None` where we are told to end first.
+async fn connect(
+    process: &ProcessValues,
+    database: Database,
+    signals: &mut Signals,
+) -> anyhow::Result<Option<Arc<dyn Engine>>> {
+    let shown = database.shown();
+    let options = postgres_options(process, database);
+    let mut pause = RECONNECT.0;
+    let engine = loop {
+        let error = tokio::select! {
+            opened = PostgresEngine::connect(options.clone()) => match opened {
+                Ok(engine) => break engine,
+                Err(error @ EngineError::Storage(_)) => error,
+                Err(error) => return Err(error.into()),
+            },
+            () = signals.received() => return told_to_end("the database"),
+        };
+        tracing::warn!(database = shown, %error, "the database is away; waiting for it");
+        tokio::select! {
+            () = signals.received() => return told_to_end("the database"),
+            () = sleep(pause) => pause = (pause * 2).min(RECONNECT.1),
+        }
+    };
     tracing::info!(database = shown, process = %engine.process(), "queue opened");
-    Ok(Arc::new(engine))
+    Ok(Some(Arc::new(engine)))
 }
 
 async fn embedded(

@@ -36,6 +36,7 @@ pub fn check(given: &Given) -> Result<Checked, Problems> {
     let tls = found.tls(process);
     let access = found.access(process, &values);
     found.addresses(process, &values);
+    found.storage(process, &values);
     found.limits(process, &values);
     found.drain(process, &values);
     let queues = found.queues(given, &values);
@@ -171,6 +172,32 @@ impl Findings {
                      own, for example admin = {:?}",
                     values.admin,
                     super::DEFAULT_ADMIN
+                ),
+            );
+        }
+    }
+
+    /// One queue for all replicas.
+    fn storage(&mut self, process: &ProcessSettings, values: &ProcessValues) {
+        let shared = process.database.is_some() || process.database_file.is_some();
+        if values.replicas.get() > 1 && !shared {
+            self.error(
+                &source_of(process.replicas.as_ref()),
+                format!(
+                    "replicas = {}, and the queue is embedded (data = {}): it serves one process, and each other replica \
+                     would have a queue of its own that is lost with its pod. Share a PostgreSQL database (database, or \
+                     database-file), or set replicas to 1 and raise workers",
+                    values.replicas, values.data.display()
+                ),
+            );
+        }
+        if let (Some(database), Some(file)) = (&process.database, &process.database_file) {
+            self.error(
+                &file.source,
+                format!(
+                    "there is a database ({}) and a file with one (database-file = {}): leave one of them out",
+                    database.source,
+                    file.value.display()
                 ),
             );
         }

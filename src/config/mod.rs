@@ -21,6 +21,8 @@ use lameduck::{
 };
 use url::Url;
 
+use crate::cli;
+
 mod check;
 mod declare;
 mod file;
@@ -159,6 +161,29 @@ pub fn load(file: Option<&Path>, flags: Settings) -> Result<Checked, Problems> {
             problems.extend(more);
             Err(Problems(problems))
         }
+    }
+}
+
+/// Where the queue is, by what `serve` would be given; whether the rest of it makes sense is not asked.
+pub fn storage(asked: cli::Storage) -> Result<ProcessValues, Problems> {
+    let cli::Storage {
+        config,
+        data,
+        database,
+        database_file,
+    } = asked;
+    let mut flags = Settings::default();
+    flags.process.data = data.map(|data| by_hand("data", data));
+    flags.process.database = database.map(|url| by_hand("database", url));
+    flags.process.database_file = database_file.map(|file| by_hand("database-file", file));
+    let (given, _) = Given::gather(config.as_deref(), flags)?;
+    Ok(given.settings.process.in_force())
+}
+
+fn by_hand<T>(name: &str, value: T) -> declare::Given<T> {
+    declare::Given {
+        value,
+        source: Source::Flag(format!("--{name}")),
     }
 }
 

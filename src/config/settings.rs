@@ -72,11 +72,20 @@ settings! {
         /// A file with the URL of the PostgreSQL database, such as a mounted Secret's.
         database_file: PathBuf, "FILE";
 
+        /// Bring the PostgreSQL database's schema up to date at the start; otherwise 'lameduck migrate' has to.
+        database_migrate: bool = true, "BOOL";
+
         /// Connections to the PostgreSQL database for commands; two more are for the lease and for events.
         database_connections: NonZeroUsize = nonzero(PostgresOptions::new("").connections as u64), "N";
 
         /// How long a process may seem dead before its jobs are given to others, with PostgreSQL.
         database_lease: Time = Time(PostgresOptions::new("").lease), "DURATION";
+
+        /// How long one statement may take in the PostgreSQL database, and how long a connection to it.
+        database_statement_timeout: Time = Time(PostgresOptions::new("").statement_timeout), "DURATION";
+
+        /// How many processes have this configuration. The embedded database serves one only, and more are refused.
+        replicas: NonZeroU32 = nonzero(1), "N";
 
         /// Where the API listens: HOST:PORT, or unix:PATH.
         listen: String = "127.0.0.1:8080".into(), "ADDR";

@@ -137,6 +137,9 @@ pub struct Reserved {
     pub job: Job,
     /// For the outcome.
     pub claim: Claim,
+    /// Which process run it belongs to: the engine's own at that instant. Once the engine has another one, it is
+    /// somebody else's.
+    pub process: ProcessId,
 }
 
 /// What became of one reservation.

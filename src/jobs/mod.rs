@@ -7,4 +7,5 @@ pub mod ledger;
 mod ledger_metrics;
 pub mod leftovers;
 mod metrics;
+mod storage;
 pub mod workers;

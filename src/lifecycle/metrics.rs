@@ -45,11 +45,24 @@ pub(super) fn register(drain: &Drain) {
         .registry()
         .register(Box::new(collector))
         .expect("nothing else is registered yet");
+    let build = build_info().expect("the name and the label below are valid");
+    drain
+        .registry()
+        .register(Box::new(build))
+        .expect("nothing else has its name");
     #[cfg(target_os = "linux")]
     drain
         .registry()
         .register(Box::new(ProcessCollector::for_self()))
         .expect("no name of the process is one of ours");
+}
+
+/// So that figures can be told apart by the version in a rollout.
+fn build_info() -> prometheus::Result<IntGaugeVec> {
+    let help = "1, for the version of lameduck that runs.";
+    let info = IntGaugeVec::new(Opts::new("lameduck_build_info", help), &["version"])?;
+    info.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+    Ok(info)
 }
 
 impl LifecycleCollector {

@@ -65,6 +65,14 @@ fn secrets_said_for_all_sign_for_every_queue_with_an_endpoint() {
 #[test]
 fn what_is_impossible_is_refused_with_its_place_and_a_remedy() {
     for (text, words) in [
+        (
+            "exec = 'a'\nreplicas = 3",
+            "a.toml, line 2, column 12: replicas = 3, and the queue is embedded",
+        ),
+        (
+            "exec = 'a'\ndatabase = 'postgres://h/d'\ndatabase-file = 'b'",
+            "a.toml, line 3, column 17: there is a database (a.toml:2) and a file",
+        ),
         ("", "--exec"),
         ("", "LAMEDUCK_EXEC"),
         (

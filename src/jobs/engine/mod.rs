@@ -44,8 +44,15 @@ pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 /// [`release_held`]: Engine::release_held
 #[async_trait]
 pub trait Engine: Ledger + Send + Sync + 'static {
-    /// The process run that this engine was opened for.
+    /// The process run that this engine works for: the one that it was opened for, and another one after that
+    /// was taken for dead. Then whatever the former had reserved is somebody else's.
     fn process(&self) -> ProcessId;
+
+    /// Whether the storage answers, and could write; asked again and again, so it costs next to nothing.
+    ///
+    /// # Errors
+    /// Why not. It may wait for as long as a write may.
+    async fn ping(&self) -> Result<(), EngineError>;
 
     /// Stores jobs, all in one commit; one answer for each, in the same order.
     async fn submit(

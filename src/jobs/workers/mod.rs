@@ -21,16 +21,17 @@ use std::{
 
 use tokio::{
     sync::{RwLock, broadcast},
-    time::{Instant, sleep, timeout_at},
+    time::{Instant, sleep, timeout, timeout_at},
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{
     engine::{Engine, EngineError, Event},
     handler::Handler,
-    job::{JobId, Order, QueueName},
+    job::{JobId, Order, ProcessId, QueueName},
     ledger_metrics,
     metrics::{Meter, look},
+    storage,
 };
 use crate::lifecycle::{BoxError, Drain, Lifecycle, Moment, PoolGuard, Work};
 
@@ -46,6 +47,13 @@ const UNENDED_DELAY: Duration = Duration::from_secs(1);
 
 /// How often this process looks whether somebody wants a job of its own to end, because events are hints.
 const LOOK_FOR_CANCELLED: Duration = Duration::from_secs(1);
+
+/// Between two attempts at what the storage could not do, doubled each time. Never long: it may be back just before
+/// the deadline.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(250));
+
+/// How often to say that it still fails.
+const TELL_AGAIN: Duration = Duration::from_secs(10);
 
 /// How often there is housekeeping; what was deferred may be overdue for so long.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
@@ -78,13 +86,23 @@ struct Shared {
     drain: Drain,
     /// Between being told to stop and being over.
     stop_notice: Duration,
-    /// Jobs that run, over all pools.
+    /// Jobs that are held, over all pools.
     running: TaskTracker,
+    /// Those of them whose handlers have ended, and whose outcomes are on their way.
+    writing: TaskTracker,
     /// Whoever runs has it; a suspect has it alone. Fair, so that a suspect waits for those who run and not
     /// for those who come.
     floor: Arc<RwLock<()>>,
     /// By which each of them can be told that somebody wants it to end.
-    cancels: Mutex<HashMap<JobId, CancellationToken>>,
+    cancels: Mutex<HashMap<JobId, Cancel>>,
+}
+
+/// How a run is told to end before its time.
+#[derive(Clone)]
+struct Cancel {
+    /// Which process run the job belongs to.
+    process: ProcessId,
+    asked: CancellationToken,
 }
 
 struct Workers {
@@ -94,7 +112,8 @@ struct Workers {
 
 impl Lifecycle {
     /// Runs workers over an engine, sees to its housekeeping, keeps the drain ledger in it, and exports what
-    /// the ledger says.
+    /// the ledger says. Readiness follows whether the engine's storage answers, by a check named `storage`: not
+    /// ready after 5 s of silence, ready again after 3 s of answers.
     ///
     /// In a drain no job is reserved any more; those that run are finished, or given back at the hard
     /// deadline, attempt not counted. Who wants a job to end is heard until then.
@@ -111,18 +130,21 @@ impl Lifecycle {
                 drain: drain.clone(),
                 stop_notice: self.drain_settings().stop_notice,
                 running: TaskTracker::new(),
+                writing: TaskTracker::new(),
                 floor: Arc::default(),
                 cancels: Mutex::default(),
             }),
             _open: everything.pool(),
         };
         let cancels = workers.shared.clone().follow_cancellations();
+        let storage = storage::watch(engine.clone(), drain.clone());
         let ledger = engine.clone();
         let totals = ledger_metrics::export(engine.clone(), drain.clone());
         let settings = self.drain_settings().clone();
         let figures = look::now_and_then(engine.clone(), drain, settings, meters.clone());
         self.service("workers", workers.run(pools, meters, everything))
             .background("cancellations", cancels)
+            .background("storage", storage)
             .background("housekeeping", keep_house(engine))
             .background("drain ledger", totals)
             .background("queue figures", figures)
@@ -204,8 +226,9 @@ impl Workers {
         let Some(plan) = self.shared.drain.plan() else {
             return;
         };
+        self.shared.let_outcomes_land(plan.teardown_end).await;
         // Only what has provably ended may run elsewhere at once.
-        let delay = if self.shared.running.is_empty() {
+        let delay = if self.shared.handlers_have_ended() {
             Duration::ZERO
         } else {
             plan.deadline.saturating_duration_since(Instant::now()) + UNENDED_DELAY
@@ -231,7 +254,7 @@ impl Workers {
 // === impl Shared ===
 
 impl Shared {
-    /// Passes on that somebody wants a job to end, until the process does.
+    /// Passes on that somebody wants a job to end, or has it by now, until the process does.
     async fn follow_cancellations(self: Arc<Self>) -> Result<(), BoxError> {
         let mut events = self.engine.events();
         loop {
@@ -252,6 +275,7 @@ impl Shared {
             if self.is_idle() {
                 continue;
             }
+            self.give_up_what_is_lost();
             match self.engine.cancel_requests().await {
                 Ok(asked) => asked.iter().for_each(|id| self.cancel(*id)),
                 Err(EngineError::Closed) => return Ok(()),
@@ -260,17 +284,41 @@ impl Shared {
         }
     }
 
+    /// This process was taken for dead. What it ran before runs elsewhere by now, or soon: its outcome would be
+    /// dropped, and each second more is one in which the work is done twice.
+    fn give_up_what_is_lost(&self) {
+        let process = self.engine.process();
+        for (job, cancel) in self.cancels().iter() {
+            if cancel.process != process && !cancel.asked.is_cancelled() {
+                tracing::warn!(%job, "told to stop: the job belongs to somebody else by now");
+                cancel.asked.cancel();
+            }
+        }
+    }
+
+    /// Work that is done must not be given back as if it were not: a storage that has been away gets the outcomes
+    /// first. But not for longer than half of what is left, since what runs still has to be given back.
+    async fn let_outcomes_land(&self, end: Instant) {
+        let half = end.saturating_duration_since(Instant::now()) / 2;
+        self.writing.close();
+        let _ = timeout(half, self.writing.wait()).await;
+    }
+
+    fn handlers_have_ended(&self) -> bool {
+        self.running.len() <= self.writing.len()
+    }
+
     fn is_idle(&self) -> bool {
         self.cancels().is_empty()
     }
 
     fn cancel(&self, id: JobId) {
         if let Some(cancel) = self.cancels().get(&id) {
-            cancel.cancel();
+            cancel.asked.cancel();
         }
     }
 
-    fn cancels(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, CancellationToken>> {
+    fn cancels(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, Cancel>> {
         self.cancels.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -298,15 +346,21 @@ where
     F: FnMut() -> Fut,
     Fut: Future<Output = Result<T, EngineError>>,
 {
-    let mut wait = Duration::from_millis(50);
+    let mut wait = AGAIN.0;
+    let mut told: Option<Instant> = None;
     loop {
         match attempt().await {
             Ok(done) => return Some(done),
             Err(EngineError::Closed) => return None,
-            Err(error) => tracing::warn!(%error, what, "the storage failed; trying again"),
+            Err(error) => {
+                if told.is_none_or(|told| told.elapsed() >= TELL_AGAIN) {
+                    told = Some(Instant::now());
+                    tracing::warn!(%error, what, "the storage failed; trying again until it works");
+                }
+            }
         }
         sleep(wait).await;
-        wait = (wait * 2).min(Duration::from_secs(1));
+        wait = (wait * 2).min(AGAIN.1);
     }
 }
 

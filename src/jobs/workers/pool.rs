@@ -88,11 +88,15 @@ impl Worker {
             let worker = self.clone();
             let mut busy = self.meter.reserved(&reserved.job);
             self.shared.running.spawn(async move {
-                let Reserved { job, claim } = reserved;
+                let Reserved {
+                    job,
+                    claim,
+                    process,
+                } = reserved;
                 let outcome = if late {
                     Outcome::Released
                 } else {
-                    let ended = worker.run(&job, &claim).await;
+                    let ended = worker.run(&job, &claim, process).await;
                     if let Some(took) = ended.took
                         && ended.verdict != Verdict::Released
                     {
@@ -101,6 +105,7 @@ impl Worker {
                     busy.ended(ended.took, ended.timed_out, ended.cancelled);
                     worker.judge(&job, ended)
                 };
+                let _writing = worker.shared.writing.token();
                 worker.settle(claim, outcome, &busy).await;
                 drop((busy, hold, slot));
             });

@@ -3,6 +3,7 @@
 //! ```text
 //!   waits for the floor ─▶ runs ──┬── ends by itself
 //!   (a suspect for all of it)     ├── its timeout, or somebody cancels it ─▶ stop ─▶ notice ─▶ cut ─▶ ends
+//!                                 ├── this process was taken for dead ─▶ the same
 //!                                 └── a drain: soft deadline ─▶ stop, hard deadline ─▶ cut ─▶ ends
 //! ```
 
@@ -12,11 +13,11 @@ use futures_util::FutureExt;
 use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::{Shared, pool::Worker};
+use super::{Cancel, Shared, pool::Worker};
 use crate::{
     jobs::{
         handler::{Context, Retry, Verdict},
-        job::{Claim, Job, JobId},
+        job::{Claim, Job, JobId, ProcessId},
     },
     lifecycle::Moment,
 };
@@ -45,8 +46,8 @@ struct Cancellable<'a> {
 // === impl Worker ===
 
 impl Worker {
-    /// Runs a job, once the floor is free for it.
-    pub(super) async fn run(&self, job: &Job, claim: &Claim) -> Ended {
+    /// Runs a job of this process run, once the floor is free for it.
+    pub(super) async fn run(&self, job: &Job, claim: &Claim, process: ProcessId) -> Ended {
         let floor = self.shared.floor.clone();
         let began = self.shared.drain.reached(Moment::Began);
         // In a drain nothing is begun any more.
@@ -61,18 +62,18 @@ impl Worker {
                 tracing::error!(job = %job.id, %error, "cannot say that the job runs alone");
                 return Ended::not_begun();
             }
-            self.run_now(job, claim).await
+            self.run_now(job, claim, process).await
         } else {
             let _together = tokio::select! {
                 biased;
                 () = began => return Ended::not_begun(),
                 together = floor.read_owned() => together,
             };
-            self.run_now(job, claim).await
+            self.run_now(job, claim, process).await
         }
     }
 
-    async fn run_now(&self, job: &Job, claim: &Claim) -> Ended {
+    async fn run_now(&self, job: &Job, claim: &Claim, process: ProcessId) -> Ended {
         let drain = &self.shared.drain;
         let begin = Instant::now();
         let timeout_at = begin + job.timeout.unwrap_or(self.pool.timeout);
@@ -82,7 +83,7 @@ impl Worker {
         context.timeout_at = Some(timeout_at);
         context.drain = Some(drain.clone());
         let (stop, cut) = (context.stop.clone(), context.cut.clone());
-        let cancellable = Cancellable::new(&self.shared, job.id);
+        let cancellable = Cancellable::new(&self.shared, job.id, process);
 
         let run = AssertUnwindSafe(self.pool.handler.run(job, context)).catch_unwind();
         let mut run = pin!(async {
@@ -138,9 +139,13 @@ impl Ended {
 // === impl Cancellable ===
 
 impl<'a> Cancellable<'a> {
-    fn new(shared: &'a Shared, id: JobId) -> Self {
+    fn new(shared: &'a Shared, id: JobId, process: ProcessId) -> Self {
         let asked = CancellationToken::new();
-        shared.cancels().insert(id, asked.clone());
+        let cancel = Cancel {
+            process,
+            asked: asked.clone(),
+        };
+        shared.cancels().insert(id, cancel);
         Self { shared, id, asked }
     }
 }

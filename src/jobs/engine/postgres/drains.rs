@@ -1,5 +1,7 @@
 //! The drain ledger's side of the processes' rows.
 
+use tokio_postgres::{Client, Row};
+
 use super::{
     convert::{Columns, micros, params, process_uuid},
     session::{Command, Failure, Turn},
@@ -136,21 +138,33 @@ impl Command for Newest {
     const LOOKS: bool = true;
 
     async fn run(&self, turn: &mut Turn) -> Result<Vec<DrainRow>, Failure> {
-        let limit = i64::try_from(self.0).unwrap_or(i64::MAX);
-        let rows = turn.query(NEWEST, params![limit => INT8]).await?;
-        let drains = rows.iter().map(|row| {
-            Ok(DrainRow {
-                process: row.process_id(0)?,
-                started_at: row.instant(1)?,
-                began_at: row.instant_if_any(2)?,
-                drain_id: row.try_get(3)?,
-                cause: row.try_get(4)?,
-                ended_at: row.instant_if_any(5)?,
-                outcome: row.try_get(6)?,
-                seconds: row.try_get(7)?,
-                report: row.try_get(8)?,
-            })
-        });
-        drains.collect()
+        let rows = turn.query(NEWEST, params![limit(self.0) => INT8]).await?;
+        rows.iter().map(drain).collect()
     }
+}
+
+/// The same on a connection that nobody else uses.
+pub(super) async fn read(client: &Client, most: usize) -> Result<Vec<DrainRow>, Failure> {
+    let rows = client
+        .query_typed(NEWEST, params![limit(most) => INT8])
+        .await?;
+    rows.iter().map(drain).collect()
+}
+
+fn limit(most: usize) -> i64 {
+    i64::try_from(most).unwrap_or(i64::MAX)
+}
+
+fn drain(row: &Row) -> Result<DrainRow, Failure> {
+    Ok(DrainRow {
+        process: row.process_id(0)?,
+        started_at: row.instant(1)?,
+        began_at: row.instant_if_any(2)?,
+        drain_id: row.try_get(3)?,
+        cause: row.try_get(4)?,
+        ended_at: row.instant_if_any(5)?,
+        outcome: row.try_get(6)?,
+        seconds: row.try_get(7)?,
+        report: row.try_get(8)?,
+    })
 }

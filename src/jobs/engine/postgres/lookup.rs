@@ -25,6 +25,9 @@ const JOB: &str = concat!(
     " FROM lameduck.jobs j JOIN lameduck.queues q ON q.id = j.queue WHERE j.id = $1"
 );
 
+// After a failover the old address may lead to a server that answers everything and takes nothing.
+const STANDBY: &str = "SELECT 1 WHERE pg_is_in_recovery()";
+
 const RUNS: &str = "
     SELECT r.attempt, r.process, r.started_at, r.ended_at, r.how, r.error
     FROM lameduck.jobs j JOIN lameduck.runs r ON r.job = j.seq WHERE j.id = $1 ORDER BY r.number";
@@ -54,6 +57,9 @@ pub(super) const NEXT_RUN_AT: &str = "
         ORDER BY run_at, seq LIMIT 1
     ) AS first WHERE q.name = $1 AND NOT q.paused";
 
+/// Whether there is somebody who answers and takes writes.
+pub(super) struct Ping;
+
 /// One job.
 pub(super) struct OneJob(pub JobId);
 
@@ -71,6 +77,23 @@ pub(super) struct Queues;
 
 /// When the next job of a queue is runnable.
 pub(super) struct NextRunAt(pub QueueName);
+
+// === impl Ping ===
+
+impl Command for Ping {
+    type Answer = ();
+
+    const LOOKS: bool = true;
+
+    async fn run(&self, turn: &mut Turn) -> Result<(), Failure> {
+        match turn.find(STANDBY, &[]).await? {
+            Some(_) => Err(Failure::Unreadable(
+                "this server is a standby: the URL has to lead to the primary".to_owned(),
+            )),
+            None => Ok(()),
+        }
+    }
+}
 
 // === impl OneJob ===
 

@@ -33,6 +33,7 @@ use async_trait::async_trait;
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
 use jiff::Timestamp;
 use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio_postgres::Client;
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
     task::TaskTracker,
@@ -70,6 +71,7 @@ use convert::{micros, params, process_uuid, stored_duration};
 use lease::{About, Identity, Lease};
 use news::News;
 use queue::{Reap, Reaped, Room, Why};
+pub use schema::Schema;
 use session::{Command, Failure, Sessions, Turn};
 
 /// How long a new process may take to find the database and to bring its schema up to date.
@@ -103,6 +105,9 @@ pub struct PostgresOptions {
     /// (default), `require` or `verify-full`, this one with the authorities of the system or of
     /// `sslrootcert=/path`.
     pub url: String,
+    /// Whether to make the tables, or bring older ones up to date. Otherwise those that do not fit are refused, and
+    /// [`migrate`] is what somebody has to call first.
+    pub migrate: bool,
     /// Connections for commands; two more are for the lease and for events. Each replica has as many, and
     /// PostgreSQL has 100 by default.
     pub connections: usize,
@@ -147,6 +152,7 @@ impl PostgresOptions {
     pub fn new(url: impl Into<String>) -> Self {
         Self {
             url: url.into(),
+            migrate: true,
             connections: 4,
             lease: Duration::from_secs(8),
             statement_timeout: Duration::from_secs(10),
@@ -172,19 +178,18 @@ fn first_line(path: &str) -> Option<String> {
 // === impl PostgresEngine ===
 
 impl PostgresEngine {
-    /// Opens the queue for this process run, and makes or updates its tables (in the schema `lameduck`).
+    /// Opens the queue for this process run, and makes or updates its tables (in the schema `lameduck`) unless
+    /// the options say otherwise.
     ///
     /// # Errors
     /// [`EngineError::Storage`] where the database can't be reached and it may help to try again;
     /// [`EngineError::Unusable`] where somebody has to do something first, and says what.
     pub async fn connect(options: PostgresOptions) -> Result<Self, EngineError> {
         let address = Address::parse(&options.url, options.statement_timeout)?;
-        tokio::time::timeout(OPENING, prepare(&address))
-            .await
-            .unwrap_or_else(|_| {
-                let why = format!("it did not answer within {} s", OPENING.as_secs());
-                Err(schema::unusable(&address, &why))
-            })?;
+        alone(&address, async |client| {
+            schema::prepare(client, &address, options.migrate).await
+        })
+        .await?;
         let (news, unsaid) = News::new();
         let sessions = Sessions::new(
             pool(&address, &options)?,
@@ -276,15 +281,59 @@ impl fmt::Debug for PostgresEngine {
     }
 }
 
-async fn prepare(address: &Address) -> Result<(), EngineError> {
-    let connected = address.connect().await;
-    let (client, driver) = connected.map_err(|error| schema::unreachable(address, &error))?;
-    let driver = tokio::spawn(driver);
-    let prepared = schema::prepare(&client, address).await;
-    drop(client);
-    // It says goodbye.
-    let _ = driver.await;
-    prepared
+/// Does something on a connection of its own, for as long as opening may take.
+async fn alone<T>(
+    address: &Address,
+    work: impl AsyncFnOnce(&Client) -> Result<T, EngineError>,
+) -> Result<T, EngineError> {
+    let alone = async {
+        let connected = address.connect().await;
+        let (client, driver) = connected.map_err(|error| schema::unreachable(address, &error))?;
+        let driver = tokio::spawn(driver);
+        let done = work(&client).await;
+        drop(client);
+        // It says goodbye.
+        let _ = driver.await;
+        done
+    };
+    tokio::time::timeout(OPENING, alone)
+        .await
+        .unwrap_or_else(|_| {
+            let why = format!("it did not answer within {} s", OPENING.as_secs());
+            Err(EngineError::Storage(
+                schema::unusable(address, &why).to_string(),
+            ))
+        })
+}
+
+/// Makes or updates the tables and starts nothing: what [`PostgresEngine::connect`] does first. Any number of
+/// processes may do it at once, beside others that work with what is there.
+///
+/// # Errors
+/// As of [`PostgresEngine::connect`].
+pub async fn migrate(options: &PostgresOptions) -> Result<Schema, EngineError> {
+    let address = Address::parse(&options.url, options.statement_timeout)?;
+    alone(&address, async |client| {
+        schema::prepare(client, &address, true).await
+    })
+    .await
+}
+
+/// The latest process runs by the drain ledger, at most so many, read without being one of them.
+///
+/// # Errors
+/// As of [`PostgresEngine::connect`]; and [`EngineError::Unusable`] where there is no queue.
+pub async fn read_drains(
+    options: &PostgresOptions,
+    limit: usize,
+) -> Result<Vec<DrainRow>, EngineError> {
+    let address = Address::parse(&options.url, options.statement_timeout)?;
+    alone(&address, async |client| {
+        schema::check(client, &address).await?;
+        let rows = drains::read(client, limit).await;
+        rows.map_err(|failure| failure::explain(&failure, false))
+    })
+    .await
 }
 
 fn pool(address: &Address, options: &PostgresOptions) -> Result<Pool, EngineError> {
@@ -424,6 +473,10 @@ impl Engine for PostgresEngine {
     /// Another one after this process was taken for dead.
     fn process(&self) -> ProcessId {
         self.identity.get()
+    }
+
+    async fn ping(&self) -> Result<(), EngineError> {
+        self.sessions.call(lookup::Ping).await
     }
 
     async fn submit(

@@ -27,11 +27,18 @@ const LOCK: i64 = 0x6c61_6d65_6475_636b;
 const OLDEST: i32 = 130_000;
 
 /// The steps from an empty database to today's. Never edit one that was released: append.
-const MIGRATIONS: &[Step] = &[Step {
-    version: 1,
-    min_compatible: 1,
-    sql: include_str!("schema/1.sql"),
-}];
+const MIGRATIONS: &[Step] = &[
+    Step {
+        version: 1,
+        min_compatible: 1,
+        sql: include_str!("schema/1.sql"),
+    },
+    Step {
+        version: 2,
+        min_compatible: 1,
+        sql: include_str!("schema/2.sql"),
+    },
+];
 
 struct Step {
     version: i32,
@@ -39,19 +46,57 @@ struct Step {
     sql: &'static str,
 }
 
+/// What a database's schema was, and what it is now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Schema {
+    /// The version that was found; `None` where there was nothing of ours.
+    pub found: Option<i32>,
+    /// The version that is there now.
+    pub version: i32,
+}
+
 /// The schema that this program writes.
 const fn version() -> i32 {
     MIGRATIONS[MIGRATIONS.len() - 1].version
 }
 
-/// Checks the server, and brings the schema up to today's.
-pub(super) async fn prepare(client: &Client, address: &Address) -> Result<(), EngineError> {
-    let broken = |error| unusable(address, &of_database(&error));
+/// Checks the server, and brings the schema up to today's where it `may`; else an older one is refused.
+pub(super) async fn prepare(
+    client: &Client,
+    address: &Address,
+    may: bool,
+) -> Result<Schema, EngineError> {
     check_server(client, address).await?;
-    match found(client).await.map_err(broken)? {
+    let found = found(client)
+        .await
+        .map_err(|error| unusable(address, &of_database(&error)))?;
+    match found {
         Some(found) if found.0 >= version() => refuse_newer(address, found),
-        _ => migrate(client, address).await,
+        _ if may => migrate(client, address, found.map(|(found, _)| found)).await,
+        _ => Err(unusable(address, &older(found.map(|(found, _)| found)))),
     }
+}
+
+/// Checks that there is a schema which this program can read, and changes nothing.
+pub(super) async fn check(client: &Client, address: &Address) -> Result<(), EngineError> {
+    let found = found(client).await;
+    match found.map_err(|error| unusable(address, &of_database(&error)))? {
+        Some(found) => refuse_newer(address, found).map(drop),
+        None => Err(unusable(address, "there is no queue of lameduck in it")),
+    }
+}
+
+fn older(found: Option<i32>) -> String {
+    let found = match found {
+        Some(version) => format!("its schema is version {version}"),
+        None => "there is no schema 'lameduck' in it".to_owned(),
+    };
+    format!(
+        "{found}, and this program needs version {}: run 'lameduck migrate' on it first, or let the program do that \
+         at its start (setting 'database-migrate')",
+        version()
+    )
 }
 
 async fn check_server(client: &Client, address: &Address) -> Result<(), EngineError> {
@@ -94,7 +139,11 @@ async fn found(client: &Client) -> Result<Option<(i32, i32)>, tokio_postgres::Er
 
 /// All the missing steps in one transaction. Whoever comes at the same time waits for the lock and finds
 /// them done.
-async fn migrate(client: &Client, address: &Address) -> Result<(), EngineError> {
+async fn migrate(
+    client: &Client,
+    address: &Address,
+    before: Option<i32>,
+) -> Result<Schema, EngineError> {
     let done = steps(client).await;
     let end = match done {
         Ok(_) => "COMMIT",
@@ -103,7 +152,13 @@ async fn migrate(client: &Client, address: &Address) -> Result<(), EngineError> 
     let ended = client.batch_execute(end).await;
     let found = done.map_err(|error| unusable(address, &no_migration(&error)))?;
     ended.map_err(|error| unusable(address, &of_database(&error)))?;
-    found.map_or(Ok(()), |found| refuse_newer(address, found))
+    match found {
+        Some(found) => refuse_newer(address, found),
+        None => Ok(Schema {
+            found: before,
+            version: version(),
+        }),
+    }
 }
 
 /// What was found instead, where somebody else was faster.
@@ -135,10 +190,13 @@ async fn steps(client: &Client) -> Result<Option<(i32, i32)>, tokio_postgres::Er
     Ok(None)
 }
 
-fn refuse_newer(address: &Address, found: (i32, i32)) -> Result<(), EngineError> {
+fn refuse_newer(address: &Address, found: (i32, i32)) -> Result<Schema, EngineError> {
     let (found, min_compatible) = found;
     if min_compatible <= version() {
-        return Ok(());
+        return Ok(Schema {
+            found: Some(found),
+            version: found,
+        });
     }
     let message = format!(
         "it was written by a newer version (schema {found}, which needs a program that knows {min_compatible}; this \
@@ -162,6 +220,8 @@ pub(super) fn unreachable(address: &Address, error: &tokio_postgres::Error) -> E
         *code == SqlState::CANNOT_CONNECT_NOW
             || *code == SqlState::TOO_MANY_CONNECTIONS
             || *code == SqlState::ADMIN_SHUTDOWN
+            // What it says of a database that takes no connections at the moment.
+            || *code == SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE
     });
     let may_come_back = may_come_back && !of_certificate(error);
     match (may_come_back, unusable(address, &of_database(error))) {

@@ -25,6 +25,8 @@ const JOB: &str = concat!(
     " FROM jobs j JOIN queues q ON q.id = j.queue WHERE j.id = ?1"
 );
 
+const PING: &str = "SELECT count(*) FROM sqlite_schema";
+
 const RUNS: &str = "
     SELECT attempt, process, started_at, ended_at, end, error FROM runs
     WHERE job = (SELECT seq FROM jobs WHERE id = ?1) ORDER BY number";
@@ -63,6 +65,11 @@ const NEXT_RUN_AT: &str = "
     ) SELECT min((SELECT min(run_at) FROM jobs
                   WHERE state = 0 AND queue = (SELECT id FROM q) AND priority = steps.priority))
       FROM steps";
+
+/// Whether the file can be read.
+pub(super) fn ping(connection: &Connection) -> Result<()> {
+    connection.query_row(PING, [], |_| Ok(()))
+}
 
 /// One job, as it stands at `now`.
 pub(super) fn job(connection: &Connection, id: JobId, now: Timestamp) -> Result<Option<JobRecord>> {

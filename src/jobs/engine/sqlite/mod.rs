@@ -44,6 +44,7 @@ mod connection;
 mod convert;
 mod directory;
 mod drains;
+mod file_system;
 mod lookup;
 mod queue;
 mod reader;
@@ -230,6 +231,11 @@ impl fmt::Debug for SqliteEngine {
 impl Engine for SqliteEngine {
     fn process(&self) -> ProcessId {
         self.process
+    }
+
+    /// By the writer: it waits behind a disk that hangs.
+    async fn ping(&self) -> Result<(), EngineError> {
+        self.writer.call(|turn| lookup::ping(turn.connection)).await
     }
 
     async fn submit(

@@ -2,11 +2,17 @@
 
 use futures_util::future::join_all;
 
+use lameduck::jobs::engine::postgres::{migrate, read_drains};
+
 use super::*;
 use crate::postgres_server::{PgBouncer, own_server};
 
 async fn refused(url: String) -> EngineError {
-    match PostgresEngine::connect(PostgresOptions::new(url)).await {
+    refused_with(PostgresOptions::new(url)).await
+}
+
+async fn refused_with(options: PostgresOptions) -> EngineError {
+    match PostgresEngine::connect(options).await {
         Ok(_) => panic!("it should be refused"),
         Err(error) => error,
     }
@@ -33,6 +39,77 @@ async fn a_newer_schema_is_refused_unless_it_is_compatible() {
     // A rollout brings the new ones up while the old ones still run, and may bring one back.
     write(1).await;
     submit(&open(quick(&database)).await, a_job("x")).await;
+}
+
+#[tokio::test]
+async fn a_schema_is_brought_up_to_date_once_and_while_others_work_with_it() {
+    let database = shared().database().await;
+    let client = database.connect().await;
+    let version = async || {
+        let version = "SELECT version FROM lameduck.schema_version";
+        client
+            .query_one(version, &[])
+            .await
+            .unwrap()
+            .get::<_, i32>(0)
+    };
+    // What the first version made, with a job in it.
+    let first = include_str!("../../../../src/jobs/engine/postgres/schema/1.sql");
+    let old = format!(
+        "CREATE SCHEMA lameduck; {first}; INSERT INTO lameduck.schema_version VALUES (1, 1);
+         INSERT INTO lameduck.queues (name) VALUES ('mail');
+         INSERT INTO lameduck.jobs (id, queue, state, priority, run_at, max_attempts, submitted_at, content_type, payload)
+         VALUES (gen_random_uuid(), 1, 0, 0, 0, 5, 0, 'text/plain', 'old')"
+    );
+    client.batch_execute(&old).await.unwrap();
+
+    let refused = refused_with(PostgresOptions {
+        migrate: false,
+        ..quick(&database)
+    })
+    .await;
+    assert!(
+        refused.to_string().contains("lameduck migrate"),
+        "{refused}"
+    );
+    assert_eq!(version().await, 1);
+
+    // Some only migrate, some start, all at once.
+    let options = quick(&database);
+    let migrations = (0..5).map(|_| migrate(&options));
+    let starts = (0..5).map(|_| PostgresEngine::connect(quick(&database)));
+    let (migrations, starts) =
+        futures_util::future::join(join_all(migrations), join_all(starts)).await;
+
+    let migrated = migrations.into_iter().map(Result::unwrap);
+    let newest = version().await;
+    assert!(newest > 1);
+    assert!(migrated.into_iter().all(|schema| schema.version == newest));
+    let engines: Vec<_> = starts.into_iter().map(Result::unwrap).collect();
+    assert_eq!(&*reserve_one(&engines[0]).await.job.payload, b"old");
+    let again = migrate(&options).await.unwrap();
+    assert_eq!((again.found, again.version), (Some(newest), newest));
+    open(PostgresOptions {
+        migrate: false,
+        ..quick(&database)
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_ledger_can_be_read_without_being_in_it() {
+    let database = shared().database().await;
+    let missing = read_drains(&quick(&database), 9).await.unwrap_err();
+    assert!(
+        missing.to_string().contains("no queue of lameduck"),
+        "{missing}"
+    );
+
+    let engine = open(quick(&database)).await;
+    let rows = read_drains(&quick(&database), 9).await.unwrap();
+
+    assert_eq!(rows.len(), 1);
+    assert_eq!(rows[0].process, engine.process());
 }
 
 #[tokio::test]

@@ -127,7 +127,11 @@ impl Reserve {
             };
             let token: Uuid = row.try_get(2)?;
             let claim = Claim::from_bytes(job.id, token.into_bytes());
-            reserved.push(Reserved { job, claim });
+            reserved.push(Reserved {
+                job,
+                claim,
+                process: self.process,
+            });
         }
         Ok(candidates)
     }

@@ -68,7 +68,11 @@ pub(in super::super) fn reserve(
             })?;
             turn.effects.changed.push(job.id);
             let claim = Claim::from_bytes(job.id, token);
-            Ok(Reserved { job, claim })
+            Ok(Reserved {
+                job,
+                claim,
+                process,
+            })
         })
         .collect()
 }
