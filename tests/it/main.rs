@@ -14,6 +14,7 @@ mod hooks;
 mod http;
 mod http_handler;
 mod kubernetes;
+mod postgres_proxy;
 mod postgres_server;
 mod probes;
 mod process;

@@ -29,6 +29,8 @@ struct Programs {
 /// A server, for as long as this lives.
 pub struct Server {
     url: String,
+    /// Where its files are, if it is our own.
+    directory: Option<PathBuf>,
     /// Where it takes TCP, and the certificate for `localhost` that it shows there.
     tls: Option<(u16, PathBuf)>,
     /// Its databases that nobody uses.
@@ -49,6 +51,7 @@ pub fn server() -> &'static Server {
     match std::env::var("TEST_DATABASE_URL") {
         Ok(url) => GIVEN.get_or_init(|| Server {
             url,
+            directory: None,
             tls: None,
             free: Mutex::default(),
             _shell: None,
@@ -89,6 +92,26 @@ impl Server {
             tls: Some((port, certificate)),
             free: Mutex::default(),
             _shell: Some(programs.serve(&directory, &data, port)),
+            directory: Some(directory),
+        }
+    }
+
+    /// One that nobody else has, to be restarted at will. Ends with this process.
+    pub fn alone() -> &'static Self {
+        Box::leak(Box::new(Self::start()))
+    }
+
+    /// Ends it by this signal, `INT` for a fast shutdown and `QUIT` for a crash, and returns when it is back.
+    pub async fn restart(&self, signal: &str) {
+        let file = self.directory.as_ref().expect("our own server").join("pid");
+        let pid = || fs::read_to_string(&file).unwrap_or_default();
+        let before = pid();
+        let sent = Command::new("kill")
+            .args([&format!("-{signal}"), before.trim()])
+            .status();
+        assert!(sent.unwrap().success(), "the server should be there");
+        while pid() == before || tokio_postgres::connect(&self.url, NoTls).await.is_err() {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
     }
 
@@ -295,8 +318,8 @@ impl Programs {
     }
 }
 
-/// Starts a server, and returns once it has said that it is ready. It ends, and its directory goes, when the
-/// handle does or this process, however it ends.
+/// Starts a server, and returns once it has said that it is ready. Whenever it ends it is started again. It ends
+/// for good, and its directory goes, when the handle does or this process, however it ends.
 fn while_this_process_lives(
     server: &Command,
     directory: &Path,
@@ -306,17 +329,27 @@ fn while_this_process_lives(
     let script = "\
         trap '' INT TERM HUP
         directory=$1; ready=$2; signal=$3; shift 3
-        \"$@\" >\"$directory/log\" 2>&1 &
-        server=$!
-        until grep -q \"$ready\" \"$directory/log\"; do
-            kill -0 $server || { cat \"$directory/log\"; echo failed; exit 1; }
+        log=$directory/log; pid=$directory/pid; over=$directory/over
+        : >\"$log\"
+        (
+            while :; do
+                \"$@\" >>\"$log\" 2>&1 &
+                echo $! >\"$pid\"
+                wait $!
+                [ ! -e \"$over\" ] && grep -q \"$ready\" \"$log\" || exit
+            done
+        ) >/dev/null &
+        keeper=$!
+        until grep -q \"$ready\" \"$log\"; do
+            kill -0 $keeper || { cat \"$log\"; echo failed; exit 1; }
             sleep 0.02
         done
         echo ready
         exec >/dev/null
         read -r _
-        kill -$signal $server
-        wait $server
+        : >\"$over\"
+        kill -$signal \"$(cat \"$pid\")\"
+        wait $keeper
         rm -rf \"$directory\"";
     // The pipe closes however this process ends, and then the shell reads no line.
     let mut shell = Command::new("sh")

@@ -8,6 +8,7 @@ use lameduck::jobs::{
 use super::*;
 use crate::postgres_server::{Database, server as shared};
 
+mod cuts;
 mod enqueue;
 mod processes;
 mod server;

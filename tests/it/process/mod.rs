@@ -3,6 +3,7 @@
 //! What a job did is not taken from the program's word alone: handlers keep a ledger of their own, outside
 //! of it, and whoever was started is looked for in `/proc`.
 
+mod chaos;
 mod configuration;
 mod database;
 mod deadlines;
@@ -16,6 +17,7 @@ mod ledger;
 mod leftovers;
 mod metrics;
 mod restarts;
+mod rolling;
 mod shortage;
 mod story;
 mod terminal;

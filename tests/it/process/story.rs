@@ -182,7 +182,7 @@ async fn killed_again_and_again(scale: &Scale) {
 }
 
 /// Waits until nothing is left to do, as long as the queue gets shorter: who ran in many crashes runs one by one.
-async fn worked_off(process: &Process) {
+pub(super) async fn worked_off(process: &Process) {
     // Longer than a suspect waits, and runs.
     const STANDSTILL: Duration = Duration::from_secs(90);
     let (mut least, mut since) = (u64::MAX, Instant::now());

@@ -288,7 +288,7 @@ async fn alone<T>(
 ) -> Result<T, EngineError> {
     let alone = async {
         let connected = address.connect().await;
-        let (client, driver) = connected.map_err(|error| schema::unreachable(address, &error))?;
+        let (client, driver) = connected.map_err(|error| schema::failed(address, &error))?;
         let driver = tokio::spawn(driver);
         let done = work(&client).await;
         drop(client);

@@ -40,6 +40,21 @@ const MIGRATIONS: &[Step] = &[
     },
 ];
 
+/// What is over some time: a start or an end of the server, a rush on it, others who have it locked.
+const MAY_WORK_LATER: [SqlState; 10] = [
+    SqlState::CANNOT_CONNECT_NOW,
+    SqlState::ADMIN_SHUTDOWN,
+    SqlState::CRASH_SHUTDOWN,
+    SqlState::TOO_MANY_CONNECTIONS,
+    // What it says of a database that takes no connections at the moment.
+    SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
+    SqlState::LOCK_NOT_AVAILABLE,
+    SqlState::QUERY_CANCELED,
+    SqlState::T_R_DEADLOCK_DETECTED,
+    SqlState::T_R_SERIALIZATION_FAILURE,
+    SqlState::READ_ONLY_SQL_TRANSACTION,
+];
+
 struct Step {
     version: i32,
     min_compatible: i32,
@@ -70,7 +85,7 @@ pub(super) async fn prepare(
     check_server(client, address).await?;
     let found = found(client)
         .await
-        .map_err(|error| unusable(address, &of_database(&error)))?;
+        .map_err(|error| failed(address, &error))?;
     match found {
         Some(found) if found.0 >= version() => refuse_newer(address, found),
         _ if may => migrate(client, address, found.map(|(found, _)| found)).await,
@@ -81,7 +96,7 @@ pub(super) async fn prepare(
 /// Checks that there is a schema which this program can read, and changes nothing.
 pub(super) async fn check(client: &Client, address: &Address) -> Result<(), EngineError> {
     let found = found(client).await;
-    match found.map_err(|error| unusable(address, &of_database(&error)))? {
+    match found.map_err(|error| failed(address, &error))? {
         Some(found) => refuse_newer(address, found).map(drop),
         None => Err(unusable(address, "there is no queue of lameduck in it")),
     }
@@ -106,7 +121,7 @@ async fn check_server(client: &Client, address: &Address) -> Result<(), EngineEr
     let about = client
         .query_typed_one(about, &[])
         .await
-        .map_err(|error| unusable(address, &of_database(&error)))?;
+        .map_err(|error| failed(address, &error))?;
     let (number, name, commit): (i32, &str, &str) = (about.get(0), about.get(1), about.get(2));
     if number < OLDEST {
         return Err(unusable(
@@ -150,8 +165,8 @@ async fn migrate(
         Err(_) => "ROLLBACK",
     };
     let ended = client.batch_execute(end).await;
-    let found = done.map_err(|error| unusable(address, &no_migration(&error)))?;
-    ended.map_err(|error| unusable(address, &of_database(&error)))?;
+    let found = done.map_err(|error| failed(address, &error))?;
+    ended.map_err(|error| failed(address, &error))?;
     match found {
         Some(found) => refuse_newer(address, found),
         None => Ok(Schema {
@@ -206,27 +221,20 @@ fn refuse_newer(address: &Address, found: (i32, i32)) -> Result<Schema, EngineEr
     Err(unusable(address, &message))
 }
 
-fn no_migration(error: &tokio_postgres::Error) -> String {
+/// The error for a database that did not do it. Where it is only down, or was busy, it may work later.
+pub(super) fn failed(address: &Address, error: &tokio_postgres::Error) -> EngineError {
     let mut message = of_database(error);
     if error.code() == Some(&SqlState::DUPLICATE_TABLE) {
         message += "; its schema 'lameduck' is somebody else's: name another database";
     }
-    message
-}
-
-/// The error for a database that there is no connection to. Where it is only down it may work later.
-pub(super) fn unreachable(address: &Address, error: &tokio_postgres::Error) -> EngineError {
-    let may_come_back = error.code().is_none_or(|code| {
-        *code == SqlState::CANNOT_CONNECT_NOW
-            || *code == SqlState::TOO_MANY_CONNECTIONS
-            || *code == SqlState::ADMIN_SHUTDOWN
-            // What it says of a database that takes no connections at the moment.
-            || *code == SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE
-    });
-    let may_come_back = may_come_back && !of_certificate(error);
-    match (may_come_back, unusable(address, &of_database(error))) {
-        (true, why) => EngineError::Storage(why.to_string()),
-        (false, why) => why,
+    let why = unusable(address, &message);
+    // Without a code there was no answer at all.
+    let may_work = error
+        .code()
+        .is_none_or(|code| MAY_WORK_LATER.contains(code));
+    match may_work && !of_certificate(error) {
+        true => EngineError::Storage(why.to_string()),
+        false => why,
     }
 }
 
