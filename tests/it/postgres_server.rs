@@ -21,7 +21,7 @@ use std::{
 use tokio_postgres::{Client, NoTls, config::Host};
 
 /// Where PostgreSQL's programs are, and as whom they run: it refuses to be root.
-struct Programs {
+pub struct Programs {
     directory: PathBuf,
     user: Option<(String, u32, u32)>,
 }
@@ -69,9 +69,21 @@ pub fn own_server() -> &'static Server {
 // === impl Server ===
 
 impl Server {
+    /// In memory.
     fn start() -> Self {
         let programs = Programs::find();
         let directory = programs.directory_of_its_own();
+        Self::start_in(directory, &programs, false)
+    }
+
+    /// On a disk, in a directory of its own, and syncing: as in production, by the defaults. Ends with this process.
+    pub fn on_disk(parent: &Path) -> &'static Self {
+        let programs = Programs::find();
+        let directory = programs.own(tempfile::Builder::new().prefix("pg-").tempdir_in(parent));
+        Box::leak(Box::new(Self::start_in(directory, &programs, true)))
+    }
+
+    fn start_in(directory: PathBuf, programs: &Programs, durable: bool) -> Self {
         let data = directory.join("data");
         let made = programs
             .command("initdb")
@@ -91,7 +103,7 @@ impl Server {
             url: url(&directory, port),
             tls: Some((port, certificate)),
             free: Mutex::default(),
-            _shell: Some(programs.serve(&directory, &data, port)),
+            _shell: Some(programs.serve(&directory, &data, port, durable)),
             directory: Some(directory),
         }
     }
@@ -228,7 +240,8 @@ fn a_free_port() -> u16 {
 // === impl Programs ===
 
 impl Programs {
-    fn find() -> Self {
+    /// Those that are installed; of several versions the newest.
+    pub fn find() -> Self {
         let debian = fs::read_dir("/usr/lib/postgresql").into_iter().flatten();
         let mut debian: Vec<_> = debian
             .filter_map(|version| Some(version.ok()?.path().join("bin")))
@@ -257,17 +270,20 @@ impl Programs {
         let memory = tempfile::Builder::new()
             .prefix("pg-")
             .tempdir_in("/dev/shm");
-        let directory = memory
-            .or_else(|_| tempfile::Builder::new().prefix("pg-").tempdir())
-            .unwrap()
-            .keep();
+        self.own(memory.or_else(|_| tempfile::Builder::new().prefix("pg-").tempdir()))
+    }
+
+    /// Who makes it has to remove it.
+    fn own(&self, directory: std::io::Result<tempfile::TempDir>) -> PathBuf {
+        let directory = directory.unwrap().keep();
         if let Some((_, uid, gid)) = self.user {
             chown(&directory, Some(uid), Some(gid)).unwrap();
         }
         directory
     }
 
-    fn command(&self, program: &str) -> Command {
+    /// One of them, run as somebody who is not root.
+    pub fn command(&self, program: &str) -> Command {
         self.as_somebody(&self.directory.join(program))
     }
 
@@ -296,7 +312,7 @@ impl Programs {
         certificate
     }
 
-    fn serve(&self, directory: &Path, data: &Path, port: u16) -> Child {
+    fn serve(&self, directory: &Path, data: &Path, port: u16, durable: bool) -> Child {
         let mut server = self.command("postgres");
         server
             .arg("-D")
@@ -313,7 +329,10 @@ impl Programs {
                 "-c",
                 &format!("ssl_key_file={}", directory.join("tls.key").display()),
             ])
-            .args(["-c", "fsync=off", "-c", "shared_buffers=64MB"]);
+            .args(["-c", "shared_buffers=64MB"]);
+        if !durable {
+            server.args(["-c", "fsync=off"]);
+        }
         while_this_process_lives(&server, directory, "ready to accept", "QUIT")
     }
 }

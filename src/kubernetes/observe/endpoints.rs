@@ -399,11 +399,12 @@ impl SliceWatch {
             if error.is_denied() {
                 return self.send(News::Denied).await;
             }
-            if error.is_gone() {
-                // Whether it succeeds or not: where every version is too old, do not spin.
-                self.read_again().await;
-            }
             self.failed().await;
+            // Versions that are too old, watches that end at once, or that a proxy does not let through: what cannot
+            // be followed can still be looked at. Whether that succeeds or not, do not spin.
+            if !self.read_again().await {
+                self.failed().await;
+            }
             sleep(self.backoff.after(&error)).await;
         }
     }
@@ -450,8 +451,8 @@ impl SliceWatch {
         }
     }
 
-    /// The version is no longer kept: what happened since is read from a list of this one slice.
-    async fn read_again(&mut self) {
+    /// What happened since is read from a list of this one slice, if there is an answer.
+    async fn read_again(&mut self) -> bool {
         let this = ListParams::default().fields(&format!("metadata.name={}", self.name));
         match self.room.api.list::<EndpointSlice>(&this).await {
             Ok(list) => {
@@ -464,8 +465,12 @@ impl SliceWatch {
                     None => News::Deleted(self.name.clone(), version),
                 };
                 self.send(news).await;
+                true
             }
-            Err(error) => self.room.complain(LIST_SLICES, &error),
+            Err(error) => {
+                self.room.complain(LIST_SLICES, &error);
+                false
+            }
         }
     }
 

@@ -6,7 +6,7 @@ use lameduck::lifecycle::{Cause, ReadinessPolicy, RoutingEnd};
 use serde_json::json;
 
 use super::stage::{ME, PEER, SERVICE, SLICE, SOON, Stage, each, until};
-use crate::fake_api::{Fault, On, Resource};
+use crate::fake_api::{Fault, Gone, On, Resource, Verb};
 
 const FALLBACK: Duration = Duration::from_millis(400);
 
@@ -25,9 +25,23 @@ enum Trouble {
     PodForbidden,
     SlicesForbidden,
     AllForbidden,
+    Unauthorized,
+    SlicesMissing,
     Mute,
+    Stalled,
+    Garbage,
     Down,
+    DownMidway,
     Errors,
+    Throttled,
+    Slow,
+    Stale,
+    TooOldByStatus,
+    TooOldByEvent,
+    WatchesEndAtOnce,
+    OnlyBookmarks,
+    ClockAhead,
+    ClockBehind,
 }
 
 const FATES: [Fate; 3] = [Fate::Deleted, Fate::Evicted, Fate::Restarted];
@@ -36,44 +50,113 @@ const POLICIES: [ReadinessPolicy; 3] = [
     ReadinessPolicy::AfterRemoval,
     ReadinessPolicy::Auto,
 ];
-const TROUBLES: [Trouble; 7] = [
+const TROUBLES: [Trouble; 21] = [
     Trouble::None,
     Trouble::PodForbidden,
     Trouble::SlicesForbidden,
     Trouble::AllForbidden,
+    Trouble::Unauthorized,
+    Trouble::SlicesMissing,
     Trouble::Mute,
+    Trouble::Stalled,
+    Trouble::Garbage,
     Trouble::Down,
+    Trouble::DownMidway,
     Trouble::Errors,
+    Trouble::Throttled,
+    Trouble::Slow,
+    Trouble::Stale,
+    Trouble::TooOldByStatus,
+    Trouble::TooOldByEvent,
+    Trouble::WatchesEndAtOnce,
+    Trouble::OnlyBookmarks,
+    Trouble::ClockAhead,
+    Trouble::ClockBehind,
 ];
+
+/// What is late, is so by this much.
+const LATE: Duration = Duration::from_millis(100);
+
+/// Ten minutes either way.
+const SKEW: i64 = 600;
 
 impl Trouble {
     fn begin(self, stage: &Stage) {
         let pods = On::resource(Resource::Pods);
         let slices = On::resource(Resource::EndpointSlices);
+        let watches = |fault: Fault| {
+            for resource in [Resource::Pods, Resource::EndpointSlices] {
+                stage
+                    .api
+                    .fail(On::verb(Verb::Watch, resource), fault.clone());
+            }
+        };
         match self {
-            Self::None => {}
+            Self::None | Self::DownMidway => {}
             Self::PodForbidden => stage.api.fail(pods, Fault::Forbidden),
             Self::SlicesForbidden => stage.api.fail(slices, Fault::Forbidden),
             Self::AllForbidden => stage.api.fail(On::ALL, Fault::Forbidden),
+            Self::Unauthorized => stage.api.fail(On::ALL, Fault::Status(401)),
+            Self::SlicesMissing => stage.api.fail(slices, Fault::Status(404)),
             Self::Mute => stage.api.fail(On::ALL, Fault::Mute),
+            Self::Stalled => stage.api.fail(On::ALL, Fault::Stalled),
+            Self::Garbage => stage.api.fail(On::ALL, Fault::Garbage),
             Self::Errors => stage.api.fail(On::ALL, Fault::Status(500)),
+            Self::Throttled => stage.api.fail(On::ALL, Fault::Throttled(1)),
+            Self::Slow => stage.api.fail(On::ALL, Fault::Delay(LATE)),
+            Self::Stale => stage.api.fail(slices, Fault::Stale(LATE)),
+            Self::TooOldByStatus => watches(Fault::Gone(Gone::Status)),
+            Self::TooOldByEvent => watches(Fault::Gone(Gone::Event)),
+            Self::WatchesEndAtOnce => watches(Fault::CloseAtOnce),
+            Self::OnlyBookmarks => watches(Fault::BookmarkAndClose),
+            Self::ClockAhead => stage.api.set_skew(SKEW),
+            Self::ClockBehind => stage.api.set_skew(-SKEW),
             Self::Down => stage.api.refuse(),
         }
     }
 
     fn pod_is_seen(self) -> bool {
-        matches!(self, Self::None | Self::SlicesForbidden)
+        match self {
+            Self::SlicesForbidden | Self::SlicesMissing => true,
+            Self::PodForbidden => false,
+            _ => self.slices_are_seen(),
+        }
     }
 
+    /// At least at first.
     fn slices_are_seen(self) -> bool {
-        matches!(self, Self::None | Self::PodForbidden)
+        !matches!(
+            self,
+            Self::SlicesForbidden
+                | Self::AllForbidden
+                | Self::Unauthorized
+                | Self::SlicesMissing
+                | Self::Mute
+                | Self::Stalled
+                | Self::Garbage
+                | Self::Down
+                | Self::Errors
+                | Self::Throttled
+        )
+    }
+
+    /// Who can't watch looks again and again, after growing waits: the clock must leave time for that.
+    fn fallback(self) -> Duration {
+        match self {
+            Self::WatchesEndAtOnce | Self::OnlyBookmarks => FALLBACK * 10,
+            _ => FALLBACK,
+        }
     }
 
     fn routing(self) -> RoutingEnd {
         match self {
-            Self::None | Self::PodForbidden => RoutingEnd::Removed,
-            Self::SlicesForbidden | Self::AllForbidden => RoutingEnd::NoPermission,
-            Self::Mute | Self::Down | Self::Errors => RoutingEnd::Unavailable,
+            Self::SlicesForbidden
+            | Self::AllForbidden
+            | Self::Unauthorized
+            | Self::SlicesMissing => RoutingEnd::NoPermission,
+            Self::DownMidway => RoutingEnd::Unavailable,
+            _ if self.slices_are_seen() => RoutingEnd::Removed,
+            _ => RoutingEnd::Unavailable,
         }
     }
 }
@@ -100,7 +183,8 @@ fn every_cause_under_every_policy_with_every_trouble_ends_as_the_table_says() {
         })
     });
     each(rows, |(fate, policy, trouble)| async move {
-        let stage = Stage::set().await.fallback_wait(FALLBACK).readiness(policy);
+        let fallback = trouble.fallback();
+        let stage = Stage::set().await.fallback_wait(fallback).readiness(policy);
         stage.api.place(SLICE, SERVICE, &[ME, PEER]);
         let process = stage.start().await;
         if fate == Fate::Evicted {
@@ -128,8 +212,13 @@ fn every_cause_under_every_policy_with_every_trouble_ends_as_the_table_says() {
             } else {
                 draining.fails_readiness().await;
             }
-            stage.api.set_ready(ME, false);
-            stage.sync();
+            match trouble {
+                Trouble::DownMidway => stage.api.refuse(),
+                _ => {
+                    stage.api.set_ready(ME, false);
+                    stage.sync();
+                }
+            }
         } else if policy != ReadinessPolicy::AfterRemoval {
             draining.fails_readiness().await;
         }
@@ -140,9 +229,11 @@ fn every_cause_under_every_policy_with_every_trouble_ends_as_the_table_says() {
         assert_eq!(ended.routing(), trouble.routing());
         assert_eq!(ended.report.cause, fate.cause(trouble));
         ended.in_time();
-        match trouble.slices_are_seen() {
-            true => ended.ended_at_removal(),
-            false => {
+        match (trouble.slices_are_seen(), trouble) {
+            // From when nobody answers any more, the clock rules.
+            (_, Trouble::DownMidway) => assert!(ended.took >= FALLBACK, "{:?}", ended.took),
+            (true, _) => ended.ended_at_removal(),
+            (false, _) => {
                 assert!(ended.took >= FALLBACK, "{:?}", ended.took);
                 // A request without an answer is given up after two seconds.
                 assert!(ended.took <= FALLBACK + SOON * 2, "{:?}", ended.took);

@@ -132,63 +132,133 @@ fn end(row: &Row<'_>, column: usize) -> Result<RunEnd> {
 
 /// A page of jobs.
 pub(super) fn list(connection: &Connection, listing: &Listing, now: Timestamp) -> Result<Page> {
-    let (filter, key, forward) = match listing.state {
-        State::Pending => ("j.state = 0 AND j.run_at <= ?2", "j.run_at", true),
-        State::Scheduled => ("j.state = 0 AND j.run_at > ?2", "j.run_at", true),
-        State::Deferred => ("j.state = 5 AND ?2", "j.run_at", true),
-        State::Running => ("j.state = 1 AND ?2", "0 * j.seq", true),
-        State::Completed => (
-            "j.state = 2 AND j.ended_at IS NOT NULL AND ?2",
-            "j.ended_at",
-            false,
-        ),
-        State::Dead => (
-            "j.state = 3 AND j.ended_at IS NOT NULL AND ?2",
-            "j.ended_at",
-            false,
-        ),
-        State::Cancelled => (
-            "j.state = 4 AND j.ended_at IS NOT NULL AND ?2",
-            "j.ended_at",
-            false,
-        ),
+    let Some(queue) = queue_number(connection, &listing.queue)? else {
+        return Ok(Page {
+            jobs: Vec::new(),
+            next: None,
+        });
     };
-    let (compare, order) = if forward { (">", "ASC") } else { ("<", "DESC") };
-    let columns = columns!();
-    let sql = format!(
-        "SELECT {columns}, {key}, j.seq FROM queues q CROSS JOIN jobs j ON j.queue = q.id
-         WHERE q.name = ?1 AND {filter} AND ({key}, j.seq) {compare} (?3, ?4)
-         ORDER BY {key} {order}, j.seq {order} LIMIT ?5"
-    );
-    let start = if forward { i64::MIN } else { i64::MAX };
+    let place = Place::of(listing.state);
+    let start = if place.forward { i64::MIN } else { i64::MAX };
     let after = listing.after.unwrap_or(Cursor {
         micros: start,
         seq: start,
     });
     // One more than asked for, to see whether there is a next page.
     let limit = i64::try_from(listing.limit).unwrap_or(i64::MAX - 1) + 1;
-    let asked = params![
-        listing.queue.as_str(),
-        micros(now),
-        after.micros,
-        after.seq,
-        limit
-    ];
-    let mut found: Vec<(JobRecord, Cursor)> = connection
-        .prepare_cached(&sql)?
-        .query_map(asked, |r| {
+    let mut found: Vec<(Cursor, JobRecord)> = Vec::new();
+    // Each part is a range of an index in its order, so that a page costs what is on it and not what waits.
+    for priority in place.priorities() {
+        let asked = params![queue, micros(now), after.micros, after.seq, limit, priority];
+        let mut page = connection.prepare_cached(&place.sql())?;
+        let page = page.query_map(asked, |r| {
             let place = Cursor {
                 micros: r.get(17)?,
                 seq: r.get(18)?,
             };
-            Ok((record(r, now)?, place))
-        })?
-        .collect::<Result<_>>()?;
+            Ok((place, record(r, now)?))
+        })?;
+        for job in page {
+            found.push(job?);
+        }
+    }
+    if place.by_priority {
+        found.sort_by_key(|(place, _)| (place.micros, place.seq));
+    }
     let more = found.len() > listing.limit;
     found.truncate(listing.limit);
-    let next = found.last().map(|(_, place)| *place).filter(|_| more);
-    let jobs = found.into_iter().map(|(job, _)| job).collect();
+    let next = found.last().map(|(place, _)| *place).filter(|_| more);
+    let jobs = found.into_iter().map(|(_, job)| job).collect();
     Ok(Page { jobs, next })
+}
+
+fn queue_number(connection: &Connection, name: &QueueName) -> Result<Option<i64>> {
+    connection
+        .prepare_cached("SELECT id FROM queues WHERE name = ?1")?
+        .query_row([name.as_str()], |r| r.get(0))
+        .optional()
+}
+
+/// Where the jobs of a state are found, and in which order.
+struct Place {
+    index: &'static str,
+    filter: &'static str,
+    key: &'static str,
+    forward: bool,
+    /// What waits is kept apart by priority, each in its order.
+    by_priority: bool,
+}
+
+// === impl Place ===
+
+impl Place {
+    fn of(state: State) -> Self {
+        let waiting = |filter| Self {
+            index: "jobs_waiting",
+            filter,
+            key: "j.run_at",
+            forward: true,
+            by_priority: true,
+        };
+        let ended = |filter| Self {
+            index: "jobs_ended",
+            filter,
+            key: "j.ended_at",
+            forward: false,
+            by_priority: false,
+        };
+        match state {
+            State::Pending => waiting("j.state = 0 AND j.run_at <= ?2"),
+            State::Scheduled => waiting("j.state = 0 AND j.run_at > ?2"),
+            State::Deferred => Self {
+                index: "jobs_deferred",
+                filter: "j.state = 5 AND ?2",
+                by_priority: false,
+                ..waiting("")
+            },
+            State::Running => Self {
+                index: "jobs_running",
+                filter: "j.state = 1 AND ?2",
+                key: "0 * j.seq",
+                by_priority: false,
+                ..waiting("")
+            },
+            State::Completed => ended("j.state = 2 AND j.ended_at IS NOT NULL AND ?2"),
+            State::Dead => ended("j.state = 3 AND j.ended_at IS NOT NULL AND ?2"),
+            State::Cancelled => ended("j.state = 4 AND j.ended_at IS NOT NULL AND ?2"),
+        }
+    }
+
+    /// The parts that a page is merged from.
+    fn priorities(&self) -> impl Iterator<Item = Option<i8>> + use<> {
+        let by_priority = Priority::RANGE.map(Some).filter({
+            let by_priority = self.by_priority;
+            move |_| by_priority
+        });
+        by_priority.chain((!self.by_priority).then_some(None))
+    }
+
+    fn sql(&self) -> String {
+        let Self {
+            index,
+            filter,
+            key,
+            forward,
+            by_priority,
+        } = *self;
+        let (compare, order) = if forward { (">", "ASC") } else { ("<", "DESC") };
+        let columns = columns!();
+        let priority = if by_priority {
+            "j.priority = ?6"
+        } else {
+            "?6 IS NULL"
+        };
+        format!(
+            "SELECT {columns}, {key}, j.seq FROM jobs j INDEXED BY {index} JOIN queues q ON q.id = j.queue
+             WHERE j.queue = ?1 AND {priority} AND {filter} AND ({key}, j.seq) {compare} (?3, ?4)
+             ORDER BY {key} {order}, j.seq {order} LIMIT ?5"
+        )
+    }
 }
 
 /// The jobs of a process that somebody wants to end.
@@ -225,4 +295,42 @@ pub(super) fn next_run_at(connection: &Connection, queue: &QueueName) -> Result<
     connection
         .prepare_cached(NEXT_RUN_AT)?
         .query_row(params![queue.as_str()], |r| instant_if_any(r, 0))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::jobs::engine::sqlite::schema;
+
+    #[test]
+    fn a_page_is_a_range_of_an_index_and_sorts_nothing() {
+        let mut connection = Connection::open_in_memory().unwrap();
+        schema::migrate(&mut connection).unwrap();
+        for state in [
+            State::Pending,
+            State::Scheduled,
+            State::Deferred,
+            State::Completed,
+            State::Dead,
+            State::Cancelled,
+        ] {
+            let place = Place::of(state);
+            let explain = format!("EXPLAIN QUERY PLAN {}", place.sql());
+            let mut statement = connection.prepare(&explain).unwrap();
+            for parameter in 1..=statement.parameter_count() {
+                statement.raw_bind_parameter(parameter, 0).unwrap();
+            }
+            let mut rows = statement.raw_query();
+            let mut plan = String::new();
+            while let Some(row) = rows.next().unwrap() {
+                plan += &row.get::<_, String>(3).unwrap();
+                plan += "\n";
+            }
+            assert!(
+                plan.contains(&format!("INDEX {} (queue=?", place.index)),
+                "{plan}"
+            );
+            assert!(!plan.contains("TEMP B-TREE"), "{state:?}: {plan}");
+        }
+    }
 }
