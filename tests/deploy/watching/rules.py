@@ -93,6 +93,35 @@ def page(alert):
     equal(f"Severity: {alert['labels']['severity']}." in text, True, "the page says the severity")
 
 
+def log_lines():
+    """What the pages look for in a log is what the program writes there."""
+    sources = "".join(re.sub(r"\\\n\s*", "", file.read_text()) for file in Path("src").rglob("*.rs"))
+    found = []
+    for file in sorted(PAGES.glob("*.md")):
+        for line in file.read_text().splitlines():
+            if "kubectl logs" in line and "grep" in line and '"level"' not in line:
+                found += re.search(r"""grep (?:-\w+ )?['"](.*?)['"]""", line)[1].split("|")
+    equal(len(found) > 4, True, "searches in logs")
+    equal([text for text in found if text not in sources], [], "texts that no log has")
+
+
+def linked():
+    """Pages, files and headings that are linked are there."""
+    def anchors(file):
+        headings = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE)
+        return {re.sub(r"[^\w -]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+    pages = [*PAGES.glob("*.md"), Path("docs/scrape.md"), Path("docs/metrics.md"), *Path("deploy").rglob("README.md")]
+    for file in pages:
+        for target in re.findall(r"\]\(([^)\s]+)\)", file.read_text()):
+            if target.startswith(("http:", "https:")):
+                continue
+            path, _, anchor = target.partition("#")
+            there = file.parent / path if path else file
+            equal(there.exists(), True, f"{file}: {target}")
+            equal(not anchor or anchor in anchors(there), True, f"{file}: heading {target}")
+
+
 def helm_takes_it_as_it_is():
     """The chart ships the file with .Files.Get; in one that is a template `{{ $labels… }}` would have to be escaped."""
     equal("{{`" in FILE.read_text(), False, "escapes for Helm")
@@ -104,6 +133,8 @@ def all_checks():
     for file in TESTS:
         check(f"unit tests of the rules: {file.stem}", tested, file)
     check("each alert has a page, and each page an alert", pages)
+    check("links lead somewhere", linked)
+    check("what the runbooks look for in logs is what the program writes", log_lines)
     for alert in alerts():
         name = alert["alert"]
         check(f"{name} says what is needed", complete, alert)

@@ -282,15 +282,40 @@ def timeline(story):
     equal({serving, draining} <= seen[story.one.instance], True, f"phases of the first: {seen}")
 
 
+def queries_of(page):
+    blocks = re.findall(r"```promql\n(.*?)```", page.read_text(), re.DOTALL)
+    return [line for block in blocks for line in block.splitlines() if line and not line.startswith("#")]
+
+
 def documented(story):
-    """The queries of docs/scrape.md are answered."""
-    page = Path("docs/scrape.md").read_text()
-    blocks = re.findall(r"```promql\n(.*?)```", page, re.DOTALL)
-    found = [line for block in blocks for line in block.splitlines() if line and not line.startswith("#")]
-    equal(len(found) > 4, True, "queries")
-    for expr in found:
+    """The queries of docs/scrape.md, and those that the runbooks give to whoever was paged."""
+    queries = [(page, expr) for page in (Path("docs/scrape.md"), *sorted(rules.PAGES.glob("*.md"))) for expr in queries_of(page)]
+    equal(len(queries) > 15, True, "queries")
+    for page, expr in queries:
         selects(story, expr)
-        equal(bool(story.prometheus.instant(expr)), True, f"an answer to {expr}")
+        equal(bool(story.prometheus.instant(expr)), True, f"an answer to {expr} of {page}")
+
+
+def jq(program, text, document):
+    done = subprocess.run(["jq", "--compact-output", program], input=document, text=True, capture_output=True)
+    equal((done.returncode, done.stderr), (0, ""), f"jq '{program}' of {text}")
+    lines = [line for line in done.stdout.splitlines() if line != "null"]
+    return [line for line in lines if re.search(r":(?!null)", line) or not line.startswith("{")]
+
+
+def looked_at(story):
+    """What the runbooks pick out of the ledger and of dead jobs is there."""
+    ledger = subprocess.run([story.program, "drains", "--json", "--data", story.place / "data"], text=True, capture_output=True, check=True).stdout
+    dead = get(f"{story.four.api}/v1/queues/resize/jobs?state=dead")
+    found = 0
+    for page in sorted(rules.PAGES.glob("*.md")):
+        for command, program in re.findall(r"^(.*) \| jq '([^']*)'", page.read_text(), re.MULTILINE):
+            document = ledger if "/lameduck drains --json" in command else dead
+            equal(bool(jq(program, page, document)), True, f"something of jq '{program}' in {page}")
+            for field in re.findall(r"(?<=[{ ])(\w+)(?=[,}])", program):
+                equal(f'"{field}"' in document, True, f"field {field} of {page}")
+            found += 1
+    equal(found > 5, True, "commands with jq")
 
 
 def all_checks(program):
@@ -314,5 +339,6 @@ def all_checks(program):
         for title, expr, instant in dashboard.queries():
             check(f"dashboard: {title}", shows, story, expr, instant)
         check("dashboard: the timeline has every process", timeline, story)
-        check("the queries of docs/scrape.md are answered", documented, story)
+        check("the queries of docs/scrape.md and of the runbooks are answered", documented, story)
+        check("what the runbooks pick out of ledger and API is there", looked_at, story)
         print(f"      from the start of Prometheus to the last query: {time.monotonic() - began:.0f} s")
