@@ -161,9 +161,10 @@ def quantiles(metric, by, legend):
     ]
 
 
+# Reporting is where `final-scrape` waits. Before a drain it is 0 / 0, which a line leaves out.
 USED = f"""
-    1 - lameduck_drain_seconds_left{{{POD}}}
-      / (lameduck_drain_seconds_left{{{POD}}} + sum without (phase) (lameduck_drain_phase_seconds{{{POD}}}) > 0)
+    sum without (phase) (lameduck_drain_phase_seconds{{{POD},phase!="reporting"}})
+    / (lameduck_drain_seconds_left{{{POD}}} + sum without (phase) (lameduck_drain_phase_seconds{{{POD}}}) > 0)
 """
 NEARLY = {"mode": "absolute", "steps": [{"color": "green", "value": None}, {"color": "red", "value": 0.8}]}
 

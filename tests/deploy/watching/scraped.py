@@ -3,7 +3,7 @@
     process   does                                                      ends
     one       jobs, failures, two dead letters; SIGTERM during work     clean
     two       SIGKILL during work                                       killed, as the next one finds out
-    three     a handler that does not stop, a hook that hangs           cut
+    three     a handler that does not stop                              cut
     four      lives, and tells of them
 
 Each has an admin address of its own, as each pod has: what is asked about one that is gone is not answered by the next.
@@ -38,6 +38,7 @@ FIRING = {
     "LameduckDrainDeadlineHit": {"outcome": "cut"},
     "LameduckDrainsByTheClock": {"job": "lameduck"},
     "LameduckLateRequests": {"server": "api"},
+    "LameduckJobsGivenBackAtDeadline": {"job": "lameduck"},
     "LameduckJobsDie": {"queue": "resize"},
 }
 # None of these happened: they must not fire.
@@ -69,13 +70,6 @@ exec = ["{program}", "demo", "--duration", "100ms"]
 [queues.resize]
 exec = ["sh", "-c", {handler}]
 """
-
-HOOK = """
-[[teardown-hook]]
-name = "hangs"
-run = "sleep 60"
-"""
-
 
 def free_ports(count):
     with contextlib.ExitStack() as stack:
@@ -194,14 +188,14 @@ class Story:
         equal(one.exit(), 0, "exit status of a clean drain")
 
     def is_killed(self):
-        two = self.start()
+        self.two = two = self.start()
         two.submit("resize", "slow")
         self.busy(two)
         two.signal(signal.SIGKILL)
         equal(two.exit(), -signal.SIGKILL, "exit status")
 
     def is_cut(self):
-        self.three = three = self.start(grace="4s", more=HOOK)
+        self.three = three = self.start(grace="4s", more="final-scrape = true")
         three.submit("resize", "hang")
         self.busy(three)
         three.signal(signal.SIGTERM)
@@ -222,8 +216,8 @@ def fired(story, name):
     equal(FIRING[name].items() <= alert["labels"].items(), True, f"labels {FIRING[name]} in {alert['labels']}")
     for text in alert["annotations"].values():
         equal("error expanding" in text or "%!" in text or "no value" in text, False, f"template: {text}")
-    if name in {"LameduckLateRequests", "LameduckDrainsByTheClock"}:
-        equal(story.prometheus.instant(f"up{{instance=\"{story.one.instance}\"}}")[0]["value"][1], "0", "the process is gone")
+    for gone in (story.one, story.two, story.three):
+        equal(story.prometheus.instant(gone.selector("up"))[0]["value"][1], "0", "the process is gone")
 
 
 def quiet(story):
