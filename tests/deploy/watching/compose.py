@@ -60,15 +60,18 @@ def loopback_alone():
     equal(len(set(ports)), len(ports), "ports that are there twice")
 
 
+def image_environment():
+    return dict(re.findall(r"\b(LAMEDUCK_\w+)=(\S+)", Path("Dockerfile").read_text().split("\nFROM scratch")[1]))
+
+
 def as_the_program_reads_it(program):
     """What the image sets and what Compose adds is a configuration; its grace period is what Docker waits for."""
     service = resolved()["services"]["lameduck"]
     equal(service["deploy"]["replicas"], 2, "replicas")
-    image = dict(re.findall(r"\b(LAMEDUCK_\w+)=(\S+)", Path("Dockerfile").read_text().split("\nFROM scratch")[1]))
     with tempfile.TemporaryDirectory() as place:
         url = Path(place) / "database-url"
         url.write_text("postgres://lameduck:secret@database:5432/lameduck?sslmode=disable")
-        given = {key: value for key, value in (image | service["environment"]).items()}
+        given = image_environment() | service["environment"]
         equal(given["LAMEDUCK_DATABASE_FILE"], "/run/secrets/database-url", "where Compose mounts the secret")
         given["LAMEDUCK_DATABASE_FILE"] = str(url)
         shown = json.loads(output(program, "config", "show", "--json", env=given))
