@@ -14,6 +14,12 @@ use crate::fake_api::{FakeApi, NAMESPACE, Resource, pod};
 
 const PAGE: &str = include_str!("../../../docs/metrics.md");
 
+/// Read when it is looked for: what a registry gets of this has no chart.
+const ALERTS: &str = concat!(
+    env!("CARGO_MANIFEST_DIR"),
+    "/helm/lameduck/files/alerts.yaml"
+);
+
 /// Runs until the test lets it end.
 const GATED: &str = r#"until [ -e "$PLACE/go" ]; do sleep 0.02; done"#;
 
@@ -173,13 +179,18 @@ async fn the_linter_of_prometheus_has_nothing_to_say_of_a_scrape() {
     promtool(&["check", "metrics"], &scrape().await);
 }
 
+/// What they do is tested by tests/deploy/watch; this is what plain `cargo test` can say of them.
 #[test]
-fn the_alerts_of_the_page_are_rules_that_prometheus_takes() {
-    let rules = PAGE.split("```yaml\n").nth(1).expect("rules");
-    let rules = rules.split("```").next().unwrap();
-
+fn the_alerts_are_rules_that_prometheus_takes_and_are_on_the_page() {
     let check = ["check", "rules", "--lint=all", "--lint-fatal", "/dev/stdin"];
-    promtool(&check, rules);
+    let alerts = std::fs::read_to_string(ALERTS).unwrap();
+    promtool(&check, &alerts);
+
+    let lines = alerts.lines().map(str::trim);
+    for alert in lines.filter_map(|line| line.strip_prefix("- alert: ")) {
+        let row = format!("| [{alert}](runbooks/{alert}.md) |");
+        assert!(PAGE.contains(&row), "docs/metrics.md should have: {row}");
+    }
 }
 
 #[tokio::test]
