@@ -172,6 +172,11 @@ REFUSED = {
     "nobody may use the API": (DEMO | {"auth": {"allowAnonymous": False}}, r"nobody could use the API.*auth\.existingSecret"),
     "tokens, and everybody": (DEMO | {"auth": {"tokens": ["a"], "allowAnonymous": True}}, r"allowAnonymous=true says nothing"),
     "tokens in two places": (DEMO | {"auth": {"tokens": ["a"], "existingSecret": "b"}}, r"auth\.tokens and auth\.existingSecret are both set"),
+    "a port on each node, of a Service inside the cluster": (
+        DEMO | {"service": {"nodePort": 30080}}, r"service\.nodePort says nothing for service\.type=ClusterIP"),
+    "sources of a balancer that is none": (
+        DEMO | {"service": {"type": "NodePort", "loadBalancerSourceRanges": ["10.0.0.0/8"]}, "auth": {"allowAnonymous": True}},
+        r"service\.loadBalancerSourceRanges says nothing .* service\.type=LoadBalancer"),
     "a token with a space": (DEMO | {"auth": {"tokens": ["a b"]}}, r"auth.tokens.0.*pattern"),
     "too short a grace period": (DEMO | {"terminationGracePeriodSeconds": 4}, r"=4 is too short.*at least 5 s: 2 s .* 1 s .* 2 s"),
     "a hook that takes the grace period": (

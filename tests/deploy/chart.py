@@ -4,13 +4,14 @@ import copy
 import json
 import re
 import shutil
+import subprocess
 from pathlib import Path
 
 import yaml
 
 import program
 import rendered as objects_of
-from cases import DATABASE, DEMO, EXEC, PRE_STOP, QUEUES
+from cases import CASES, DATABASE, DEMO, EXEC, PRE_STOP, QUEUES
 from tools import CHART, SCRATCH, equal, output, refuses, render, run, select, values_file, workload
 
 SCHEMA = json.loads((CHART / "values.schema.json").read_text())
@@ -222,6 +223,20 @@ def tested():
     peers = select(objects, "NetworkPolicy")["spec"]["ingress"][0]["from"]
     labels = select(objects, "Pod")["metadata"]["labels"]
     equal(any(peer["podSelector"].get("matchLabels", {"": ""}).items() <= labels.items() for peer in peers), True, "its peer")
+
+
+def queries():
+    """KEDA asks for metrics that the program has, in PromQL that Prometheus takes."""
+    triggers = select(render("helm-4", CASES["database, scaled by KEDA"][1]), "ScaledObject")["spec"]["triggers"]
+    asked = [trigger["metadata"]["query"] for trigger in triggers]
+    equal(len(asked), 3, "triggers")
+    known = set(re.findall(r"^\| `(lameduck_[a-z_]+)", Path("docs/metrics.md").read_text(), re.MULTILINE))
+    equal(sorted(set(re.findall(r"lameduck_[a-z_]+", " ".join(asked))) - known), [], "metrics that nobody has")
+    rules = SCRATCH / "keda.yaml"
+    rules.write_text(json.dumps({"groups": [{"name": "keda", "rules": [
+        {"record": f"keda:{index}", "expr": query} for index, query in enumerate(asked)]}]}))
+    done = subprocess.run(["promtool", "check", "rules", str(rules)], text=True, capture_output=True)
+    equal((done.returncode, done.stderr), (0, ""), "promtool")
 
 
 def one_version():

@@ -100,6 +100,10 @@ def main():
     check("the notes name the objects", chart.notes)
     check("rules and dashboard arrive as they are", chart.shipped)
     check("helm test reaches the service", chart.tested)
+    if shutil.which("promtool"):
+        check("KEDA's queries are PromQL, of metrics that there are", chart.queries)
+    else:
+        miss("KEDA's queries, by promtool", "apt-get install prometheus")
     of_the_program()
 
     for name in plain.OVERLAYS:
@@ -109,6 +113,7 @@ def main():
         check(f"the overlay of {name}'s comment works", plain.own_overlay, name)
     check("one version everywhere", chart.one_version)
     check("the chart's README is current", readme.current)
+    check("the example of the chart's README is what it says", readme.example)
     check("the doctor's tests have the chart of today", fixture)
     check("hadolint", hadolint)
 

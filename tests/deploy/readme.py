@@ -6,14 +6,14 @@ import re
 import yaml
 
 from chart import SCHEMA, resolved
-from tools import CHART, equal
+from tools import CHART, equal, render, workload
 
 README = CHART / "README.md"
 MARK = "<!-- The rest is made of values.yaml by tests/deploy/run --write -->\n"
 
 
 def comments():
-    """Path of each setting: its comment, and whether that is a comment of a group that begins with it."""
+    """Path of each setting: its comment; none where it shares the one before."""
     found, pending, parents = {}, [], []
     for line in (CHART / "values.yaml").read_text().splitlines():
         text = line.strip()
@@ -39,27 +39,33 @@ def rows(node, values, said, path=()):
             yield from rows(node["properties"][key], values[key], said, (*path, key))
 
 
-def cell(text):
-    return text.replace("|", "\\|")
+def shown(value):
+    return "`" + json.dumps(value, ensure_ascii=False).replace("|", "\\|") + "`"
+
+
+def sections(values, said):
+    """Keys that share a comment, and what is said of them."""
+    found = []
+    for key in values:
+        if said[(key,)]:
+            found.append(([key], said[(key,)]))
+        else:
+            found[-1][0].append(key)
+    return found
 
 
 def generated():
     values = yaml.safe_load((CHART / "values.yaml").read_text())
     said = comments()
     parts = []
-    for key in values:
-        found = list(rows(SCHEMA["properties"][key], values[key], said, (key,)))
-        grouped = len(found) > 1
-        # Settings that share a comment stand below one another in one table.
-        if not grouped and parts and not said[(key,)]:
-            pass
-        elif grouped:
-            parts.append(f"\n## `{key}`\n\n{said[(key,)]}\n\n| value | default | meaning |\n| --- | --- | --- |\n")
-        else:
-            parts.append(f"\n## `{key}`\n\n{said[(key,)]}\n\n| value | default | |\n| --- | --- | --- |\n")
-        for name, default, meaning in found:
-            shown = json.dumps(default, ensure_ascii=False)
-            parts.append(f"| `{name}` | `{cell(shown)}` | {cell(meaning) if grouped else ''} |\n")
+    for keys, meaning in sections(values, said):
+        parts.append(f"\n## {', '.join(f'`{key}`' for key in keys)}\n\n{meaning}\n")
+        found = [row for key in keys for row in rows(SCHEMA["properties"][key], values[key], said, (key,))]
+        if len(found) == len(keys):
+            parts.append(f"\nDefault: {', '.join(shown(default) for _, default, _ in found)}\n")
+            continue
+        parts.append("\n| value | default | meaning |\n| --- | --- | --- |\n")
+        parts += [f"| `{name}` | {shown(default)} | {text.replace('|', chr(92) + '|')} |\n" for name, default, text in found]
     return "".join(parts)
 
 
@@ -73,3 +79,11 @@ def write():
 
 def current():
     equal(README.read_text(), expected(), "helm/lameduck/README.md; tests/deploy/run --write makes it anew")
+
+
+def example():
+    """The values that the page shows for earnest use install what it says."""
+    values = yaml.safe_load(README.read_text().split("```yaml\n")[1].split("```")[0])
+    found = workload(render("helm-4", values))
+    equal((found["kind"], found["spec"]["replicas"], found["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]),
+          ("Deployment", 2, 310), "what the page says")

@@ -3,6 +3,7 @@
 import functools
 import json
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -89,7 +90,6 @@ def render(helm, values, release="lameduck", chart=CHART, *options):
 
 
 def refuses(helm, values, words, chart=CHART, *options):
-    import re
     done = run(helm, "template", "lameduck", str(chart), values_file(values), *options)
     equal(done.returncode != 0, True, "it was accepted")
     # Where in the values: handler.exec with Helm 3, /handler/exec with Helm 4. Helm 4 indents.

@@ -176,9 +176,16 @@ What of it is left to the program, in milliseconds.
 {{- mul 1000 (sub (include "lameduck.grace" .) .Values.preStopSleepSeconds) -}}
 {{- end -}}
 
+{{/*
+How long a pod may take to start, in seconds.
+*/}}
+{{- define "lameduck.startup" -}}
+{{- mul .Values.probes.startup.periodSeconds .Values.probes.startup.failureThreshold -}}
+{{- end -}}
+
 {{- define "lameduck.progressDeadline" -}}
 {{- if kindIs "invalid" .Values.rollout.progressDeadlineSeconds -}}
-{{- max 600 (add (include "lameduck.grace" .) 300) -}}
+{{- max 600 (add 300 (max (include "lameduck.grace" .) (include "lameduck.startup" .)) .Values.rollout.minReadySeconds) -}}
 {{- else -}}
 {{- int64 .Values.rollout.progressDeadlineSeconds -}}
 {{- end -}}

@@ -139,8 +139,14 @@ workers: workers
 {{- fail (printf "\n\n%s=%v is not possible: the embedded database belongs to exactly one process; a second replica would have jobs of its own that nobody else sees. Set database.existingSecret to a Secret with the URL of a PostgreSQL database, which any number of replicas share; or leave %s out and raise `workers` to run more jobs at a time." $key $replicas $key) -}}
 {{- end -}}
 {{- end -}}
+{{- end -}}
 
-{{- /* Empty where no cluster is asked (helm template): then nobody can say what there was. */ -}}
+{{/*
+Whether an upgrade would leave jobs behind. Asks the cluster, so only one template includes it; where no cluster is asked
+(helm template) nobody can say what there was.
+*/}}
+{{- define "lameduck.validateStorageChange" -}}
+{{- $database := eq (include "lameduck.database" .) "true" -}}
 {{- if and .Release.IsUpgrade (not .Values.acceptStorageChange) -}}
 {{- $name := include "lameduck.fullname" . -}}
 {{- if and $database (lookup "apps/v1" "StatefulSet" .Release.Namespace $name) -}}
@@ -192,7 +198,7 @@ workers: workers
 {{- fail "\n\nrollout.maxSurge and rollout.maxUnavailable are both 0, and no pod could ever be replaced. Set rollout.maxSurge=1." -}}
 {{- end -}}
 {{- if not (kindIs "invalid" $v.rollout.progressDeadlineSeconds) -}}
-{{- $startup := mul $v.probes.startup.periodSeconds $v.probes.startup.failureThreshold -}}
+{{- $startup := include "lameduck.startup" . | int64 -}}
 {{- $grace := include "lameduck.grace" . | int64 -}}
 {{- $least := add (max $grace $startup) $v.rollout.minReadySeconds -}}
 {{- if le (int64 $v.rollout.progressDeadlineSeconds) $least -}}
@@ -222,6 +228,13 @@ workers: workers
 {{- $remedy := "Make a token, and a Secret of it:\n  kubectl create secret generic lameduck-tokens --from-literal=tokens=\"$(openssl rand -hex 32)\"\nand set auth.existingSecret=lameduck-tokens" -}}
 {{- if and $tokens (eq (toString $auth.allowAnonymous) "true") -}}
 {{- fail "\n\nauth.allowAnonymous=true says nothing while there are tokens: only who has one of them may use the API. Take one of the two out." -}}
+{{- end -}}
+{{- $service := .Values.service -}}
+{{- range $key := list "nodePort" "externalTrafficPolicy" "loadBalancerClass" "loadBalancerSourceRanges" -}}
+{{- $types := ternary (list "LoadBalancer") (list "NodePort" "LoadBalancer") (hasPrefix "loadBalancer" $key) -}}
+{{- if and (index $service $key) (not (has $service.type $types)) -}}
+{{- fail (printf "\n\nservice.%s says nothing for service.type=%s. Take it out, or set service.type=%s." $key $service.type (last $types)) -}}
+{{- end -}}
 {{- end -}}
 {{- if and (not $tokens) (not $byEnvironment) (eq (toString $auth.allowAnonymous) "false") -}}
 {{- fail (printf "\n\nauth.allowAnonymous=false and no tokens: nobody could use the API. %s." $remedy) -}}
