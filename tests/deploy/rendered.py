@@ -68,6 +68,7 @@ def selected(rendered):
             pods_only(spec["selector"]["matchLabels"], what)
         if o["kind"] == "NetworkPolicy":
             pods_only(spec["podSelector"]["matchLabels"], what)
+            equal([rule["ports"] for rule in spec["ingress"]], [[{"port": "http"}], [{"port": "admin"}]], f"ports of {what}")
         if o["kind"] in ("HorizontalPodAutoscaler", "ScaledObject"):
             own = workload(rendered)
             equal(spec["scaleTargetRef"], {"apiVersion": "apps/v1", "kind": own["kind"], "name": own["metadata"]["name"]}, what)
