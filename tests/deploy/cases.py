@@ -96,7 +96,7 @@ CASES = {
         "replicas": 5,
         "rollout": {"maxSurge": 2, "maxUnavailable": "10%", "minReadySeconds": 0, "progressDeadlineSeconds": 3600,
                     "revisionHistoryLimit": 3},
-        "lameDuckSeconds": 60,
+        "config": {"lame-duck-share": 0.4},
         "service": {"type": "NodePort"},
         "auth": {"existingSecret": "api", "existingSecretKey": "api.tokens"},
         "tls": {"existingSecret": "api-tls", "certKey": "cert.pem", "keyKey": "key.pem"},
@@ -195,10 +195,12 @@ REFUSED = {
     "a hook that leaves no time for jobs": (
         EXEC | {"preStopSleepSeconds": 15, "terminationGracePeriodSeconds": 60, "timeout": "50s"},
         r"after 35 s .*45 s left by preStopSleepSeconds=15.* to 75 or more"),
-    "a lame duck longer than the grace period": (
-        DEMO | {"terminationGracePeriodSeconds": 60, "lameDuckSeconds": 51}, r"lameDuckSeconds=51 does not fit: .* after 50 s"),
     "a lame duck too short for the end of routing": (
-        DEMO | {"lameDuckSeconds": 4}, r"settle \+ quiet = 1 s \+ 2 s = 3 s do not fit into the 2\.666 s .* to 5 or more"),
+        DEMO | {"terminationGracePeriodSeconds": 30, "config": {"lame-duck-share": 0.1}},
+        r"settle \+ quiet = 1 s \+ 2 s = 3 s do not fit into the 1\.933 s .* 2\.9 s that idle connections have: lame-duck-share 0\.1 of 30 s"),
+    "a lame duck too short where a container is restarted": (
+        EXEC | {"timeout": "1h", "config": {"lame-duck-share": 0.1}},
+        r"30 s at the most, and waits 1\.933 s .* 2 s until readiness has failed .* 1 s settle \+ 2 s quiet"),
     "a quiet period longer than there is": (
         DEMO | {"terminationGracePeriodSeconds": 30, "config": {"quiet": "9s"}}, r"1 s \+ 9 s = 10 s do not fit into the 9\.666 s"),
     "steps that take half of the grace period": (

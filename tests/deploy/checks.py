@@ -85,8 +85,13 @@ def of_the_program():
         return
     check("the grace period is cut as the program cuts it", chart.grace_by_the_program, binary)
     check("every setting of config is one of the program's", lambda: program.knows(binary, set(effects.config()) - {"teardown-hook"}))
+    for name, job in {"demo": "20s", "database": "20s", "two queues and settings": "90m"}.items():
+        check(f"the doctor finds nothing to say, {name}", program.healthy, binary, render("helm-4", CASES[name][1]), job)
+    hook = render("helm-4", PRE_STOP, "lameduck", CHART, "--kube-version=1.36.0")
+    check("the doctor dislikes a hook, and nothing else", program.healthy, binary, hook, "20s", ["prestop-eats-budget"])
     for name in plain.OVERLAYS:
         check(f"the program accepts its settings, overlay {name}", program.accepts, binary, plain.overlay(name))
+        check(f"the doctor finds nothing to say, overlay {name}", program.healthy, binary, plain.overlay(name), "20s")
 
 
 def main():

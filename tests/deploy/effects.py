@@ -49,7 +49,6 @@ CHANGES = {
     "rollout.revisionHistoryLimit": (DATABASE, 7),
     "terminationGracePeriodSeconds": (DEMO, 77),
     "allowLongJobs": (EXEC | {"terminationGracePeriodSeconds": 60, "timeout": "2m"}, True),
-    "lameDuckSeconds": (DEMO, 7),
     "preStopSleepSeconds": (DEMO, 7),
     "auth.tokens": (DEMO, ["a"]),
     "auth.existingSecret": (DEMO, "a"),
@@ -186,7 +185,7 @@ def all_of_them():
 def config():
     """So it is for `config`: each setting arrives under its name."""
     known = {key: node for key, node in SCHEMA["definitions"]["config"]["properties"].items() if node != {}}
-    examples = {"bytes": 70_000_000, "count": 7, "duration": "7s", "boolean": True, "integer": 7, "string": "/tmp/a"}
+    examples = {"bytes": 70_000_000, "count": 7, "duration": "4s", "boolean": True, "integer": 7, "number": 0.75, "string": "/tmp/a"}
     values = {}
     for key, node in known.items():
         kind = node["$ref"].rsplit("/", 1)[1] if "$ref" in node else node.get("type")

@@ -178,8 +178,8 @@ def told(rendered, values):
     for key in ("connections", "lease"):
         if key in values.get("database", {}):
             expected[f"database-{key}"] = values["database"][key]
-    # Files, and what follows from the grace period, have checks of their own.
-    ignored = {"tokens", "tls-cert", "tls-key", "database-file", "http-secrets", "data", "lame-duck-share"}
+    # Files have a check of their own.
+    ignored = {"tokens", "tls-cert", "tls-key", "database-file", "http-secrets", "data"}
     equal({key: value for key, value in found.items() if key not in ignored}, expected, "settings")
 
 

@@ -28,7 +28,6 @@ The settings file.
 */}}
 {{- define "lameduck.toml" -}}
 {{- $grace := include "lameduck.graceLeft" . -}}
-{{- $budget := include "lameduck.budget" (dict "root" . "grace" $grace) | fromYaml -}}
 listen = "0.0.0.0:8080"
 admin = "0.0.0.0:9090"
 {{- if eq (include "lameduck.anonymous" .) "true" }}
@@ -65,10 +64,6 @@ data = "/var/lib/lameduck"
 {{- end }}
 # terminationGracePeriodSeconds, less preStop.
 grace = "{{ div $grace 1000 }}s"
-{{- if hasKey $budget "share" }}
-# Idle connections have {{ include "lameduck.seconds" $budget.lameDuck }} of it.
-lame-duck-share = {{ $budget.share }}
-{{- end }}
 {{- if .Values.deletionCost }}
 deletion-cost = true
 {{- end }}

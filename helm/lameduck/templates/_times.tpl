@@ -58,43 +58,25 @@ teardown: {{ include "lameduck.kept" (list . "teardown" 3000) }}
 reporting: {{ include "lameduck.kept" (list . "reporting" 1000) }}
 settle: {{ include "lameduck.kept" (list . "settle" 1000) }}
 quiet: {{ include "lameduck.kept" (list . "quiet" 2000) }}
+share: {{ dig "lame-duck-share" 0.5 .Values.config }}
 {{- end -}}
 
 {{/*
 The grace period, cut as the program cuts it. Dict of root (the context) and grace.
-  usable   what is left of it beside the margin
   soft     from SIGTERM until jobs are told to stop
   lameDuck until idle connections are closed
   routing  until the end of routing is waited for
-  share    lame-duck-share, where the chart sets it
 */}}
 {{- define "lameduck.budget" -}}
-{{- $values := .root.Values -}}
 {{- $grace := int64 .grace -}}
 {{- $step := include "lameduck.steps" .root | fromYaml -}}
 {{- $usable := sub $grace (min $step.margin (div $grace 10)) -}}
 {{- $reporting := max (min $step.reporting (div $usable 10)) (min 100 (div $usable 20)) -}}
 {{- $soft := sub $usable (add $reporting (min $step.teardown (div $usable 8)) (min $step.notice (div $usable 5))) -}}
-{{- $lameDuck := div $usable 2 -}}
-{{- $chosen := false -}}
-{{- if not (kindIs "invalid" $values.lameDuckSeconds) -}}
-{{- $lameDuck = mul 1000 (int64 $values.lameDuckSeconds) -}}
-{{- $chosen = true -}}
-{{- else if ne (include "lameduck.database" .root) "true" -}}
-{{/* 15 s, or what the end of routing needs: two thirds of it are for that. */}}
-{{- $most := max 15000 (div (mul 3 (add $step.settle $step.quiet)) 2) -}}
-{{- if gt $lameDuck $most -}}
-{{- $lameDuck = $most -}}
-{{- $chosen = true -}}
-{{- end -}}
-{{- end -}}
-usable: {{ $usable }}
+{{- $lameDuck := min $soft (mulf $usable $step.share | floor) -}}
 soft: {{ $soft }}
 lameDuck: {{ $lameDuck }}
-routing: {{ div (mul 2 (min $lameDuck $soft)) 3 }}
-{{- if $chosen }}
-share: {{ round (divf $lameDuck $usable) 4 }}
-{{- end }}
+routing: {{ div (mul 2 $lameDuck) 3 }}
 {{- end -}}
 
 {{/*
@@ -126,10 +108,18 @@ Every time that a job may take, as a list: who says it (queue, where), how long,
 {{- toJson $found -}}
 {{- end -}}
 
+{{/*
+The longest time that the grace period has to have room for. A timeout that nobody chose is a bound for runs that hang. With
+a database it counts, since a pod that drains is missed by nobody; the only pod of an embedded queue is, and as long as it
+drains nobody takes jobs in.
+*/}}
 {{- define "lameduck.longest" -}}
+{{- $counts := or .Values.handler.demo (eq (include "lameduck.database" .) "true") -}}
 {{- $longest := 0 -}}
 {{- range include "lameduck.timeouts" . | fromJsonArray -}}
+{{- if or .chosen $counts -}}
 {{- $longest = max $longest (include "lameduck.ms" .text) -}}
+{{- end -}}
 {{- end -}}
 {{- $longest -}}
 {{- end -}}
@@ -147,11 +137,9 @@ The grace period in which everything that was asked for has room, in whole secon
 {{- $wanted = append $wanted (add (mul 2 $reserved) 1000) -}}
 {{/* A margin is never more than a tenth. */}}
 {{- $wanted = append $wanted (mul 10 $step.margin) -}}
-{{- if kindIs "invalid" .Values.lameDuckSeconds -}}
-{{/* Two thirds of the half. */}}
-{{- $wanted = append $wanted (add (mul 3 (add $step.settle $step.quiet)) $step.margin) -}}
-{{- else -}}
-{{- $wanted = append $wanted (add (mul 1000 (int64 .Values.lameDuckSeconds)) $kept) -}}
+{{/* Two thirds of the lame duck's share are for the end of routing. */}}
+{{- if gt (float64 $step.share) 0.0 -}}
+{{- $wanted = append $wanted (add $step.margin (divf (mul 3 (add $step.settle $step.quiet)) (mulf 2 $step.share) | ceil)) -}}
 {{- end -}}
 {{- $longest := 0 -}}
 {{- range $wanted -}}{{- $longest = max $longest . -}}{{- end -}}

@@ -69,7 +69,6 @@ exec: handler.exec
 grace: terminationGracePeriodSeconds
 http: handler.http.url
 http-secrets: handler.http.secrets or handler.http.existingSecret
-lame-duck-share: lameDuckSeconds
 listen: "nothing: the API is on port 8080"
 queues: queues
 replicas: replicas
@@ -100,7 +99,6 @@ workers: workers
   "POD_UID" "nothing: it comes from the Pod"
   "NODE_NAME" "nothing: it comes from the Pod" -}}
 {{- $open := list "listen" "admin" "allow-anonymous" -}}
-{{- if kindIs "invalid" .Values.lameDuckSeconds -}}{{- $open = append $open "lame-duck-share" -}}{{- end -}}
 {{- range $line := regexFindAll "(?m)^[a-z-]+ =" (include "lameduck.toml" . | splitList "\n[queues." | first) -1 -}}
 {{- $key := trimSuffix " =" $line -}}
 {{- if not (has $key $open) -}}
@@ -273,14 +271,16 @@ Whether a drain fits into the grace period, and what was asked for into its step
 {{- end -}}
 {{- end -}}
 
-{{- $chosen := not (kindIs "invalid" $v.lameDuckSeconds) -}}
-{{- if and $chosen (gt (int64 $budget.lameDuck) (int64 $budget.soft)) -}}
-{{- fail (printf "\n\nlameDuckSeconds=%d does not fit: jobs are told to stop after %s (%s), and idle connections are closed before that. Lower it, or %s." (int $v.lameDuckSeconds) (include "lameduck.seconds" $budget.soft) (include "lameduck.arithmetic" (dict "root" . "grace" $left)) $remedy) -}}
-{{- end -}}
-{{- if or $chosen (hasKey $v.config "settle") (hasKey $v.config "quiet") -}}
+{{- if or (hasKey $v.config "lame-duck-share") (hasKey $v.config "settle") (hasKey $v.config "quiet") -}}
 {{- $waited := add $step.settle $step.quiet -}}
 {{- if gt $waited (int64 $budget.routing) -}}
-{{- fail (printf "\n\nsettle + quiet = %s + %s = %s do not fit into the %s that a drain waits for the end of routing (two thirds of the %s that idle connections have): clients would be asked to leave while somebody still routes here. Lower config.settle or config.quiet, %s, or set lameDuckSeconds to %s or more." (include "lameduck.seconds" $step.settle) (include "lameduck.seconds" $step.quiet) (include "lameduck.seconds" $waited) (include "lameduck.seconds" $budget.routing) (include "lameduck.seconds" $budget.lameDuck) $remedy (include "lameduck.wholeSeconds" (div (add (mul 3 $waited) 1) 2))) -}}
+{{- fail (printf "\n\nsettle + quiet = %s + %s = %s do not fit into the %s that a drain waits for the end of routing (two thirds of the %s that idle connections have: lame-duck-share %v of %s): clients would be asked to leave while somebody still routes here. Lower config.settle or config.quiet, raise config.lame-duck-share, or %s." (include "lameduck.seconds" $step.settle) (include "lameduck.seconds" $step.quiet) (include "lameduck.seconds" $waited) (include "lameduck.seconds" $budget.routing) (include "lameduck.seconds" $budget.lameDuck) $step.share (include "lameduck.seconds" $left) $remedy) -}}
+{{- end -}}
+{{- /* Where the container is restarted without a deletion the program counts on 30 s at the most, and the endpoint goes only after readiness has failed. */ -}}
+{{- $short := include "lameduck.budget" (dict "root" $ "grace" (min 30000 $left)) | fromYaml -}}
+{{- $waited = add $waited (mul 1000 $flip) -}}
+{{- if gt $waited (int64 $short.routing) -}}
+{{- fail (printf "\n\nWhere the container is restarted without a deletion of the pod, a drain takes 30 s at the most, and waits %s of them for the end of routing (two thirds of lame-duck-share %v): too short for %d s until readiness has failed (probes.readiness: periodSeconds %v × failureThreshold %v) + %s settle + %s quiet. Lower config.settle or config.quiet, or raise config.lame-duck-share." (include "lameduck.seconds" $short.routing) $step.share (int $flip) $readiness.periodSeconds $readiness.failureThreshold (include "lameduck.seconds" $step.settle) (include "lameduck.seconds" $step.quiet)) -}}
 {{- end -}}
 {{- end -}}
 {{- end -}}
@@ -298,7 +298,7 @@ How the soft deadline comes about. Dict of root and grace.
 
 {{/*
 A job longer than the grace period leaves it begins anew in every rollout. Only where somebody chose both: a grace period
-that nobody chose follows from the timeouts, and the program's own default timeout is a bound for runs that hang.
+that nobody chose follows from the timeouts.
 */}}
 {{- define "lameduck.validateTimeouts" -}}
 {{- $v := .Values -}}
