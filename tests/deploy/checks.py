@@ -52,6 +52,14 @@ def of_each_helm():
         check(f"{helm}: an upgrade does not leave jobs behind", upgrade.storage, helm)
 
 
+# The longest job of a case, and what the doctor says of it with good reason.
+LONGEST = {"two queues and settings": "90m", "database, scaled by KEDA": "90m"}
+DOCTOR = {"own account and no RBAC": ["permission-missing"], "preStop": ["prestop-eats-budget"]}
+
+# The program warns of these, and rightly: an old short grace period, and steps that it shortens.
+DOUBTFUL = {"shortest grace period, from 0.1.0"}
+
+
 def of_each_case():
     binary = program.binary()
     cases = CASES | {"preStop": ("lameduck", PRE_STOP)} | {
@@ -72,10 +80,8 @@ def of_each_case():
             check(f"objects and settings fit each other, {name}", objects_of.all_of, found, values)
         if binary and "by the environment" not in name and name not in DOUBTFUL:
             check(f"the program accepts its settings, {name}", program.accepts, binary, found)
-
-
-# The program warns of these, and rightly: an old short grace period, and steps that it shortens.
-DOUBTFUL = {"shortest grace period, from 0.1.0"}
+        if binary and (name in CASES or name == "preStop"):
+            check(f"the doctor finds nothing to say, {name}", program.healthy, binary, found, LONGEST.get(name, "20s"), DOCTOR.get(name, []))
 
 
 def of_the_program():
@@ -85,10 +91,6 @@ def of_the_program():
         return
     check("the grace period is cut as the program cuts it", chart.grace_by_the_program, binary)
     check("every setting of config is one of the program's", lambda: program.knows(binary, set(effects.config()) - {"teardown-hook"}))
-    for name, job in {"demo": "20s", "database": "20s", "two queues and settings": "90m"}.items():
-        check(f"the doctor finds nothing to say, {name}", program.healthy, binary, render("helm-4", CASES[name][1]), job)
-    hook = render("helm-4", PRE_STOP, "lameduck", CHART, "--kube-version=1.36.0")
-    check("the doctor dislikes a hook, and nothing else", program.healthy, binary, hook, "20s", ["prestop-eats-budget"])
     for name in plain.OVERLAYS:
         check(f"the program accepts its settings, overlay {name}", program.accepts, binary, plain.overlay(name))
         check(f"the doctor finds nothing to say, overlay {name}", program.healthy, binary, plain.overlay(name), "20s")

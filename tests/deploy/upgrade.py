@@ -1,6 +1,7 @@
 """Values of an earlier chart keep working: an upgrade renders, and Kubernetes takes what it renders.
 
-previous/ holds each released chart as it was packaged, and values that it took.
+previous/ holds each released chart as it was packaged (helm package helm/lameduck --destination tests/deploy/previous), and
+release names and values that it took, by the name of the case.
 """
 
 import json
