@@ -240,6 +240,24 @@ def queries():
     equal((done.returncode, done.stderr), (0, ""), "promtool")
 
 
+def commands():
+    """Of the pod of `helm test`, with its token and with TLS."""
+    for values in (DEMO | {"auth": {"existingSecret": "a"}}, DEMO | {"tls": {"existingSecret": "a"}}):
+        yield select(render("helm-4", values), "Pod")["spec"]["containers"][0]["command"]
+
+
+# Settings that only a value of the chart reaches, and no case sets.
+DATABASE_SETTINGS = {"database-statement-timeout", "database-migrate"}
+
+
+def database_settings(path):
+    program.knows(path, DATABASE_SETTINGS)
+    values = DEMO | {"database": {"existingSecret": "a", "statementTimeout": "20s", "migrate": False}}
+    objects = render("helm-4", values)
+    equal(DATABASE_SETTINGS <= objects_of.settings(objects).keys(), True, "they are set")
+    program.accepts(path, objects)
+
+
 def one_version():
     def first(file, pattern):
         return re.search(pattern, Path(file).read_text(), re.MULTILINE).group(1)

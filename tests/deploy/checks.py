@@ -91,6 +91,15 @@ def of_the_program():
         return
     check("the grace period is cut as the program cuts it", chart.grace_by_the_program, binary)
     check("every setting of config is one of the program's", lambda: program.knows(binary, set(effects.config()) - {"teardown-hook"}))
+    for command in chart.commands():
+        if command[1] in program.subcommands(binary):
+            check(f"the program understands {' '.join(command[:2])}", program.understands, binary, command)
+        else:
+            miss(" ".join(command), f"{binary} has no such subcommand")
+    if chart.DATABASE_SETTINGS <= program.documented()["of the process"]:
+        check("the program accepts the database's other settings", chart.database_settings, binary)
+    else:
+        miss("the database's other settings", f"docs/configuration.md has no {', '.join(sorted(chart.DATABASE_SETTINGS))}")
     for name in plain.OVERLAYS:
         check(f"the program accepts its settings, overlay {name}", program.accepts, binary, plain.overlay(name))
         check(f"the doctor finds nothing to say, overlay {name}", program.healthy, binary, plain.overlay(name), "20s")

@@ -69,6 +69,17 @@ def healthy(path, rendered, job, expected=()):
     equal(said["drain"]["assumed"], False, "the settings were found")
 
 
+def subcommands(path):
+    return set(re.findall(r"^  ([a-z]+) ", says(path, "help").stdout, re.MULTILINE))
+
+
+def understands(path, command):
+    """The command line of a pod that the chart renders is one of the program's."""
+    _, subcommand, *words = command
+    text = says(path, subcommand, "--help").stdout
+    equal([word for word in words if word.startswith("--") and not re.search(rf"{word}\b", text)], [], f"flags of {' '.join(command)}")
+
+
 def knows(path, names):
     """Every setting that the values can reach is one of the program's."""
     text = says(path, "serve", "--help").stdout

@@ -110,8 +110,8 @@ Every time that a job may take, as a list: who says it (queue, where), how long,
 
 {{/*
 The longest time that the grace period has to have room for. A timeout that nobody chose is a bound for runs that hang. With
-a database it counts, since a pod that drains is missed by nobody; the only pod of an embedded queue is, and as long as it
-drains nobody takes jobs in.
+a database it counts all the same, since the other pods take jobs in while one drains. Without one nobody does, so that a long
+drain has to be asked for.
 */}}
 {{- define "lameduck.longest" -}}
 {{- $counts := or .Values.handler.demo (eq (include "lameduck.database" .) "true") -}}
