@@ -134,6 +134,8 @@ REFUSED = {
     "a queue without a handler": ({"queues": {"a": {"workers": 3}}}, r"queues\.a has no handler.*handler\.exec"),
     "a handler that no queue takes": (DEMO | {"queues": {"a": {"exec": "a"}}}, r"handler\.demo says nothing: every queue"),
     "a queue with a name that is none": (DEMO | {"queues": {"A b": {}}}, r"A b"),
+    "secrets for nobody": (DEMO | {"handler": {"demo": True, "http": {"existingSecret": "a"}}},
+                           r"handler\.http\.existingSecret says nothing: no handler is an HTTP endpoint"),
     "secrets in two places": (
         {"handler": {"http": {"url": "http://b", "secrets": ["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"], "existingSecret": "s"}}},
         r"handler\.http\.secrets and handler\.http\.existingSecret are both set"),
