@@ -1,6 +1,6 @@
 {{/*
-52 and not the usual 63 characters: the StatefulSet controller labels its pods <name>-<hash of 10>, and a label's value ends
-at 63.
+52 and not the usual 63 characters: the controllers of StatefulSets and Deployments label their pods <name>-<hash of 10>,
+and a label's value ends at 63.
 */}}
 {{- define "lameduck.fullname" -}}
 {{- $name := default .Chart.Name .Values.nameOverride -}}
@@ -14,7 +14,7 @@ at 63.
 {{- end -}}
 
 {{/*
-The only pod there is: a StatefulSet counts from 0.
+The only pod that a StatefulSet has here: it counts from 0.
 */}}
 {{- define "lameduck.podName" -}}
 {{- printf "%s-0" (include "lameduck.fullname" .) -}}
@@ -40,6 +40,28 @@ The only pod there is: a StatefulSet counts from 0.
 {{- end -}}
 {{- end -}}
 
+{{/*
+Where the queue is: "true" with a database, empty with the embedded one.
+*/}}
+{{- define "lameduck.database" -}}
+{{- if or .Values.database.existingSecret .Values.database.url -}}true{{- end -}}
+{{- end -}}
+
+{{- define "lameduck.replicas" -}}
+{{- if kindIs "invalid" .Values.replicas -}}
+{{- ternary 2 1 (eq (include "lameduck.database" .) "true") -}}
+{{- else -}}
+{{- int .Values.replicas -}}
+{{- end -}}
+{{- end -}}
+
+{{/*
+Who decides how many: "true" where that is an autoscaler.
+*/}}
+{{- define "lameduck.autoscaled" -}}
+{{- if or .Values.autoscaling.enabled .Values.keda.enabled -}}true{{- end -}}
+{{- end -}}
+
 {{- define "lameduck.selectorLabels" -}}
 app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
 app.kubernetes.io/instance: {{ .Release.Name }}
@@ -53,66 +75,55 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 {{- end -}}
 
 {{/*
-The settings file. A JSON string and a JSON array of strings are TOML too, with the same escapes.
+An object's name, labels and annotations: list of the context, the name, and as far as wanted labels and annotations of
+this object alone. What the chart sets wins.
 */}}
-{{- define "lameduck.toml" -}}
-listen = "0.0.0.0:8080"
-admin = "0.0.0.0:9090"
-# Only the Service inside the cluster leads here. LAMEDUCK_ALLOW_ANONYMOUS=false and LAMEDUCK_TOKENS in extraEnv close it.
-allow-anonymous = true
-data = "/var/lib/lameduck"
-grace = "{{ int .Values.terminationGracePeriodSeconds }}s"
-{{- with .Values.workers }}
-workers = {{ int . }}
+{{- define "lameduck.metadata" -}}
+{{- $root := index . 0 -}}
+{{- $labels := dict -}}
+{{- $annotations := dict -}}
+{{- if gt (len .) 2 -}}{{- $labels = index . 2 | default dict -}}{{- end -}}
+{{- if gt (len .) 3 -}}{{- $annotations = index . 3 | default dict -}}{{- end -}}
+name: {{ index . 1 }}
+labels:
+  {{- merge (include "lameduck.labels" $root | fromYaml) $labels $root.Values.commonLabels | toYaml | nindent 2 }}
+{{- with merge (dict) $annotations $root.Values.commonAnnotations }}
+annotations:
+  {{- toYaml . | nindent 2 }}
 {{- end }}
-exec = {{ ternary (list "/lameduck" "demo" "--duration" "3s") .Values.handler.exec .Values.handler.demo | toRawJson }}
-{{- end -}}
-
-{{- define "lameduck.probe" -}}
-periodSeconds: {{ int .periodSeconds }}
-timeoutSeconds: {{ int .timeoutSeconds }}
-failureThreshold: {{ int .failureThreshold }}
 {{- end -}}
 
 {{/*
-What no schema can say, since the answer has to hold the remedy.
+Secrets by what they hold: the name of yours, else of the one that the chart makes; empty where there is none.
 */}}
-{{- define "lameduck.validate" -}}
-{{- range $key := list "replicas" "replicaCount" -}}
-{{- $replicas := get $.Values $key -}}
-{{- if and (hasKey $.Values $key) (ne (toString $replicas) "1") -}}
-{{- fail (printf "\n\n%s=%v is not possible: the embedded database belongs to exactly one process; a second replica would have jobs of its own that nobody else sees. Leave %s out and raise `workers` to run more jobs at a time, or install a second release for a queue of its own." $key $replicas $key) -}}
+{{- define "lameduck.databaseSecret" -}}
+{{- if .Values.database.existingSecret -}}
+{{- .Values.database.existingSecret -}}
+{{- else if .Values.database.url -}}
+{{- include "lameduck.fullname" . }}-database
 {{- end -}}
 {{- end -}}
 
-{{- if and .Values.handler.exec .Values.handler.demo -}}
-{{- fail "\n\nhandler.exec and handler.demo are both set, and only one handler can run the jobs. Set handler.demo=false to run your command." -}}
+{{- define "lameduck.tokensSecret" -}}
+{{- if .Values.auth.existingSecret -}}
+{{- .Values.auth.existingSecret -}}
+{{- else if .Values.auth.tokens -}}
+{{- include "lameduck.fullname" . }}-auth
 {{- end -}}
-{{- if not (or .Values.handler.exec .Values.handler.demo) -}}
-{{- fail "\n\nNo handler: nothing would run the jobs. Set handler.exec to a command of the image, for example\n  handler:\n    exec: [\"python3\", \"/app/resize.py\"]\nor try it out with --set handler.demo=true" -}}
 {{- end -}}
 
-{{- $grace := int .Values.terminationGracePeriodSeconds -}}
-{{- $readiness := .Values.probes.readiness -}}
-{{- $flip := mul $readiness.periodSeconds $readiness.failureThreshold -}}
-{{- $least := add $flip 1 2 -}}
-{{- if lt $grace (int $least) -}}
-{{- fail (printf "\n\nterminationGracePeriodSeconds=%d is too short for any drain, which takes at least %d s: %d s until readiness has failed (probes.readiness: periodSeconds %d × failureThreshold %d) + 1 s until nobody routes to the pod + 2 s to give jobs back and to report. Set it to the length of your longest job + %d." $grace $least $flip (int $readiness.periodSeconds) (int $readiness.failureThreshold) $least) -}}
+{{- define "lameduck.httpSecret" -}}
+{{- if .Values.handler.http.existingSecret -}}
+{{- .Values.handler.http.existingSecret -}}
+{{- else if .Values.handler.http.secrets -}}
+{{- include "lameduck.fullname" . }}-http
+{{- end -}}
 {{- end -}}
 
-{{- $owned := dict
-  "LAMEDUCK_CONFIG" "nothing: the chart writes the file"
-  "LAMEDUCK_DATA" "nothing: the volume is mounted where the chart says"
-  "LAMEDUCK_EXEC" "handler.exec"
-  "LAMEDUCK_GRACE" "terminationGracePeriodSeconds"
-  "LAMEDUCK_WORKERS" "workers"
-  "POD_NAME" "nothing: it comes from the Pod"
-  "POD_NAMESPACE" "nothing: it comes from the Pod"
-  "POD_UID" "nothing: it comes from the Pod"
-  "NODE_NAME" "nothing: it comes from the Pod" -}}
-{{- range .Values.extraEnv -}}
-{{- if hasKey $owned .name -}}
-{{- fail (printf "\n\nextraEnv sets %s, which would contradict what the chart sets. Take it out, and set instead: %s." .name (get $owned .name)) -}}
-{{- end -}}
-{{- end -}}
+{{/*
+Of the pod of `helm test`. Its name is another one, or the Services would select it, and the budget count it.
+*/}}
+{{- define "lameduck.testLabels" -}}
+app.kubernetes.io/name: {{ printf "%s-test" (include "lameduck.fullname" .) | trunc 63 }}
+app.kubernetes.io/instance: {{ .Release.Name }}
 {{- end -}}
