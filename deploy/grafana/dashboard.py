@@ -212,6 +212,14 @@ def rows():
         lines("Jobs given back", "By pool; `process` is what was given back at the hard deadline, while its handler ran.",
               query(f"sum by (pool) (increase(lameduck_jobs_released_total{{{POD}}}[$__rate_interval]))", "{{pool}}"), bars=True),
     ]
+    yield "Versions", [
+        lines("Pods by version", "A rollout is where one line falls and another rises.",
+              query(f"count by (version) (lameduck_build_info{{{POD}}})", "{{version}}"), stack=True),
+        lines("Outcomes by version", "What became of reservations, a second: whether the new version fails more.",
+              query(f"""sum by (version, outcome) (rate(lameduck_job_outcomes_total{{{POD_QUEUE}}}[$__rate_interval])
+                  * on (namespace, job, instance) group_left (version) lameduck_build_info{{{POD}}})""",
+                    "{{version}} {{outcome}}"), unit="ops", stack=True),
+    ]
     yield "Queues", [
         lines("Depth", "Jobs by state, as the database has them.",
               query(f"max by (namespace, job, queue, state) (lameduck_queue_jobs{{{QUEUE}}})", "{{queue}} {{state}}")),
