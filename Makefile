@@ -2,12 +2,12 @@
 
 CARGO ?= cargo
 
-.PHONY: help test lint unit soak lag zoo cost story package features deploy image power-cuts durability e2e deny clean
+.PHONY: help test lint unit soak lag zoo cost story chaos model package features deploy watch image power-cuts durability e2e deny clean
 
 help:                     ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-test: lint features package deploy image unit power-cuts ## everything that CI runs; needs Debian's packages in .ci/packages
+test: lint features package unit deploy watch image power-cuts ## everything that CI runs; needs Debian's packages in .ci/packages
 
 lint:                     ## format, clippy, documentation
 	$(CARGO) fmt --check
@@ -23,8 +23,11 @@ soak:                     ## rollouts under load, again and again (LAMEDUCK_SOAK
 lag:                      ## a rollout behind balancers that lag 0 to 10 s, beside a sleep of 5 s (2 minutes)
 	$(CARGO) test --locked --test it a_shutdown_follows -- --ignored --nocapture
 
-story:                    ## the founding story at full length: a minute of rollouts, minutes of SIGKILLs
-	$(CARGO) test --locked --test it process::story -- --ignored --nocapture --test-threads=1
+story:                    ## the founding story at full length: minutes of rollouts, half an hour of SIGKILLs
+	$(CARGO) test --locked --test it -- process::story process::rolling --ignored --nocapture --test-threads=1
+
+chaos:                    ## three replicas on PostgreSQL, and everything that can happen to them (LAMEDUCK_CHAOS=2000 times)
+	$(CARGO) test --locked --test it process::chaos -- --ignored --nocapture
 
 cost:                     ## what a drain costs the API server, by the size of its Service
 	$(CARGO) test --locked --test it what_a_drain_costs -- --ignored --nocapture
@@ -48,17 +51,22 @@ features:                 ## the library, as those take it who want only a part 
 	$(CARGO) check --locked --no-default-features --lib --features postgres
 
 deploy:                   ## chart and manifests: rendered, linted, validated, compared
+	$(CARGO) build --locked --features grpc
 	tests/deploy/run
+
+watch:                    ## alerts, dashboard, Compose and systemd: unit-tested, and asked of a real Prometheus
+	$(CARGO) build --locked --features grpc
+	tests/deploy/watch
 
 image:                    ## the image: built, run as PID 1, drained (needs root and buildah)
 	tests/deploy/image
 
 power-cuts:               ## what was answered survives thousands of them (half a minute; needs strace)
-	$(CARGO) build --locked
+	$(CARGO) build --locked --features grpc
 	tests/durability/run
 
 durability:               ## the same with more jobs and more cuts (minutes)
-	$(CARGO) build --locked
+	$(CARGO) build --locked --features grpc
 	tests/durability/run --long
 
 e2e:                      ## in the cluster that KUBECONFIG names; skipped where there is none

@@ -149,9 +149,8 @@ fn read(told: &Invocation) -> Result<Program, String> {
     let process = settings.process;
     Ok(Program {
         drain: process.in_force().drain(),
+        embedded: process.database.is_none() && process.database_file.is_none(),
         data: process.data.map(|data| data.value),
-        // There is no other engine yet.
-        embedded: true,
     })
 }
 
@@ -199,6 +198,17 @@ mod tests {
         let seconds = [drain.grace, drain.settle, drain.quiet].map(|time| time.as_secs());
         assert_eq!(seconds, [3, 9, 8]);
         assert_eq!(drain.teardown, Duration::from_secs(3));
+    }
+
+    #[test]
+    fn jobs_in_a_database_are_not_on_the_pods_disk() {
+        let embedded = |args: &[&str], env: &[(&str, &str)], file| {
+            read(&told(args, env, file)).unwrap().embedded
+        };
+        assert!(embedded(&[], &[], None));
+        assert!(!embedded(&["--database", "postgres://h/d"], &[], None));
+        assert!(!embedded(&[], &[("LAMEDUCK_DATABASE_FILE", "/db")], None));
+        assert!(!embedded(&[], &[], Some("database-file = '/db'")));
     }
 
     #[test]

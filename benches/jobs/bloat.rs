@@ -33,6 +33,7 @@ pub fn run() {
     for forgotten in [false, true] {
         runtime.block_on(rounds(server, forgotten));
     }
+    server.end();
 }
 
 async fn rounds(server: &'static Server, forgotten: bool) {

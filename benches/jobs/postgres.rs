@@ -55,6 +55,7 @@ pub fn run() {
             );
         }
     }
+    server.end();
 }
 
 fn with_commit(url: &str, durability: &str) -> String {

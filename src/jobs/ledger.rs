@@ -5,6 +5,8 @@
 //! row that is not closed though its process is gone was killed, with a drain begun or without. Whoever
 //! is alive exports the totals.
 
+use std::collections::BTreeMap;
+
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::Serialize;
@@ -22,15 +24,7 @@ pub trait Ledger {
     async fn mark_drain(&self, drain_id: &str, cause: &str) -> Result<(), EngineError>;
 
     /// Closes this process' row with its report; compare-and-set, a closed row stays as it is.
-    /// `outcome` is the report's one-word outcome, `report` the whole of it as JSON.
-    async fn close_drain(
-        &self,
-        drain_id: &str,
-        cause: &str,
-        outcome: &str,
-        seconds: f64,
-        report: &str,
-    ) -> Result<(), EngineError>;
+    async fn close_drain(&self, last: &LastWord) -> Result<(), EngineError>;
 
     /// How many drains ended how, over all processes that ever used this database.
     async fn drain_totals(&self) -> Result<Vec<DrainTotal>, EngineError>;
@@ -38,6 +32,29 @@ pub trait Ledger {
     /// The latest process runs, at most so many, the latest first. Older ones are only in the totals.
     async fn drains(&self, limit: usize) -> Result<Vec<DrainRow>, EngineError>;
 }
+
+/// What a process has to say of its drain when it is over.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct LastWord {
+    /// The drain's id, the same as in its log lines.
+    pub drain_id: String,
+    /// Why it was asked to stop.
+    pub cause: String,
+    /// How it ended, in one word.
+    pub outcome: String,
+    /// How long it took.
+    pub seconds: f64,
+    /// What is summed up over all drains.
+    pub figures: Figures,
+    /// The whole report as JSON.
+    pub report: String,
+}
+
+/// Sums by name. The names are those of [`DrainReport::figures`]; an engine keeps whatever it is given, so that
+/// processes of two versions can have different ones.
+///
+/// [`DrainReport::figures`]: crate::lifecycle::DrainReport::figures
+pub type Figures = BTreeMap<String, f64>;
 
 /// One process run.
 #[derive(Clone, Debug, PartialEq)]
@@ -73,4 +90,6 @@ pub struct DrainTotal {
     pub count: u64,
     /// The sum of their drains' durations, as far as they were reported.
     pub seconds: f64,
+    /// What else their drains add up to.
+    pub figures: Figures,
 }

@@ -372,6 +372,7 @@ impl ApiError {
     }
 
     /// The version asked for is no longer kept: list again.
+    #[cfg(test)]
     pub(super) fn is_gone(&self) -> bool {
         self.code() == Some(410)
     }

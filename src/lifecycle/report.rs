@@ -34,6 +34,8 @@ pub struct DrainReport {
     pub deadline_source: DeadlineSource,
     /// A second signal came.
     pub hurried: bool,
+    /// It came to the soft deadline: what still ran was told to stop.
+    pub told_to_stop: bool,
     /// How long each phase took.
     pub phases: BTreeMap<&'static str, f64>,
     /// How the wait for the end of routing ended.
@@ -131,6 +133,7 @@ impl DrainReport {
             budget_seconds: rounded(record.budget.deadline - record.t0),
             deadline_source: record.deadline_source,
             hurried: record.hurried,
+            told_to_stop: now >= record.budget.soft,
             phases: phase_seconds(&record.phases, now),
             routing: record.routing,
             removal_seconds: removal(record),
@@ -150,6 +153,35 @@ impl DrainReport {
     /// Whether the exit status is 0.
     pub fn is_clean(&self) -> bool {
         self.outcome == Outcome::Clean
+    }
+
+    /// What is worth summing up over many drains, by name: each is gone before anybody scrapes it.
+    ///
+    /// | name | is |
+    /// | --- | --- |
+    /// | `budget_seconds` | what it had; beside the sum of durations, the share that drains use |
+    /// | `tight` | 1 where it took more than four fifths of that |
+    /// | `requests_late`, `requests_cut`, `connections_cut` | as in the report |
+    /// | `jobs_released`, `jobs_left` | as in the report, of a drain that came to the soft deadline: before it hardly anything is given back |
+    /// | `routing_…` | 1 for how the wait for the end of routing ended |
+    pub fn figures(&self) -> BTreeMap<String, f64> {
+        let tight = self.seconds > 0.8 * self.budget_seconds;
+        let given_back = |count: u64| if self.told_to_stop { count as f64 } else { 0.0 };
+        let figures = [
+            ("budget_seconds", self.budget_seconds),
+            ("tight", f64::from(u8::from(tight))),
+            ("requests_late", self.requests.late as f64),
+            ("requests_cut", self.requests.cut as f64),
+            ("connections_cut", self.connections.cut as f64),
+            ("jobs_released", given_back(self.jobs.released.count)),
+            ("jobs_left", self.jobs.left.count as f64),
+        ];
+        let routing = self.routing.map(|end| format!("routing_{}", end.as_str()));
+        let figures = figures.map(|(name, figure)| (name.to_owned(), figure));
+        figures
+            .into_iter()
+            .chain(routing.map(|name| (name, 1.0)))
+            .collect()
     }
 
     fn count(&mut self, drain: &Drain) {

@@ -50,11 +50,6 @@ def left_to_jobs(path, grace):
     return sum(float(number) * units[unit] for number, unit in re.findall(r"([0-9.]+)(ms|s|m|h)", said))
 
 
-# What the doctor says of every queue that it takes for an embedded one, those in a database too: it does not read
-# `database-file` yet. To be taken out as soon as it does.
-NOT_EMBEDDED = {"storage-ephemeral", "storage-embedded-replicas"}
-
-
 def healthy(path, rendered, job, expected=()):
     """`lameduck doctor` finds nothing that would lose work in a rollout, and leaves nothing open."""
     own = workload(rendered)
@@ -63,8 +58,7 @@ def healthy(path, rendered, job, expected=()):
             [path, "doctor", f"{own['kind'].lower()}/{own['metadata']['name']}", "--json", "--longest-job", job],
             env={"PATH": os.environ["PATH"], "HOME": str(SCRATCH), "KUBECONFIG": config}, text=True, capture_output=True)
     said = json.loads(done.stdout)
-    ignored = NOT_EMBEDDED if own["kind"] == "Deployment" else set()
-    found = [finding for finding in said["findings"] if finding["severity"] != "ok" and finding["id"] not in ignored]
+    found = [finding for finding in said["findings"] if finding["severity"] != "ok"]
     equal([finding["id"] for finding in found], list(expected), f"findings\n{json.dumps(found, indent=1)}")
     equal(said["drain"]["assumed"], False, "the settings were found")
 

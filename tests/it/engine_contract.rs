@@ -15,6 +15,7 @@ use lameduck::jobs::{
         AfterFailure, Claim, JobId, JobRecord, NewJob, Order, Outcome, Priority, QueueName,
         Reserved, Settled, Settlement, State,
     },
+    ledger::LastWord,
 };
 
 mod cancelling;
@@ -185,6 +186,18 @@ async fn record(engine: &dyn Engine, id: JobId) -> JobRecord {
 
 async fn state(engine: &dyn Engine, id: JobId) -> State {
     record(engine, id).await.state
+}
+
+/// What a process says at its end.
+fn last_word(drain_id: &str, cause: &str, outcome: &str) -> LastWord {
+    LastWord {
+        drain_id: drain_id.to_owned(),
+        cause: cause.to_owned(),
+        outcome: outcome.to_owned(),
+        seconds: 1.0,
+        report: "{}".to_owned(),
+        ..LastWord::default()
+    }
 }
 
 fn completed(result: &'static str) -> Outcome {

@@ -15,6 +15,7 @@ mod http;
 mod http_handler;
 mod kubernetes;
 mod postgres_proxy;
+#[allow(dead_code, reason = "benches use the rest of it")]
 mod postgres_server;
 mod probes;
 mod process;

@@ -36,7 +36,7 @@ pub struct Server {
     /// Its databases that nobody uses.
     free: Mutex<Vec<String>>,
     /// Holds the pipe whose end is the server's.
-    _shell: Option<Child>,
+    shell: Mutex<Option<Child>>,
 }
 
 /// A database without any tables.
@@ -54,7 +54,7 @@ pub fn server() -> &'static Server {
             directory: None,
             tls: None,
             free: Mutex::default(),
-            _shell: None,
+            shell: Mutex::default(),
         }),
         Err(_) => own_server(),
     }
@@ -76,7 +76,8 @@ impl Server {
         Self::start_in(directory, &programs, false)
     }
 
-    /// On a disk, in a directory of its own, and syncing: as in production, by the defaults. Ends with this process.
+    /// On a disk, in a directory of its own, and syncing: as in production, by the defaults, but that tables are
+    /// looked after every few seconds and not every minute.
     pub fn on_disk(parent: &Path) -> &'static Self {
         let programs = Programs::find();
         let directory = programs.own(tempfile::Builder::new().prefix("pg-").tempdir_in(parent));
@@ -103,7 +104,7 @@ impl Server {
             url: url(&directory, port),
             tls: Some((port, certificate)),
             free: Mutex::default(),
-            _shell: Some(programs.serve(&directory, &data, port, durable)),
+            shell: Mutex::new(Some(programs.serve(&directory, &data, port, durable))),
             directory: Some(directory),
         }
     }
@@ -124,6 +125,15 @@ impl Server {
         assert!(sent.unwrap().success(), "the server should be there");
         while pid() == before || tokio_postgres::connect(&self.url, NoTls).await.is_err() {
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    }
+
+    /// Ends it and removes its files, before this process ends.
+    pub fn end(&self) {
+        let shell = self.shell.lock().unwrap().take();
+        if let Some(mut shell) = shell {
+            drop(shell.stdin.take());
+            let _ = shell.wait();
         }
     }
 
@@ -330,9 +340,10 @@ impl Programs {
                 &format!("ssl_key_file={}", directory.join("tls.key").display()),
             ])
             .args(["-c", "shared_buffers=64MB"]);
-        if !durable {
-            server.args(["-c", "fsync=off"]);
-        }
+        match durable {
+            true => server.args(["-c", "autovacuum_naptime=2s"]),
+            false => server.args(["-c", "fsync=off"]),
+        };
         while_this_process_lives(&server, directory, "ready to accept", "QUIT")
     }
 }

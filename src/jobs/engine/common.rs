@@ -5,7 +5,10 @@ use std::collections::BTreeSet;
 use sha2::{Digest, Sha256};
 
 use super::Event;
-use crate::jobs::job::{JobId, NewJob, QueueName};
+use crate::jobs::{
+    job::{JobId, NewJob, QueueName},
+    ledger::{DrainTotal, Figures},
+};
 
 /// How many events a slow receiver may be behind before it misses some; they are hints.
 pub(super) const EVENTS: usize = 4096;
@@ -63,6 +66,31 @@ pub(super) fn digest(job: &NewJob) -> [u8; 32] {
         .chain_update(&job.payload)
         .finalize()
         .into()
+}
+
+/// As they are stored: a JSON object. What is no number is left out.
+pub(super) fn figures_text(figures: &Figures) -> String {
+    let finite = figures.iter().filter(|(_, figure)| figure.is_finite());
+    let object: serde_json::Map<_, _> = finite
+        .map(|(name, figure)| (name.clone(), (*figure).into()))
+        .collect();
+    serde_json::Value::from(object).to_string()
+}
+
+/// One more sum of those who ended so.
+pub(super) fn add_figure(
+    totals: &mut [DrainTotal],
+    cause: &str,
+    outcome: &str,
+    name: String,
+    sum: f64,
+) {
+    let total = totals
+        .iter_mut()
+        .find(|total| total.cause == cause && total.outcome == outcome);
+    if let Some(total) = total {
+        total.figures.insert(name, sum);
+    }
 }
 
 /// What the history keeps of an error: its first bytes, no character torn.

@@ -29,6 +29,7 @@ use super::{
     engine::{Engine, EngineError, Event},
     handler::Handler,
     job::{JobId, Order, ProcessId, QueueName},
+    ledger::LastWord,
     ledger_metrics,
     metrics::{Meter, look},
     storage,
@@ -149,12 +150,15 @@ impl Lifecycle {
             .background("drain ledger", totals)
             .background("queue figures", figures)
             .on_report("drain ledger", move |report| async move {
-                let json = serde_json::to_string(&*report)?;
-                let cause = report.cause.as_str();
-                let outcome = report.outcome.as_str();
-                ledger
-                    .close_drain(&report.drain_id, cause, outcome, report.seconds, &json)
-                    .await?;
+                let last = LastWord {
+                    drain_id: report.drain_id.clone(),
+                    cause: report.cause.as_str().to_owned(),
+                    outcome: report.outcome.as_str().to_owned(),
+                    seconds: report.seconds,
+                    figures: report.figures(),
+                    report: serde_json::to_string(&*report)?,
+                };
+                ledger.close_drain(&last).await?;
                 Ok::<_, BoxError>(())
             })
     }

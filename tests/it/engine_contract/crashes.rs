@@ -40,7 +40,7 @@ async fn submit_to<S: Store>(store: &mut S, payloads: &[&str]) -> Vec<JobId> {
         ids.push(submit(&*engine, a_job(payload)).await);
     }
     engine
-        .close_drain("d", "signal", "clean", 1.0, "{}")
+        .close_drain(&last_word("d", "signal", "clean"))
         .await
         .unwrap();
     store.close(engine).await;

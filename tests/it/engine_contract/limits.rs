@@ -301,7 +301,11 @@ pub async fn the_latest_process_runs_are_told<S: Store>() {
     engine.mark_drain("abc", "pod_deleted").await.unwrap();
     store.clock().advance(1);
     engine
-        .close_drain("abc", "pod_deleted", "clean", 1.5, r#"{"a":1}"#)
+        .close_drain(&LastWord {
+            seconds: 1.5,
+            report: r#"{"a":1}"#.to_owned(),
+            ..last_word("abc", "pod_deleted", "clean")
+        })
         .await
         .unwrap();
     store.close(engine).await;

@@ -5,6 +5,7 @@ use std::collections::BTreeSet;
 use lameduck::jobs::{
     engine::Event,
     job::{QueueStats, Rejected},
+    ledger::Figures,
 };
 
 use super::*;
@@ -574,7 +575,13 @@ pub async fn a_drain_is_closed_once<S: Store>() {
     let mut store = S::start().await;
     let engine = store.open().await.unwrap();
     engine.mark_drain("d", "pod_deleted").await.unwrap();
-    let close = |outcome| engine.close_drain("d", "pod_deleted", outcome, 2.5, "{}");
+    let close = async |outcome| {
+        let last = LastWord {
+            seconds: 2.5,
+            ..last_word("d", "pod_deleted", outcome)
+        };
+        engine.close_drain(&last).await
+    };
 
     close("clean").await.unwrap();
     close("cut").await.unwrap();
@@ -600,10 +607,24 @@ pub async fn totals_never_fall_however_many_rows_are_pruned<S: Store>() {
             vec![total("c", "clean", run - 1, (run - 1) as f64)]
         };
         assert_eq!(totals(&*engine).await, before);
+        // A later version has another figure.
+        let mut figures = Figures::from([("budget_seconds".to_owned(), 30.0)]);
+        if run > 3 {
+            figures.insert("late".to_owned(), 0.5);
+        }
         engine
-            .close_drain("d", "c", "clean", 1.0, "{}")
+            .close_drain(&LastWord {
+                figures,
+                ..last_word("d", "c", "clean")
+            })
             .await
             .unwrap();
+        let told = &engine.drain_totals().await.unwrap()[0].figures;
+        assert_eq!(told["budget_seconds"], 30.0 * run as f64);
+        assert_eq!(
+            told.get("late").copied().unwrap_or_default(),
+            0.5 * run.saturating_sub(3) as f64
+        );
         assert_eq!(
             totals(&*engine).await,
             [total("c", "clean", run, run as f64)]

@@ -87,8 +87,10 @@ impl Trouble {
     /// How the wait ends where nobody sees the endpoint go.
     fn routing(self) -> RoutingEnd {
         match self {
-            // It was seen to be still there.
-            None | Slow | OnlyBookmarks | TooOld(_) => RoutingEnd::TimedOut,
+            // It was seen to be still there; where it can't be watched, it was looked at again and again.
+            None | Slow | OnlyBookmarks | TooOld(_) | MuteWatches | WatchesEndAtOnce => {
+                RoutingEnd::TimedOut
+            }
             // Nobody has answered for a while: two seconds, and two more until it is tried again.
             _ => RoutingEnd::Unavailable,
         }

@@ -7,8 +7,9 @@ use super::{
     session::{Command, Failure, Turn},
 };
 use crate::jobs::{
+    engine::common::{add_figure, figures_text},
     job::ProcessId,
-    ledger::{DrainRow, DrainTotal},
+    ledger::{DrainRow, DrainTotal, Figures, LastWord},
 };
 
 const MARK: &str = "
@@ -17,7 +18,7 @@ const MARK: &str = "
 
 const CLOSE: &str = "
     UPDATE lameduck.processes
-    SET drain_id = $2, cause = $3, outcome = $4, seconds = $5, report = $6, closed_at = $7,
+    SET drain_id = $2, cause = $3, outcome = $4, seconds = $5, report = $6, closed_at = $7, figures = $8::text::jsonb,
         drain_at = coalesce(drain_at, $7)
     WHERE id = $1 AND outcome IS NULL";
 
@@ -33,7 +34,12 @@ const FOLD: &str = "
             WHERE outcome IS NOT NULL AND left_at IS NOT NULL AND seq <= (SELECT seq FROM kept)
             ORDER BY seq FOR UPDATE SKIP LOCKED
         )
-        RETURNING coalesce(cause, 'unknown') AS cause, outcome, coalesce(seconds, 0) AS seconds
+        RETURNING coalesce(cause, 'unknown') AS cause, outcome, coalesce(seconds, 0) AS seconds, figures
+    ), summed AS (
+        INSERT INTO lameduck.drain_figures AS t (cause, outcome, name, sum)
+        SELECT cause, outcome, key, sum(value::float8) FROM gone CROSS JOIN jsonb_each_text(figures)
+        GROUP BY 1, 2, 3 ORDER BY 1, 2, 3
+        ON CONFLICT (cause, outcome, name) DO UPDATE SET sum = t.sum + excluded.sum
     )
     INSERT INTO lameduck.drain_totals AS t (cause, outcome, count, seconds)
     SELECT cause, outcome, count(*), sum(seconds) FROM gone GROUP BY 1, 2 ORDER BY 1, 2
@@ -47,6 +53,14 @@ const TOTALS: &str = "
         SELECT coalesce(cause, 'unknown'), outcome, 1, coalesce(seconds, 0)
         FROM lameduck.processes WHERE outcome IS NOT NULL
     ) AS ended GROUP BY cause, outcome ORDER BY cause COLLATE \"C\", outcome COLLATE \"C\"";
+
+const FIGURES: &str = "
+    SELECT cause, outcome, name, sum(sum) FROM (
+        SELECT cause, outcome, name, sum FROM lameduck.drain_figures
+        UNION ALL
+        SELECT coalesce(cause, 'unknown'), outcome, key, value::float8
+        FROM lameduck.processes CROSS JOIN jsonb_each_text(figures) WHERE outcome IS NOT NULL
+    ) AS ended GROUP BY cause, outcome, name";
 
 const NEWEST: &str = "
     SELECT id, opened_at, drain_at, drain_id, cause, closed_at, outcome, seconds, report
@@ -69,11 +83,7 @@ pub(super) struct Mark {
 /// A process' last word, written once.
 pub(super) struct Close {
     pub process: ProcessId,
-    pub drain_id: String,
-    pub cause: String,
-    pub outcome: String,
-    pub seconds: f64,
-    pub report: String,
+    pub last: LastWord,
 }
 
 /// How many ended how.
@@ -101,11 +111,13 @@ impl Command for Close {
     type Answer = ();
 
     async fn run(&self, turn: &mut Turn) -> Result<(), Failure> {
-        let last = params![
-            process_uuid(self.process) => UUID, self.drain_id => TEXT, self.cause => TEXT, self.outcome => TEXT,
-            self.seconds => FLOAT8, self.report => TEXT, micros(turn.now) => INT8,
+        let last = &self.last;
+        let row = params![
+            process_uuid(self.process) => UUID, last.drain_id => TEXT, last.cause => TEXT, last.outcome => TEXT,
+            last.seconds => FLOAT8, last.report => TEXT, micros(turn.now) => INT8,
+            figures_text(&last.figures) => TEXT,
         ];
-        turn.execute(CLOSE, last).await.map(drop)
+        turn.execute(CLOSE, row).await.map(drop)
     }
 }
 
@@ -118,15 +130,22 @@ impl Command for Totals {
 
     async fn run(&self, turn: &mut Turn) -> Result<Vec<DrainTotal>, Failure> {
         let rows = turn.query(TOTALS, &[]).await?;
-        let totals = rows.iter().map(|row| {
+        let totals = rows.iter().map(|row| -> Result<_, Failure> {
             Ok(DrainTotal {
                 cause: row.try_get(0)?,
                 outcome: row.try_get(1)?,
                 count: row.count(2)?,
                 seconds: row.try_get(3)?,
+                figures: Figures::default(),
             })
         });
-        totals.collect()
+        let mut totals: Vec<DrainTotal> = totals.collect::<Result<_, _>>()?;
+        for row in turn.query(FIGURES, &[]).await? {
+            let (cause, outcome): (&str, &str) = (row.try_get(0)?, row.try_get(1)?);
+            let (name, sum) = (row.try_get(2)?, row.try_get(3)?);
+            add_figure(&mut totals, cause, outcome, name, sum);
+        }
+        Ok(totals)
     }
 }
 

@@ -47,7 +47,7 @@ use crate::jobs::{
         QueueName, QueueStats, Rejected, Reserved, Retention, Revived, Run, Settled, Settlement,
         Submitted,
     },
-    ledger::{DrainRow, DrainTotal, Ledger},
+    ledger::{DrainRow, DrainTotal, LastWord, Ledger},
 };
 
 mod address;
@@ -628,21 +628,10 @@ impl Ledger for PostgresEngine {
         self.sessions.call(mark).await
     }
 
-    async fn close_drain(
-        &self,
-        drain_id: &str,
-        cause: &str,
-        outcome: &str,
-        seconds: f64,
-        report: &str,
-    ) -> Result<(), EngineError> {
+    async fn close_drain(&self, last: &LastWord) -> Result<(), EngineError> {
         let last = drains::Close {
             process: self.identity.get(),
-            drain_id: drain_id.to_owned(),
-            cause: cause.to_owned(),
-            outcome: outcome.to_owned(),
-            seconds,
-            report: report.to_owned(),
+            last: last.clone(),
         };
         self.sessions.call(last).await
     }

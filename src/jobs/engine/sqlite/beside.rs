@@ -79,7 +79,7 @@ mod tests {
             Engine,
             sqlite::{SqliteEngine, SqliteOptions},
         },
-        ledger::Ledger,
+        ledger::{LastWord, Ledger},
     };
 
     fn open(directory: &Path) -> SqliteEngine {
@@ -98,7 +98,14 @@ mod tests {
         assert_eq!(outcomes(place.path()), [None]);
         engine.mark_drain("abc", "signal").await.unwrap();
         engine
-            .close_drain("abc", "signal", "clean", 1.5, "{}")
+            .close_drain(&LastWord {
+                drain_id: "abc".to_owned(),
+                cause: "signal".to_owned(),
+                outcome: "clean".to_owned(),
+                seconds: 1.5,
+                report: "{}".to_owned(),
+                ..LastWord::default()
+            })
             .await
             .unwrap();
         engine.close().await;

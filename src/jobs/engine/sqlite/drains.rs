@@ -8,8 +8,9 @@ use super::{
     writer::Turn,
 };
 use crate::jobs::{
+    engine::common::{add_figure, figures_text},
     job::ProcessId,
-    ledger::{DrainRow, DrainTotal},
+    ledger::{DrainRow, DrainTotal, Figures, LastWord},
 };
 
 const OPEN: &str = "INSERT INTO processes (id, opened_at, boot_id) VALUES (?1, ?2, ?3)";
@@ -22,7 +23,7 @@ const MARK: &str = "
 
 const CLOSE: &str = "
     UPDATE processes
-    SET drain_id = ?2, cause = ?3, outcome = ?4, seconds = ?5, report = ?6, closed_at = ?7,
+    SET drain_id = ?2, cause = ?3, outcome = ?4, seconds = ?5, report = ?6, closed_at = ?7, figures = ?8,
         drain_at = coalesce(drain_at, ?7)
     WHERE id = ?1 AND outcome IS NULL";
 
@@ -36,6 +37,12 @@ const FOLD: &str = "
     ON CONFLICT (cause, outcome) DO UPDATE
     SET count = drain_totals.count + excluded.count, seconds = drain_totals.seconds + excluded.seconds";
 
+const FOLD_FIGURES: &str = "
+    INSERT INTO drain_figures (cause, outcome, name, sum)
+    SELECT coalesce(cause, 'unknown'), outcome, f.key, total(f.value)
+    FROM processes CROSS JOIN json_each(figures) AS f WHERE outcome IS NOT NULL AND seq <= ?1 GROUP BY 1, 2, 3
+    ON CONFLICT (cause, outcome, name) DO UPDATE SET sum = drain_figures.sum + excluded.sum";
+
 const FORGET: &str = "DELETE FROM processes WHERE outcome IS NOT NULL AND seq <= ?1";
 
 const TOTALS: &str = "
@@ -44,6 +51,14 @@ const TOTALS: &str = "
         UNION ALL
         SELECT coalesce(cause, 'unknown'), outcome, 1, seconds FROM processes WHERE outcome IS NOT NULL
     ) GROUP BY cause, outcome ORDER BY cause, outcome";
+
+const FIGURES: &str = "
+    SELECT cause, outcome, name, total(sum) FROM (
+        SELECT cause, outcome, name, sum FROM drain_figures
+        UNION ALL
+        SELECT coalesce(cause, 'unknown'), outcome, f.key, f.value
+        FROM processes CROSS JOIN json_each(figures) AS f WHERE outcome IS NOT NULL
+    ) GROUP BY cause, outcome, name";
 
 const NEWEST: &str = "
     SELECT id, opened_at, drain_at, drain_id, cause, closed_at, outcome, seconds, report
@@ -76,6 +91,7 @@ pub(super) fn prune(connection: &Connection, keep: u32) -> Result<()> {
         .optional()?;
     if let Some(newest) = newest {
         connection.prepare_cached(FOLD)?.execute([newest])?;
+        connection.prepare_cached(FOLD_FIGURES)?.execute([newest])?;
         connection.prepare_cached(FORGET)?.execute([newest])?;
     }
     Ok(())
@@ -94,17 +110,8 @@ pub(super) fn mark(turn: &Turn<'_>, process: ProcessId, drain_id: &str, cause: &
         .map(drop)
 }
 
-/// A process' last word.
-pub(super) struct Report {
-    pub drain_id: String,
-    pub cause: String,
-    pub outcome: String,
-    pub seconds: f64,
-    pub report: String,
-}
-
 /// The end, written once.
-pub(super) fn close(turn: &Turn<'_>, process: ProcessId, last: &Report) -> Result<()> {
+pub(super) fn close(turn: &Turn<'_>, process: ProcessId, last: &LastWord) -> Result<()> {
     turn.connection
         .prepare_cached(CLOSE)?
         .execute(params![
@@ -114,14 +121,15 @@ pub(super) fn close(turn: &Turn<'_>, process: ProcessId, last: &Report) -> Resul
             last.outcome,
             last.seconds,
             last.report,
-            micros(turn.now)
+            micros(turn.now),
+            figures_text(&last.figures)
         ])
         .map(drop)
 }
 
 /// How many ended how.
 pub(super) fn totals(connection: &Connection) -> Result<Vec<DrainTotal>> {
-    connection
+    let mut totals: Vec<DrainTotal> = connection
         .prepare_cached(TOTALS)?
         .query_map([], |r| {
             Ok(DrainTotal {
@@ -129,9 +137,17 @@ pub(super) fn totals(connection: &Connection) -> Result<Vec<DrainTotal>> {
                 outcome: r.get(1)?,
                 count: count(r, 2)?,
                 seconds: r.get(3)?,
+                figures: Figures::default(),
             })
         })?
-        .collect()
+        .collect::<Result<_>>()?;
+    let mut figures = connection.prepare_cached(FIGURES)?;
+    let mut rows = figures.query([])?;
+    while let Some(row) = rows.next()? {
+        let (cause, outcome): (String, String) = (row.get(0)?, row.get(1)?);
+        add_figure(&mut totals, &cause, &outcome, row.get(2)?, row.get(3)?);
+    }
+    Ok(totals)
 }
 
 /// The latest process runs, the living one first.

@@ -35,7 +35,7 @@ use crate::jobs::{
         QueueName, QueueStats, Rejected, Reserved, Retention, Revived, Run, Settled, Settlement,
         Submitted,
     },
-    ledger::{DrainRow, DrainTotal, Ledger},
+    ledger::{DrainRow, DrainTotal, LastWord, Ledger},
     leftovers,
 };
 
@@ -375,22 +375,8 @@ impl Ledger for SqliteEngine {
             .await
     }
 
-    async fn close_drain(
-        &self,
-        drain_id: &str,
-        cause: &str,
-        outcome: &str,
-        seconds: f64,
-        report: &str,
-    ) -> Result<(), EngineError> {
-        let process = self.process;
-        let last = drains::Report {
-            drain_id: drain_id.to_owned(),
-            cause: cause.to_owned(),
-            outcome: outcome.to_owned(),
-            seconds,
-            report: report.to_owned(),
-        };
+    async fn close_drain(&self, last: &LastWord) -> Result<(), EngineError> {
+        let (process, last) = (self.process, last.clone());
         self.writer
             .call(move |turn| drains::close(turn, process, &last))
             .await

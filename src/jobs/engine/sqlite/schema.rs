@@ -7,7 +7,10 @@ pub(super) const APPLICATION_ID: i32 = 0x4c44_554b;
 
 /// The steps from an empty database to today's, each with the schema that it leads to. Never edit one that was
 /// released: append.
-const MIGRATIONS: &[(i64, &str)] = &[(1, include_str!("schema/1.sql"))];
+const MIGRATIONS: &[(i64, &str)] = &[
+    (1, include_str!("schema/1.sql")),
+    (2, include_str!("schema/2.sql")),
+];
 
 /// What was found in the header.
 #[derive(Debug, PartialEq, Eq)]

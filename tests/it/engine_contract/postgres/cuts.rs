@@ -78,7 +78,12 @@ async fn a_life(database: &Database, lost: Option<(usize, Lost)>) -> usize {
     again(async || engine.maintain().await.map(drop)).await;
     again(async || engine.mark_drain("d1", "signal").await).await;
     again(async || engine.release_held(Duration::ZERO).await).await;
-    again(async || engine.close_drain("d1", "signal", "clean", 1.0, "{}").await).await;
+    again(async || {
+        engine
+            .close_drain(&last_word("d1", "signal", "clean"))
+            .await
+    })
+    .await;
     engine.close().await;
     drop(held);
 

@@ -135,3 +135,15 @@ $$;
 -- Nobody's until somebody grants it.
 REVOKE ALL ON FUNCTION lameduck.enqueue FROM PUBLIC;
 REVOKE ALL ON FUNCTION lameduck.enqueue_json FROM PUBLIC;
+
+-- What drains add up to beside their number and their durations, by name: figures of a living row here,
+ALTER TABLE lameduck.processes ADD COLUMN figures jsonb;
+
+-- and of pruned rows here.
+CREATE TABLE lameduck.drain_figures (
+    cause   text             NOT NULL,
+    outcome text             NOT NULL,
+    name    text             NOT NULL,
+    sum     double precision NOT NULL,
+    PRIMARY KEY (cause, outcome, name)
+);
