@@ -1,4 +1,5 @@
-//! Logs: for people on a terminal, JSON lines everywhere else. `LAMEDUCK_LOG` filters as `RUST_LOG` does.
+//! Logs: for people on a terminal, JSON lines everywhere else; written by a thread of their own ([`terminal`]).
+//! `LAMEDUCK_LOG` filters as `RUST_LOG` does.
 
 use std::{io::Write, sync::Arc};
 

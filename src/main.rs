@@ -1,6 +1,7 @@
 //! The program: parse, wire, run.
 
 mod cli;
+mod command_line;
 mod config;
 mod demo;
 mod doctor;
@@ -16,11 +17,10 @@ mod terminal;
 
 use std::process::ExitCode;
 
-use clap::Parser;
 use lameduck::{jobs::handler::exec, lifecycle::Signals};
 
 use crate::{
-    cli::{Cli, Command, Serve, Show},
+    cli::{Command, Serve, Show},
     config::Checked,
 };
 
@@ -28,12 +28,14 @@ use crate::{
 const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    match Cli::parse().command {
-        Command::Serve(serve) => {
-            let status = run(*serve);
-            terminal::flush();
-            status
-        }
+    let status = obey(command_line::parse().command);
+    terminal::flush();
+    status
+}
+
+fn obey(command: Command) -> ExitCode {
+    match command {
+        Command::Serve(serve) => run(*serve),
         Command::Demo { duration } => demo::run(duration.0),
         Command::Config(cli::Config::Check(asked)) => {
             config::check(asked.file.as_deref(), asked.settings)
@@ -61,6 +63,7 @@ fn run(serve: Serve) -> ExitCode {
     };
     signals.last_will(|| {
         exec::kill_all_groups();
+        terminal::flush();
     });
     logging::install();
     let Checked { config, warnings } = match config::load(serve.config.as_deref(), serve.settings) {

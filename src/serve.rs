@@ -42,6 +42,15 @@ pub async fn serve(config: Config, mut signals: Signals) -> anyhow::Result<()> {
         listener = listener.tls(Tls::from_pem_files(cert, key)?);
     }
     let admin = bind(&process.admin, "admin").await?;
+    // All that can fail comes before the queue is opened: who ends after that without a drain counts as killed.
+    let access = match access {
+        Access::Anonymous => api::Access::Anonymous,
+        Access::Tokens(file) => {
+            api::Access::Tokens(Tokens::from_file(file).context("setting 'tokens'")?)
+        }
+    };
+    let report = process.report.clone().map(ReportFile::prepare);
+    let report = report.transpose().context("setting 'report'")?;
     let Some(engine) = storage::open(&process, place, &mut signals).await? else {
         return Ok(());
     };
@@ -49,8 +58,7 @@ pub async fn serve(config: Config, mut signals: Signals) -> anyhow::Result<()> {
     if process.final_scrape {
         lifecycle = lifecycle.final_scrape();
     }
-    if let Some(path) = process.report.clone() {
-        let file = ReportFile::prepare(path).context("setting 'report'")?;
+    if let Some(file) = report {
         lifecycle = lifecycle.on_report("report file", |report| file.write(report));
     }
     let drain = lifecycle.drain().clone();
@@ -59,7 +67,7 @@ pub async fn serve(config: Config, mut signals: Signals) -> anyhow::Result<()> {
         shown.reached(Moment::Began).await;
         terminal::show(shown);
     });
-    let api = api(&queues, &process, access, engine.clone(), drain.clone())?;
+    let api = api(&queues, &process, access, engine.clone(), drain.clone());
     let kubernetes = Kubernetes::in_cluster();
     let ended = teardown::install(lifecycle, hooks)
         .admin(admin)
@@ -78,9 +86,14 @@ pub async fn serve(config: Config, mut signals: Signals) -> anyhow::Result<()> {
 fn pool(queue: &Queue) -> anyhow::Result<Pool> {
     let values = &queue.values;
     let handler: Arc<dyn handler::Handler> = match &queue.handler {
-        Handler::Exec(command) => Arc::new(
-            Exec::new(command.0.clone()).zero_after_stop_is_done(values.zero_after_stop_is_done),
-        ),
+        Handler::Exec(command) => {
+            let exec = Exec::new(command.0.clone())
+                .zero_after_stop_is_done(values.zero_after_stop_is_done);
+            if let Some(why) = exec.missing() {
+                tracing::error!(queue = %queue.name, "{why} (setting 'exec'); its jobs wait until there is one");
+            }
+            Arc::new(exec)
+        }
         Handler::Http { url, secrets } => {
             Arc::new(Http::new(url.as_str())?.secrets(secrets.clone()))
         }
@@ -97,10 +110,10 @@ fn pool(queue: &Queue) -> anyhow::Result<Pool> {
 fn api(
     queues: &[Queue],
     process: &ProcessValues,
-    access: Access,
+    access: api::Access,
     engine: Arc<dyn Engine>,
     drain: Drain,
-) -> anyhow::Result<Api> {
+) -> Api {
     let queues = queues.iter().map(|Queue { name, values, .. }| {
         let mut queue = ApiQueue::new(name.clone());
         queue.max_attempts = values.max_attempts.get();
@@ -108,10 +121,7 @@ fn api(
         queue
     });
     let mut api = Api::new(engine, queues.collect(), drain);
-    api.access = match access {
-        Access::Anonymous => api::Access::Anonymous,
-        Access::Tokens(file) => api::Access::Tokens(Tokens::from_file(file)?),
-    };
+    api.access = access;
     let bytes = |bytes: Bytes| usize::try_from(bytes.0).unwrap_or(usize::MAX);
     api.limits.max_body = bytes(process.max_body);
     api.limits.max_batch = process.max_batch.get();
@@ -120,7 +130,7 @@ fn api(
     api.limits.max_waiting = process.max_waiting.get();
     api.limits.body_pause = process.body_pause.0;
     api.limits.body_time = process.body_time.0;
-    Ok(api)
+    api
 }
 
 fn backoff(values: &QueueValues) -> Backoff {

@@ -9,8 +9,8 @@
 
 use std::{
     fmt,
-    io::ErrorKind,
-    path::Path,
+    io::{self, ErrorKind},
+    path::{Path, PathBuf},
     process::Stdio,
     sync::{Arc, Mutex, PoisonError},
     time::Duration,
@@ -22,6 +22,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use lameduck::{
     Lifecycle,
+    jobs::handler::exec,
     lifecycle::{BoxError, Deadline},
 };
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -61,7 +62,7 @@ async fn perform(task: Task, deadline: Deadline) -> Result<(), BoxError> {
     match task {
         Task::Run(command) => run(&command, until).await,
         Task::Request { method, url } => request(method, &url, until).await,
-        Task::Remove(path) => remove(&path, until).await,
+        Task::Remove { path, never } => remove(&path, &never, until).await,
     }
 }
 
@@ -78,6 +79,7 @@ async fn run(command: &CommandLine, until: Instant) -> Result<(), BoxError> {
     let mut child = Command::new(program)
         .args(arguments)
         .process_group(0)
+        .env_remove(exec::SECRET)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
@@ -143,14 +145,23 @@ async fn request(method: Method, url: &Url, until: Instant) -> Result<(), BoxErr
     Err(format!("{}: {failed}", Target(url.clone()).shown()).into())
 }
 
-async fn remove(path: &Path, until: Instant) -> Result<(), BoxError> {
+/// Removes what is there, unless that would take `never` with it.
+async fn remove(path: &Path, never: &Path, until: Instant) -> Result<(), BoxError> {
+    // A link with a slash behind it is what it points to, and that is never removed.
+    let path: PathBuf = path.components().collect();
     let removed = timeout_at(until, async {
-        // A link is removed, and never what it points to.
-        match tokio::fs::symlink_metadata(path).await {
-            Ok(found) if found.is_dir() => tokio::fs::remove_dir_all(path).await,
-            Ok(_) => tokio::fs::remove_file(path).await,
-            Err(error) => Err(error),
+        let found = tokio::fs::symlink_metadata(&path).await?;
+        if !found.is_dir() {
+            return tokio::fs::remove_file(&path).await;
         }
+        // Looked at again now: since the start a link may have come in between.
+        if let Ok(never) = tokio::fs::canonicalize(never).await
+            && never.starts_with(tokio::fs::canonicalize(&path).await?)
+        {
+            let why = format!("the queue's data is in it ({})", never.display());
+            return Err(io::Error::new(ErrorKind::ResourceBusy, why));
+        }
+        tokio::fs::remove_dir_all(&path).await
     });
     match removed.await {
         Ok(Ok(())) => Ok(()),

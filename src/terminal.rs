@@ -1,12 +1,12 @@
-//! A terminal that somebody sits at: whatever is said there goes through one thread.
+//! Standard error: whatever is said there goes through one thread.
 //!
 //! ```text
-//!   log lines ──▶ bounded channel ──▶ thread ──▶ stderr: lines, and below them the progress of a drain
+//!   log lines ──▶ bounded channel ──▶ thread ──▶ stderr: lines, and on a terminal the progress of a drain below them
 //! ```
 //!
-//! A terminal may stop taking anything: Ctrl-S, a selection with the mouse, a connection that is gone. Then this
-//! thread hangs, and nobody else: no drain waits for its eyewitness. In a log there is no such thread, and each
-//! line is written where it is said.
+//! A terminal may stop taking anything: Ctrl-S, a selection with the mouse, a connection that is gone. So may a pipe
+//! whose reader is stuck. Then this thread hangs, and nobody else: no request, no probe and no drain waits for
+//! whoever reads about it. What finds no room meanwhile is lost, and counted.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -23,15 +23,15 @@ use lameduck::Drain;
 
 use crate::progress::Progress;
 
-/// Lines that may wait for the terminal; what comes then is lost, and counted.
-const LINES: usize = 1024;
+/// Lines that may wait to be written; what comes then is lost, and counted.
+const LINES: usize = 4096;
 
-/// How long the last lines are waited for. A terminal that takes anything takes them in a millisecond.
-const LAST_LINES: Duration = Duration::from_millis(200);
+/// How long the last lines are waited for. Who takes anything takes them in some milliseconds.
+const LAST_LINES: Duration = Duration::from_millis(500);
 
 static TERMINAL: OnceLock<Terminal> = OnceLock::new();
 
-/// Says something on standard error, by the terminal's thread where that is a terminal.
+/// Says something on standard error, by the thread.
 #[derive(Clone, Copy, Debug)]
 pub struct Stderr;
 
@@ -39,6 +39,8 @@ pub struct Stderr;
 struct Terminal {
     said: SyncSender<Said>,
     lost: AtomicU64,
+    /// Somebody sits there; otherwise lines are JSON.
+    is_terminal: bool,
 }
 
 enum Said {
@@ -48,30 +50,32 @@ enum Said {
     Flush(SyncSender<()>),
 }
 
-/// Starts the thread if standard error is a terminal; says whether it is.
+/// Starts the thread; says whether standard error is a terminal.
 pub fn install() -> bool {
-    if !io::stderr().is_terminal() {
-        return false;
-    }
+    let is_terminal = io::stderr().is_terminal();
     let (said, heard) = mpsc::sync_channel(LINES);
     let spawned = thread::Builder::new()
-        .name("terminal".to_owned())
+        .name("stderr".to_owned())
         .spawn(move || write(&heard));
     if spawned.is_ok() {
         let lost = AtomicU64::default();
-        let _ = TERMINAL.set(Terminal { said, lost });
+        let _ = TERMINAL.set(Terminal {
+            said,
+            lost,
+            is_terminal,
+        });
     }
-    true
+    is_terminal
 }
 
 /// From now on the terminal shows the progress of this drain, until its report.
 pub fn show(drain: Drain) {
-    if let Some(terminal) = TERMINAL.get() {
+    if let Some(terminal) = TERMINAL.get().filter(|it| it.is_terminal) {
         terminal.say(Said::Drain(drain));
     }
 }
 
-/// Waits until everything is on the terminal, but not for one that takes nothing any more.
+/// Waits until everything is written, but not for somebody who takes nothing any more.
 pub fn flush() {
     let Some(terminal) = TERMINAL.get() else {
         return;
@@ -97,7 +101,7 @@ impl Write for Stderr {
         }
     }
 
-    /// Without a terminal, too, in one piece: nothing of another thread's comes in between.
+    /// Without the thread, too, in one piece: nothing of another one's comes in between.
     fn write_all(&mut self, text: &[u8]) -> io::Result<()> {
         match TERMINAL.get() {
             Some(_) => self.write(text).map(drop),
@@ -115,6 +119,17 @@ impl Write for Stderr {
 impl Terminal {
     fn say(&self, said: Said) -> bool {
         self.said.try_send(said).is_ok()
+    }
+
+    fn tell(&self, lost: u64) -> String {
+        let message = "lines were lost: nobody took them from standard error";
+        if self.is_terminal {
+            return format!("{lost} {message}\n");
+        }
+        let line = serde_json::json!({
+            "timestamp": jiff::Timestamp::now(), "level": "WARN", "message": message, "lost": lost,
+        });
+        format!("{line}\n")
     }
 }
 
@@ -148,14 +163,11 @@ fn write(heard: &Receiver<Said>) {
 
 fn write_lines(text: &[u8]) {
     let mut stderr = io::stderr();
-    let lost = TERMINAL
-        .get()
-        .map_or(0, |terminal| terminal.lost.swap(0, Relaxed));
-    if lost > 0 {
-        let _ = writeln!(
-            stderr,
-            "{lost} lines were lost: the terminal did not take them"
-        );
+    if let Some(terminal) = TERMINAL.get() {
+        let lost = terminal.lost.swap(0, Relaxed);
+        if lost > 0 {
+            let _ = stderr.write_all(terminal.tell(lost).as_bytes());
+        }
     }
     // Where a terminal is gone there is nobody to tell.
     let _ = stderr.write_all(text);

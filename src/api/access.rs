@@ -117,6 +117,11 @@ fn bearer(request: &Request) -> Option<&[u8]> {
 // === impl Tokens ===
 
 impl Tokens {
+    /// Whether a line of the file is fit to be a token: long enough, and of visible ASCII.
+    pub fn is_fit(token: &str) -> bool {
+        token.len() >= MIN_TOKEN && token.bytes().all(|byte| byte.is_ascii_graphic())
+    }
+
     /// Reads a file of tokens.
     ///
     /// # Errors
@@ -194,7 +199,7 @@ fn load(path: &Path, salt: &[u8]) -> Result<Vec<Digest>, AccessError> {
         if token.is_empty() || token.starts_with('#') {
             continue;
         }
-        if token.len() < MIN_TOKEN || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+        if !Tokens::is_fit(token) {
             let (path, line) = (shown(), number);
             return Err(AccessError::Unfit { path, line });
         }

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use lameduck::lifecycle::Budget;
+use lameduck::{api::Tokens, http::Tls, lifecycle::Budget};
 use tokio::time::Instant;
 
 use super::{
@@ -20,6 +20,9 @@ use super::{
     settings::{ProcessSettings, ProcessValues},
     value::Time,
 };
+
+/// Less than that is no drain.
+const SHORTEST_GRACE: Duration = Duration::from_secs(1);
 
 /// What is found on the way.
 #[derive(Default)]
@@ -79,7 +82,12 @@ impl Findings {
             )
         };
         match (&process.tls_cert, &process.tls_key) {
-            (Some(cert), Some(key)) => return Some((cert.value.clone(), key.value.clone())),
+            (Some(cert), Some(key)) => {
+                if let Err(error) = Tls::from_pem_files(&cert.value, &key.value) {
+                    self.error(&cert.source, format!("tls-cert and tls-key: {error}"));
+                }
+                return Some((cert.value.clone(), key.value.clone()));
+            }
             (None, None) => {}
             (Some(cert), None) => self.error(&cert.source, half("tls-cert", "tls-key")),
             (None, Some(key)) => self.error(&key.source, half("tls-key", "tls-cert")),
@@ -99,8 +107,9 @@ impl Findings {
                     ),
                 );
             }
-            self.secrets(&tokens.source, "tokens", &tokens.value, "a token", |_| {
-                Some(())
+            let kind = "a token of at least 16 characters of visible ASCII, as from `openssl rand -hex 32`";
+            self.secrets(&tokens.source, "tokens", &tokens.value, kind, |line| {
+                Tokens::is_fit(line).then_some(())
             });
             return Access::Tokens(tokens.value.clone());
         }
@@ -163,6 +172,17 @@ impl Findings {
     }
 
     fn addresses(&mut self, process: &ProcessSettings, values: &ProcessValues) {
+        for (name, given) in [("listen", &process.listen), ("admin", &process.admin)] {
+            if let Some(given) = given
+                && !given.value.starts_with("unix:")
+                && !has_port(&given.value)
+            {
+                self.error(
+                    &given.source,
+                    format!("{name} = {:?} has no port from 0 to 65535; write it as HOST:PORT, or unix:PATH", given.value),
+                );
+            }
+        }
         let any_port = values.listen.ends_with(":0");
         if values.listen == values.admin && !any_port {
             self.error(
@@ -188,6 +208,17 @@ impl Findings {
                      would have a queue of its own that is lost with its pod. Share a PostgreSQL database (database, or \
                      database-file), or set replicas to 1 and raise workers",
                     values.replicas, values.data.display()
+                ),
+            );
+        }
+        if let Some(file) = &process.database_file
+            && let Err(error) = std::fs::read_to_string(&file.value)
+        {
+            self.error(
+                &file.source,
+                format!(
+                    "database-file: cannot read {}: {error}",
+                    file.value.display()
                 ),
             );
         }
@@ -227,13 +258,24 @@ impl Findings {
     /// Whether a drain's steps fit into the grace period.
     fn drain(&mut self, process: &ProcessSettings, values: &ProcessValues) {
         let grace = values.grace.0;
+        if grace < SHORTEST_GRACE {
+            self.error(
+                &source_of(process.grace.as_ref()),
+                format!(
+                    "grace = {} is too short for any drain: every SIGTERM would end in a cut; give it {} or more",
+                    values.grace,
+                    Time(SHORTEST_GRACE)
+                ),
+            );
+            return;
+        }
         let reserved = values.teardown.0 + values.reporting.0 + values.stop_notice.0;
-        if reserved * 2 >= grace {
+        if reserved * 2 > grace {
             let over = Time(reserved.saturating_sub(grace / 2));
             self.warning(
                 &source_of(process.grace.as_ref()),
                 format!(
-                    "teardown + reporting + stop-notice = {} + {} + {} = {} is half of grace = {} or more, by {over}: \
+                    "teardown + reporting + stop-notice = {} + {} + {} = {} is {over} more than half of grace = {}: \
                      they are shortened so that jobs and requests keep half of it; lower them, or raise grace (and \
                      terminationGracePeriodSeconds) above {}",
                     values.teardown,
@@ -294,6 +336,11 @@ fn budget(values: &ProcessValues) -> (Duration, Duration) {
 fn rounded(time: Duration) -> Time {
     let tenths = (time.as_secs_f64() * 10.0).round() / 10.0;
     Time(Duration::from_secs_f64(tenths))
+}
+
+fn has_port(address: &str) -> bool {
+    let port = address.rsplit_once(':').map(|(_, port)| port);
+    port.is_some_and(|port| port.parse::<u16>().is_ok())
 }
 
 /// Nobody else's machine reaches it.

@@ -123,7 +123,12 @@ pub enum Task {
         url: Url,
     },
     /// Removes a file or a folder.
-    Remove(PathBuf),
+    Remove {
+        /// This one.
+        path: PathBuf,
+        /// But never what holds this: the queue's data.
+        never: PathBuf,
+    },
 }
 
 /// What was given, from all sources, before it is checked.
@@ -200,6 +205,12 @@ impl Given {
     }
 
     fn of(flags: Settings, document: Document) -> Self {
+        let mut document = document;
+        if flags.queue.exec.is_some() || flags.queue.http.is_some() {
+            // A handler that is named now is there instead of the file's, and not beside it.
+            let from_file = &mut document.settings.queue;
+            (from_file.exec, from_file.http) = (None, None);
+        }
         let settings = flags.or(document.settings);
         let queues = document
             .queues

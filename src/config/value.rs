@@ -10,6 +10,7 @@
 //! | [`Database`] | `postgres://lameduck@db/jobs` | |
 
 use std::{
+    borrow::Cow,
     fmt,
     num::{NonZeroU32, NonZeroU64, NonZeroUsize},
     path::PathBuf,
@@ -291,12 +292,33 @@ impl Value for Target {
     }
 }
 
-/// A URL without its password.
+/// What a URL's parameters may be told of; any other may be a secret.
+const TOLD: [&str; 8] = [
+    "application_name",
+    "connect_timeout",
+    "dbname",
+    "host",
+    "options",
+    "port",
+    "sslmode",
+    "sslrootcert",
+];
+
+/// A URL without its password, and without what may be one among its parameters.
 fn masked(url: &Url) -> String {
     let mut url = url.clone();
     if url.password().is_some() {
         // A URL with a host takes a password.
         let _ = url.set_password(Some("***"));
+    }
+    let is_secret = |(name, _): &(Cow<'_, str>, Cow<'_, str>)| !TOLD.contains(&&**name);
+    if url.query_pairs().any(|pair| is_secret(&pair)) {
+        let parameters = url.query_pairs().map(|pair| match is_secret(&pair) {
+            true => format!("{}=***", pair.0),
+            false => format!("{}={}", pair.0, pair.1),
+        });
+        let parameters: Vec<String> = parameters.collect();
+        url.set_query(Some(&parameters.join("&")));
     }
     url.into()
 }

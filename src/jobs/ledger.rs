@@ -5,7 +5,7 @@
 //! row that is not closed though its process is gone was killed, with a drain begun or without. Whoever
 //! is alive exports the totals.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use async_trait::async_trait;
 use jiff::Timestamp;
@@ -19,9 +19,14 @@ pub const KILLED: &str = "killed";
 /// The ledger, kept in the queue's database.
 #[async_trait]
 pub trait Ledger {
-    /// Marks T0 in this process' row. Repeated under the same id, it only corrects the cause; under another
-    /// id, or once the row is closed, it changes nothing.
-    async fn mark_drain(&self, drain_id: &str, cause: &str) -> Result<(), EngineError>;
+    /// Marks T0, which was so long ago, in this process' row. Repeated under the same id, it only corrects the
+    /// cause; under another id, or once the row is closed, it changes nothing.
+    async fn mark_drain(
+        &self,
+        drain_id: &str,
+        cause: &str,
+        ago: Duration,
+    ) -> Result<(), EngineError>;
 
     /// Closes this process' row with its report; compare-and-set, a closed row stays as it is.
     async fn close_drain(&self, last: &LastWord) -> Result<(), EngineError>;

@@ -78,11 +78,7 @@ pub enum Error {
         report: Arc<DrainReport>,
     },
     /// Requests were cut, or jobs given back, because their time was over.
-    #[error(
-        "{} requests on {} connections and {} jobs did not end before the hard deadline; \
-         a longer grace period would have let them",
-        .report.requests.cut, .report.connections.cut, .report.jobs.released.count + .report.jobs.left.count
-    )]
+    #[error("{}", cut(.report))]
     Cut {
         /// How the drain went.
         report: Arc<DrainReport>,
@@ -281,6 +277,21 @@ impl Deadline {
     /// What is left of the time; zero when it has passed.
     pub fn remaining(&self) -> Duration {
         self.0.saturating_duration_since(Instant::now())
+    }
+}
+
+/// What was cut, and what to do about it.
+fn cut(report: &DrainReport) -> String {
+    let told = format!(
+        "the drain had to cut {} requests and {} connections, to give back {} jobs and to leave {} to their lease",
+        report.requests.cut,
+        report.connections.cut,
+        report.jobs.released.count,
+        report.jobs.left.count
+    );
+    match report.hurried {
+        true => format!("{told}; a second signal ended it early"),
+        false => format!("{told}; a longer grace period gives what runs more time to end"),
     }
 }
 

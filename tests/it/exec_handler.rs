@@ -182,19 +182,6 @@ async fn a_failure_tells_its_status_and_what_the_command_said_last() {
 }
 
 #[tokio::test]
-async fn a_command_that_is_not_there_fails_and_says_so() {
-    let missing = error(run(&Exec::new(vec!["no-such-command".to_owned()])).await);
-    assert!(missing.contains("'no-such-command'"), "{missing}");
-    assert!(missing.contains("on PATH?"), "{missing}");
-
-    let forbidden = error(run(&Exec::new(vec!["/etc/passwd".to_owned()])).await);
-    assert!(forbidden.contains("is it executable"), "{forbidden}");
-
-    let none = error(run(&Exec::new(vec![])).await);
-    assert!(none.contains("no command is configured"), "{none}");
-}
-
-#[tokio::test]
 async fn nobody_has_to_read_the_payload() {
     let payload = vec![b'x'; 1 << 20];
     for script in ["exit 0", "exec <&-; echo closed; exit 0"] {
@@ -354,4 +341,52 @@ async fn what_is_ours_to_reap_is_reaped() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     rustix::process::set_child_subreaper(None).unwrap();
+}
+
+#[tokio::test]
+async fn the_whole_payload_is_there_before_the_command_begins() {
+    // A pipe would say 0, and end early for a command that outlives its service.
+    let exec = sh("stat -Lc %s /dev/stdin; wc -c; echo x >&0 || echo sealed");
+    let payload = vec![b'x'; 900_000];
+
+    let said = done(exec.run(&job(payload), context()).await);
+
+    assert_eq!(said, "900000\n900000\nsealed\n");
+}
+
+#[tokio::test]
+async fn a_program_that_can_not_be_started_costs_no_attempt_and_is_missed_beforehand() {
+    for (program, remedy) in [
+        ("/nowhere/at-all", "is it in the image, and on PATH?"),
+        ("no-such-command", "is it in the image, and on PATH?"),
+        ("/etc/passwd", "is it executable for user"),
+    ] {
+        let verdict = run(&Exec::new(vec![program.to_owned()])).await;
+
+        let Verdict::Postponed { error, wait } = verdict else {
+            panic!("{verdict:?}");
+        };
+        assert!(error.contains(program) && error.contains(remedy), "{error}");
+        assert!(wait >= Duration::from_secs(5), "{wait:?}");
+    }
+    let missing = |program: &str| Exec::new(vec![program.to_owned()]).missing();
+    assert!(missing("/nowhere/at-all").is_some());
+    assert!(
+        missing("no-such-command")
+            .unwrap()
+            .contains("'no-such-command'")
+    );
+    assert_eq!((missing("sh"), missing("/bin/sh")), (None, None));
+
+    let none = error(run(&Exec::new(vec![])).await);
+    assert!(none.contains("no command is configured"), "{none}");
+}
+
+#[tokio::test]
+async fn the_services_secrets_are_not_its_commands() {
+    // The tests' own environment is nobody else's: nothing is set here, only looked for.
+    let listed = done(run(&sh("env | cut -d= -f1")).await);
+
+    assert!(listed.lines().any(|name| name == "PATH"));
+    assert!(!listed.lines().any(|name| name == "LAMEDUCK_DATABASE"));
 }

@@ -66,7 +66,10 @@ impl Findings {
                         format!("remove = '{path}' of hook '{shown}' is refused: {why}"),
                     );
                 }
-                Task::Remove(remove.value.clone())
+                Task::Remove {
+                    path: remove.value.clone(),
+                    never: process.data.clone(),
+                }
             }
             _ => {
                 self.error(
@@ -95,6 +98,15 @@ impl Findings {
                 ),
             );
         }
+        if let Some(timeout) = hook.timeout.as_ref().filter(|t| t.value.0.is_zero()) {
+            self.error(
+                &timeout.source,
+                format!(
+                    "timeout = {} of hook '{shown}' lets it do nothing; give it some time",
+                    timeout.value
+                ),
+            );
+        }
         (self.errors.len() == before).then(|| Hook {
             name: shown.clone(),
             task,
@@ -105,7 +117,9 @@ impl Findings {
 
 /// A slip of the pen must not cost a file system, or the queue.
 fn may_be_removed(path: &Path, data: &Path) -> Result<(), &'static str> {
+    // As it is called, and as it is where links lead; what is not there yet has no other name.
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let resolved = |path: &Path| path.canonicalize().unwrap_or_else(|_| absolute(path));
     if path.components().any(|part| part == Component::ParentDir) {
         return Err("it contains '..'; write the path without");
     }
@@ -117,7 +131,13 @@ fn may_be_removed(path: &Path, data: &Path) -> Result<(), &'static str> {
     if names(path) == 0 || (path.is_absolute() && names(path) < 2) {
         return Err("it is a root, or a folder right below it; name something inside");
     }
-    if absolute(data).starts_with(absolute(path)) {
+    let text = path.as_os_str().as_encoded_bytes();
+    if text.starts_with(b"~") || text.iter().any(|byte| b"*?[$".contains(byte)) {
+        return Err(
+            "there is no shell to make something of '~', '*', '?', '[' and '$'; write the path out",
+        );
+    }
+    if absolute(data).starts_with(absolute(path)) || resolved(data).starts_with(resolved(path)) {
         return Err("the queue's data is in it (setting 'data')");
     }
     Ok(())

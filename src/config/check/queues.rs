@@ -1,14 +1,21 @@
 //! Queues: each has exactly one handler, and time for its jobs.
 
+use std::time::Duration;
+
 use lameduck::jobs::{handler::http::Secret, job::QueueName};
 
 use super::{
     super::{
         DEFAULT_QUEUE, Given, Handler, Queue, Section, Source,
         settings::{ProcessValues, QueueSettings},
+        value::Time,
     },
     Findings, budget, rounded, source_of,
 };
+
+/// As submitters may ask for (docs/api.md).
+const LONGEST_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 3_600);
+const MOST_ATTEMPTS: u32 = 100;
 
 impl Findings {
     pub(super) fn queues(&mut self, given: &Given, values: &ProcessValues) -> Vec<Queue> {
@@ -82,6 +89,17 @@ impl Findings {
                 ),
             );
         }
+        if let Some(attempts) = queue.max_attempts.as_ref()
+            && attempts.value.get() > MOST_ATTEMPTS
+        {
+            self.error(
+                &attempts.source,
+                format!(
+                    "max-attempts = {} of queue '{name}': there are {MOST_ATTEMPTS} at most",
+                    attempts.value
+                ),
+            );
+        }
         self.timeout(&name, queue, process);
         let handler = match (&queue.exec, &queue.http) {
             (Some(exec), None) => Handler::Exec(exec.value.clone()),
@@ -122,6 +140,17 @@ impl Findings {
         let Some(timeout) = &queue.timeout else {
             return;
         };
+        if timeout.value.0.is_zero() || timeout.value.0 > LONGEST_TIMEOUT {
+            self.error(
+                &timeout.source,
+                format!(
+                    "timeout = {} of queue '{name}': a run takes longer than nothing, and may take {} at most",
+                    timeout.value,
+                    Time(LONGEST_TIMEOUT)
+                ),
+            );
+            return;
+        }
         let left = budget(process).1;
         if timeout.value.0 <= left {
             return;

@@ -66,6 +66,36 @@ fn secrets_said_for_all_sign_for_every_queue_with_an_endpoint() {
 fn what_is_impossible_is_refused_with_its_place_and_a_remedy() {
     for (text, words) in [
         (
+            "exec = 'a'\ngrace = '0s'",
+            "grace = 0s is too short for any drain",
+        ),
+        (
+            "exec = 'a'\ntimeout = '0s'",
+            "a run takes longer than nothing",
+        ),
+        ("exec = 'a'\ntimeout = '8d'", "may take 7d at most"),
+        ("exec = 'a'\nmax-attempts = 1000", "there are 100 at most"),
+        (
+            "exec = 'a'\nlisten = 'localhost:99999'",
+            "has no port from 0 to 65535",
+        ),
+        (
+            "exec = 'a'\ndatabase-file = '/nowhere'",
+            "a.toml, line 2, column 17: database-file: cannot read /nowhere",
+        ),
+        (
+            "exec = 'a'\ntls-cert = '/nowhere'\ntls-key = '/nowhere'",
+            "a.toml, line 2, column 12: tls-cert and tls-key:",
+        ),
+        (
+            "exec = 'a'\n[[teardown-hook]]\nname = 'h'\nremove = '~/x/y'",
+            "there is no shell to make something of '~'",
+        ),
+        (
+            "exec = 'a'\n[[teardown-hook]]\nname = 'h'\nrun = 'x'\ntimeout = '0s'",
+            "lets it do nothing",
+        ),
+        (
             "exec = 'a'\nreplicas = 3",
             "a.toml, line 2, column 12: replicas = 3, and the queue is embedded",
         ),
@@ -152,7 +182,7 @@ fn what_is_doubtful_is_said_with_by_how_much() {
             "15s longer than a drain leaves to its jobs (25s",
         ),
         ("timeout = '40s'", "to 45s"),
-        ("grace = '18s'", "half of grace = 18s or more, by 0s"),
+        ("grace = '17s'", "is 500ms more than half of grace = 17s"),
         (
             "quiet = '20s'",
             "settle + quiet = 1s + 20s = 21s is 11.3s longer",

@@ -11,8 +11,8 @@
 //! | exit 0 | done | released; done where [`zero_after_stop_is_done`](Exec::zero_after_stop_is_done) says so |
 //! | exit 75 (`EX_TEMPFAIL`), another failure, a signal | failed | released |
 //!
-//! Where the system is out of processes, descriptors or memory, nothing was begun: the job is postponed by about
-//! a second, and no attempt is counted.
+//! Where it can't be started (there is no such program, or the system is out of processes, descriptors or memory),
+//! nothing was begun: the job is postponed, by about a second or some, and no attempt is counted.
 //!
 //! | in its environment | |
 //! | --- | --- |
@@ -23,7 +23,10 @@
 //! | `LAMEDUCK_DEADLINE` | when SIGTERM comes, by the job's timeout: UTC as RFC 3339 has it. A drain may bring it earlier |
 //! | `TRACEPARENT` | the submitter's trace context, where there is one |
 //!
-//! The rest is the service's own.
+//! The rest is the service's own, but for [`SECRET`].
+//!
+//! Standard input is a file in memory that holds the payload and cannot be changed, not a pipe: a command that goes on
+//! after a SIGKILL of the service must not take the beginning of its payload for all of it.
 //!
 //! The command is the leader of a process group of its own. It is told to stop by SIGTERM to the group,
 //! once; when its time is over the group is killed. **The end of the leader is the end of the job**: what
@@ -43,6 +46,7 @@ use std::{
     ffi::OsStr,
     io,
     os::unix::process::ExitStatusExt,
+    path::Path,
     pin::{Pin, pin},
     process::{ExitStatus, Stdio},
     time::Duration,
@@ -52,7 +56,6 @@ use async_trait::async_trait;
 use jiff::Timestamp;
 use rustix::{io::Errno, process::Signal};
 use tokio::{
-    io::AsyncWriteExt,
     process::Command,
     time::{Instant, timeout},
 };
@@ -61,11 +64,16 @@ use super::{Context, Handler, Retry, Verdict};
 use crate::jobs::job::Job;
 
 mod group;
+mod input;
 mod output;
 
 use group::{Group, Groups, NotStarted};
 pub use group::{keep_list_in, kill_all_groups};
 use output::{Head, Tail};
+
+/// A variable that commands do not inherit: the database's URL holds a password, and a job's command may show its
+/// environment to anybody.
+pub const SECRET: &str = "LAMEDUCK_DATABASE";
 
 /// How much of stdout is kept as the result.
 const RESULT_LIMIT: usize = 64 << 10;
@@ -76,6 +84,8 @@ const ERROR_LIMIT: usize = 8 << 10;
 const OUTPUT_GRACE: Duration = Duration::from_secs(1);
 /// About how long to wait where no process could be had: others have to end first.
 const SHORTAGE_WAIT: Duration = Duration::from_secs(1);
+/// About how long where there is no such program: somebody has to bring it.
+const MISSING_WAIT: Duration = Duration::from_secs(10);
 
 /// A handler that runs a command.
 #[derive(Clone, Debug)]
@@ -135,7 +145,7 @@ impl Exec {
         self
     }
 
-    fn command(&self, job: &Job, context: &Context) -> Command {
+    fn command(&self, job: &Job, context: &Context) -> io::Result<Command> {
         let (program, arguments) = match self.argv.split_first() {
             Some((program, arguments)) => (OsStr::new(program), arguments),
             None => (OsStr::new(""), [].as_slice()),
@@ -149,27 +159,24 @@ impl Exec {
             .env("LAMEDUCK_MAX_ATTEMPTS", job.max_attempts.to_string())
             .env("LAMEDUCK_CONTENT_TYPE", &job.content_type)
             .env("LAMEDUCK_CLAIM", &context.claim)
-            .stdin(Stdio::piped())
+            .env_remove(SECRET)
+            .stdin(input::of(&job.payload)?)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let deadline = context.deadline().and_then(at_the_wall);
         // What the service itself may have of these is not the job's.
         set_or_remove(&mut command, "LAMEDUCK_DEADLINE", deadline);
         set_or_remove(&mut command, "TRACEPARENT", job.traceparent.clone());
-        command
+        Ok(command)
     }
 
-    async fn attend(&self, mut group: Group, job: &Job, context: &Context) -> Verdict {
+    async fn attend(&self, mut group: Group, context: &Context) -> Verdict {
         let mut result = Head::new(self.result_limit);
         let mut error = Tail::new(self.error_limit);
-        let (stdin, stdout, stderr) = group.pipes();
+        let (stdout, stderr) = group.pipes();
         let (told, status) = {
             let mut pipes = pin!(async {
-                tokio::join!(
-                    feed(stdin, &job.payload),
-                    result.read(stdout),
-                    error.read(stderr)
-                );
+                tokio::join!(result.read(stdout), error.read(stderr));
             });
             let (told, at_end) = until_ended(&group, context, pipes.as_mut()).await;
             let status = group.reap().await;
@@ -213,16 +220,38 @@ impl Exec {
                 wait: SHORTAGE_WAIT.mul_f64(0.5 + fastrand::f64()),
             };
         }
-        failed(match error.kind() {
-            io::ErrorKind::NotFound => format!(
-                "the command '{program}' can't be started ({error}); is it in the image, and on PATH?"
-            ),
-            io::ErrorKind::PermissionDenied => format!(
-                "the command '{program}' can't be started ({error}); is it executable for user {}?",
-                rustix::process::geteuid().as_raw()
-            ),
-            _ => format!("the command '{program}' can't be started ({error})"),
-        })
+        let remedy = match error.kind() {
+            io::ErrorKind::NotFound => "; is it in the image, and on PATH?".to_owned(),
+            io::ErrorKind::PermissionDenied => {
+                let user = rustix::process::geteuid().as_raw();
+                format!("; is it executable for user {user}?")
+            }
+            _ => {
+                return failed(format!(
+                    "the command '{program}' can't be started ({error})"
+                ));
+            }
+        };
+        // No job is to blame for it, and none is to be lost by it.
+        Verdict::Postponed {
+            error: format!("the command '{program}' can't be started ({error}){remedy}"),
+            wait: MISSING_WAIT.mul_f64(0.5 + fastrand::f64()),
+        }
+    }
+
+    /// Why this command can't be started, as far as can be seen without doing it: there is no such program.
+    pub fn missing(&self) -> Option<String> {
+        let program = self.argv.first()?;
+        let is_there = |path: &Path| path.is_file();
+        let found = match program.contains('/') {
+            true => is_there(Path::new(program)),
+            false => {
+                let path = std::env::var_os("PATH").unwrap_or_default();
+                std::env::split_paths(&path).any(|folder| is_there(&folder.join(program)))
+            }
+        };
+        (!found)
+            .then(|| format!("there is no program '{program}'; is it in the image, and on PATH?"))
     }
 }
 
@@ -232,9 +261,12 @@ impl Handler for Exec {
         if context.stop.is_cancelled() || context.cut.is_cancelled() {
             return Verdict::Released;
         }
-        let command = self.command(job, &context);
+        let command = match self.command(job, &context) {
+            Ok(command) => command,
+            Err(error) => return self.not_started(&error),
+        };
         match Group::spawn(command, &context.claim, Groups::of_this_process()) {
-            Ok(group) => self.attend(group, job, &context).await,
+            Ok(group) => self.attend(group, &context).await,
             Err(NotStarted::ProcessEnds) => Verdict::Released,
             Err(NotStarted::Failed(error)) => self.not_started(&error),
         }
@@ -296,13 +328,6 @@ fn set_or_remove(command: &mut Command, name: &str, value: Option<String>) {
         Some(value) => command.env(name, value),
         None => command.env_remove(name),
     };
-}
-
-/// Writes the payload. A command need not read it: a closed pipe is its right.
-async fn feed(stdin: Option<tokio::process::ChildStdin>, payload: &[u8]) {
-    if let Some(mut stdin) = stdin {
-        let _ = stdin.write_all(payload).await;
-    }
 }
 
 fn how_it_ended(status: ExitStatus) -> String {

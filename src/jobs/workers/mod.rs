@@ -212,10 +212,11 @@ impl Workers {
         let mut causes = self.shared.drain.causes();
         loop {
             let cause = causes.borrow_and_update().unwrap_or_default();
-            let marked = self
-                .shared
-                .engine
-                .mark_drain(self.shared.drain.id(), cause.as_str());
+            let marked = self.shared.engine.mark_drain(
+                self.shared.drain.id(),
+                cause.as_str(),
+                self.since_t0(),
+            );
             if let Err(error) = marked.await {
                 tracing::warn!(%error, "the drain's begin is not in the ledger");
             }
@@ -223,6 +224,11 @@ impl Workers {
                 return;
             }
         }
+    }
+
+    fn since_t0(&self) -> Duration {
+        let plan = self.shared.drain.plan();
+        plan.map_or(Duration::ZERO, |plan| plan.t0.elapsed())
     }
 
     /// Gives back, by process id, whatever is still held.
@@ -239,7 +245,7 @@ impl Workers {
         };
         let give_back = retry("give back", || self.shared.engine.release_held(delay));
         match timeout_at(plan.teardown_end, give_back).await {
-            Ok(Some(ids)) => {
+            Ok(Some(Done { answer: ids, .. })) => {
                 for id in ids {
                     tracing::warn!(job = %id, delay = delay.as_secs_f64(), "job given back by process id");
                     for pool in self.shared.drain.all_work() {
@@ -344,8 +350,15 @@ async fn keep_house(engine: Arc<dyn Engine>) -> Result<(), BoxError> {
     }
 }
 
+/// What came of something that was tried until the storage did it.
+struct Done<T> {
+    answer: T,
+    /// It failed before, and may have been done all the same.
+    again: bool,
+}
+
 /// Repeats what the storage could not do; `None` once it is closed.
-async fn retry<T, F, Fut>(what: &str, mut attempt: F) -> Option<T>
+async fn retry<T, F, Fut>(what: &str, mut attempt: F) -> Option<Done<T>>
 where
     F: FnMut() -> Fut,
     Fut: Future<Output = Result<T, EngineError>>,
@@ -354,7 +367,10 @@ where
     let mut told: Option<Instant> = None;
     loop {
         match attempt().await {
-            Ok(done) => return Some(done),
+            Ok(answer) => {
+                let again = told.is_some();
+                return Some(Done { answer, again });
+            }
             Err(EngineError::Closed) => return None,
             Err(error) => {
                 if told.is_none_or(|told| told.elapsed() >= TELL_AGAIN) {

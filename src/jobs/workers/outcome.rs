@@ -4,12 +4,12 @@ use std::{sync::Arc, time::Duration};
 
 use jiff::Timestamp;
 
-use super::{pool::Worker, retry, run::Ended};
+use super::{Done, pool::Worker, retry, run::Ended};
 use crate::{
     jobs::{
         handler::{Retry, Verdict},
-        job::{AfterFailure, Claim, Job, Outcome, Settled, Settlement},
-        metrics::Busy,
+        job::{AfterFailure, Claim, Job, JobId, Outcome, Settled, Settlement, State},
+        metrics::{Busy, Ending},
     },
     lifecycle::Moment,
 };
@@ -82,7 +82,15 @@ impl Worker {
         let completed = matches!(outcome, Outcome::Completed { .. });
         let ending = busy.ending(&outcome);
         let settlement = Arc::new(vec![claim.settle(outcome)]);
-        let settled = self.write(&settlement).await;
+        let settled = match self.write(&settlement).await {
+            // Nobody wrote it before us under this claim, but whoever has the claim by the API.
+            Some(Done {
+                answer: Settled::Repeated,
+                again: false,
+            }) => return self.ended_elsewhere(job, busy).await,
+            Some(done) => Some(done.answer),
+            None => None,
+        };
         if let Some(Settled::Written | Settled::Repeated) = settled {
             busy.settled(ending);
         }
@@ -101,7 +109,23 @@ impl Worker {
         }
     }
 
-    async fn write(&self, settlement: &Arc<Vec<Settlement>>) -> Option<Settled> {
+    /// The job's outcome came by its claim, from outside, while its handler still ran.
+    async fn ended_elsewhere(&self, job: JobId, busy: &Busy) {
+        tracing::info!(%job, "its outcome had come from outside before its handler ended");
+        let completed = self.shared.engine.job(job).await;
+        match completed.map(|job| job.map(|job| job.state)) {
+            Ok(Some(State::Completed)) => {
+                busy.settled(Ending::Completed);
+                self.work.finished();
+            }
+            _ => {
+                busy.settled(Ending::Failed);
+                self.work.failed();
+            }
+        }
+    }
+
+    async fn write(&self, settlement: &Arc<Vec<Settlement>>) -> Option<Done<Settled>> {
         let landed = retry("write an outcome", || self.shared.engine.settle(settlement));
         let given_up = async {
             self.shared.drain.reached(Moment::GiveBack).await;
@@ -111,7 +135,10 @@ impl Worker {
             }
         };
         tokio::select! {
-            landed = landed => landed.and_then(|settled| settled.first().copied()),
+            landed = landed => landed.and_then(|Done { answer, again }| {
+                let answer = answer.first().copied()?;
+                Some(Done { answer, again })
+            }),
             () = given_up => None,
         }
     }

@@ -156,7 +156,10 @@ pub async fn a_kill_in_a_drain_is_no_crash<S: Store>() {
     for _ in 0..3 {
         let engine = store.open().await.unwrap();
         drop(reserve_one(&*engine).await);
-        engine.mark_drain("d", "pod_deleted").await.unwrap();
+        engine
+            .mark_drain("d", "pod_deleted", Duration::ZERO)
+            .await
+            .unwrap();
         store.kill(engine).await;
     }
 

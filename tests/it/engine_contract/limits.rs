@@ -298,7 +298,10 @@ pub async fn the_latest_process_runs_are_told<S: Store>() {
     store.kill(engine).await;
     store.clock().advance(1);
     let engine = store.open().await.unwrap();
-    engine.mark_drain("abc", "pod_deleted").await.unwrap();
+    engine
+        .mark_drain("abc", "pod_deleted", Duration::ZERO)
+        .await
+        .unwrap();
     store.clock().advance(1);
     engine
         .close_drain(&LastWord {

@@ -433,7 +433,7 @@ pub async fn a_closed_engine_says_so<S: Store>() {
     let submitted = engine.submit(vec![a_job("y")]).await;
     assert!(matches!(submitted, Err(EngineError::Closed)));
     assert!(matches!(engine.job(id).await, Err(EngineError::Closed)));
-    let marked = engine.mark_drain("d", "c").await;
+    let marked = engine.mark_drain("d", "c", Duration::ZERO).await;
     assert!(matches!(marked, Err(EngineError::Closed)));
 }
 
@@ -544,8 +544,14 @@ pub async fn a_process_that_never_closed_its_row_was_killed<S: Store>() {
 pub async fn a_process_killed_in_its_drain_keeps_its_cause<S: Store>() {
     let mut store = S::start().await;
     let engine = store.open().await.unwrap();
-    engine.mark_drain("d1", "pod_deleted").await.unwrap();
-    engine.mark_drain("d2", "something_else").await.unwrap();
+    engine
+        .mark_drain("d1", "pod_deleted", Duration::ZERO)
+        .await
+        .unwrap();
+    engine
+        .mark_drain("d2", "something_else", Duration::ZERO)
+        .await
+        .unwrap();
 
     store.kill(engine).await;
     let engine = store.open().await.unwrap();
@@ -559,8 +565,14 @@ pub async fn a_process_killed_in_its_drain_keeps_its_cause<S: Store>() {
 pub async fn a_cause_that_becomes_known_later_is_the_one_that_is_kept<S: Store>() {
     let mut store = S::start().await;
     let engine = store.open().await.unwrap();
-    engine.mark_drain("d", "unknown").await.unwrap();
-    engine.mark_drain("d", "pod_deleted").await.unwrap();
+    engine
+        .mark_drain("d", "unknown", Duration::ZERO)
+        .await
+        .unwrap();
+    engine
+        .mark_drain("d", "pod_deleted", Duration::ZERO)
+        .await
+        .unwrap();
 
     store.kill(engine).await;
     let engine = store.open().await.unwrap();
@@ -574,7 +586,10 @@ pub async fn a_cause_that_becomes_known_later_is_the_one_that_is_kept<S: Store>(
 pub async fn a_drain_is_closed_once<S: Store>() {
     let mut store = S::start().await;
     let engine = store.open().await.unwrap();
-    engine.mark_drain("d", "pod_deleted").await.unwrap();
+    engine
+        .mark_drain("d", "pod_deleted", Duration::ZERO)
+        .await
+        .unwrap();
     let close = async |outcome| {
         let last = LastWord {
             seconds: 2.5,

@@ -257,6 +257,43 @@ async fn hooks_run_the_last_one_first_and_leave_nothing() {
 }
 
 #[tokio::test]
+async fn a_hook_removes_neither_what_a_link_points_to_nor_the_queue() {
+    let place = Place::new("");
+    let path = |name: &str| place.path(name).display().to_string();
+    let precious = place.path("keep").join("precious");
+    fs::create_dir_all(precious.parent().unwrap()).unwrap();
+    fs::write(&precious, "x").unwrap();
+    fs::create_dir_all(place.path("parent")).unwrap();
+    std::os::unix::fs::symlink(place.path("keep"), place.path("parent/link")).unwrap();
+    // The queue's folder as the hook calls it comes about only after the configuration was checked.
+    let text = format!(
+        "exec = 'cat'\n\
+         [[teardown-hook]]\nname = 'queue'\nremove = '{}'\n\
+         [[teardown-hook]]\nname = 'link'\nremove = '{}/'\n",
+        path("later/data"),
+        path("parent/link"),
+    );
+    let file = file(&place, "lameduck.toml", &text);
+    let process = Process::start(place.command(&["--config", &file])).await;
+    let id = process.post("x", &[("lameduck-delay", "1h")]).await.json()["id"].clone();
+    std::os::unix::fs::symlink(place.path(""), place.path("later")).unwrap();
+
+    let exit = process.terminate().await;
+
+    let hooks = exit.report()["hooks"].clone();
+    assert_eq!(hooks[0]["error"], serde_json::Value::Null, "{hooks:#}");
+    assert!(precious.exists(), "it was only pointed to");
+    assert!(!place.path("parent/link").exists());
+    let refused = hooks[1]["error"].as_str().unwrap();
+    assert!(refused.contains("the queue's data is in it"), "{refused}");
+    let process = place.start(&[]).await;
+    let job = process
+        .get(&format!("/v1/jobs/{}", id.as_str().unwrap()))
+        .await;
+    assert_eq!(job.json()["state"], "scheduled");
+}
+
+#[tokio::test]
 async fn a_hook_that_fails_or_hangs_is_reported_and_stops_no_other() {
     let place = Place::new("");
     let text = "exec = 'cat'\n\

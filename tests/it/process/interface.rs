@@ -40,7 +40,7 @@ async fn a_second_process_on_the_same_data_is_refused_and_the_first_goes_on() {
     let first = place.start(&[]).await;
 
     // It waits for twice as long as a predecessor would take.
-    let (status, said) = output(place.command_with_handler(&["--grace", "500ms"])).await;
+    let (status, said) = output(place.command_with_handler(&["--grace", "1s"])).await;
 
     assert_eq!(status, Some(1), "{said}");
     assert!(said.contains("in use by another process"), "{said}");

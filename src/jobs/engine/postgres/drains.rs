@@ -1,9 +1,11 @@
 //! The drain ledger's side of the processes' rows.
 
+use std::time::Duration;
+
 use tokio_postgres::{Client, Row};
 
 use super::{
-    convert::{Columns, micros, params, process_uuid},
+    convert::{Columns, micros, params, process_uuid, stored_duration},
     session::{Command, Failure, Turn},
 };
 use crate::jobs::{
@@ -19,7 +21,7 @@ const MARK: &str = "
 const CLOSE: &str = "
     UPDATE lameduck.processes
     SET drain_id = $2, cause = $3, outcome = $4, seconds = $5, report = $6, closed_at = $7, figures = $8::text::jsonb,
-        drain_at = coalesce(drain_at, $7)
+        drain_at = coalesce(drain_at, $7 - ($5 * 1000000)::bigint)
     WHERE id = $1 AND outcome IS NULL";
 
 // In one statement, so that no total ever falls, and each row is folded by one process.
@@ -78,6 +80,7 @@ pub(super) struct Mark {
     pub process: ProcessId,
     pub drain_id: String,
     pub cause: String,
+    pub ago: Duration,
 }
 
 /// A process' last word, written once.
@@ -99,7 +102,8 @@ impl Command for Mark {
 
     async fn run(&self, turn: &mut Turn) -> Result<(), Failure> {
         let mark = params![
-            process_uuid(self.process) => UUID, self.drain_id => TEXT, self.cause => TEXT, micros(turn.now) => INT8,
+            process_uuid(self.process) => UUID, self.drain_id => TEXT, self.cause => TEXT,
+            micros(turn.now) - stored_duration(self.ago) => INT8,
         ];
         turn.execute(MARK, mark).await.map(drop)
     }

@@ -619,11 +619,17 @@ impl Engine for PostgresEngine {
 
 #[async_trait]
 impl Ledger for PostgresEngine {
-    async fn mark_drain(&self, drain_id: &str, cause: &str) -> Result<(), EngineError> {
+    async fn mark_drain(
+        &self,
+        drain_id: &str,
+        cause: &str,
+        ago: Duration,
+    ) -> Result<(), EngineError> {
         let mark = drains::Mark {
             process: self.identity.get(),
             drain_id: drain_id.to_owned(),
             cause: cause.to_owned(),
+            ago,
         };
         self.sessions.call(mark).await
     }

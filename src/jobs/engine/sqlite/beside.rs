@@ -73,6 +73,8 @@ fn open(rows: &[DrainRow]) -> impl Iterator<Item = ProcessId> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
     use crate::jobs::{
         engine::{
@@ -96,7 +98,10 @@ mod tests {
         let place = tempfile::tempdir().unwrap();
         let engine = open(place.path());
         assert_eq!(outcomes(place.path()), [None]);
-        engine.mark_drain("abc", "signal").await.unwrap();
+        engine
+            .mark_drain("abc", "signal", Duration::ZERO)
+            .await
+            .unwrap();
         engine
             .close_drain(&LastWord {
                 drain_id: "abc".to_owned(),

@@ -1,10 +1,12 @@
 //! The drain ledger's rows: one for each process run.
 
+use std::time::Duration;
+
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
 use super::{
-    convert::{count, instant, instant_if_any, micros},
+    convert::{count, instant, instant_if_any, micros, stored_duration},
     writer::Turn,
 };
 use crate::jobs::{
@@ -24,7 +26,7 @@ const MARK: &str = "
 const CLOSE: &str = "
     UPDATE processes
     SET drain_id = ?2, cause = ?3, outcome = ?4, seconds = ?5, report = ?6, closed_at = ?7, figures = ?8,
-        drain_at = coalesce(drain_at, ?7)
+        drain_at = coalesce(drain_at, ?7 - CAST(?5 * 1000000 AS INTEGER))
     WHERE id = ?1 AND outcome IS NULL";
 
 const NEWEST_TO_FOLD: &str = "
@@ -98,14 +100,20 @@ pub(super) fn prune(connection: &Connection, keep: u32) -> Result<()> {
 }
 
 /// T0, or what has become known since.
-pub(super) fn mark(turn: &Turn<'_>, process: ProcessId, drain_id: &str, cause: &str) -> Result<()> {
+pub(super) fn mark(
+    turn: &Turn<'_>,
+    process: ProcessId,
+    drain_id: &str,
+    cause: &str,
+    ago: Duration,
+) -> Result<()> {
     turn.connection
         .prepare_cached(MARK)?
         .execute(params![
             process.as_bytes(),
             drain_id,
             cause,
-            micros(turn.now)
+            micros(turn.now) - stored_duration(ago)
         ])
         .map(drop)
 }

@@ -367,11 +367,16 @@ impl Engine for SqliteEngine {
 
 #[async_trait]
 impl Ledger for SqliteEngine {
-    async fn mark_drain(&self, drain_id: &str, cause: &str) -> Result<(), EngineError> {
+    async fn mark_drain(
+        &self,
+        drain_id: &str,
+        cause: &str,
+        ago: Duration,
+    ) -> Result<(), EngineError> {
         let process = self.process;
         let (drain_id, cause) = (drain_id.to_owned(), cause.to_owned());
         self.writer
-            .call(move |turn| drains::mark(turn, process, &drain_id, &cause))
+            .call(move |turn| drains::mark(turn, process, &drain_id, &cause, ago))
             .await
     }
 

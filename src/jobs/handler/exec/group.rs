@@ -31,7 +31,7 @@ use rustix::{
 };
 use tokio::{
     io::{Interest, unix::AsyncFd},
-    process::{Child, ChildStderr, ChildStdin, ChildStdout, Command},
+    process::{Child, ChildStderr, ChildStdout, Command},
 };
 
 use crate::jobs::leftovers::{Listed, RunningList};
@@ -130,9 +130,9 @@ impl Group {
     }
 
     /// Its ends of the pipes; there once.
-    pub fn pipes(&mut self) -> (Option<ChildStdin>, Option<ChildStdout>, Option<ChildStderr>) {
+    pub fn pipes(&mut self) -> (Option<ChildStdout>, Option<ChildStderr>) {
         let child = &mut self.child;
-        (child.stdin.take(), child.stdout.take(), child.stderr.take())
+        (child.stdout.take(), child.stderr.take())
     }
 
     /// Signals the leader and all that it started and that did not leave.

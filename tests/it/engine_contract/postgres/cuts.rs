@@ -76,7 +76,7 @@ async fn a_life(database: &Database, lost: Option<(usize, Lost)>) -> usize {
     let two = submitted("two").await;
     let held = reserve_again(&engine, two).await;
     again(async || engine.maintain().await.map(drop)).await;
-    again(async || engine.mark_drain("d1", "signal").await).await;
+    again(async || engine.mark_drain("d1", "signal", Duration::ZERO).await).await;
     again(async || engine.release_held(Duration::ZERO).await).await;
     again(async || {
         engine
