@@ -282,8 +282,9 @@ def queries_of(page):
 
 
 def documented(story):
-    """The queries of docs/scrape.md, and those that the runbooks give to whoever was paged."""
-    queries = [(page, expr) for page in (Path("docs/scrape.md"), *sorted(rules.PAGES.glob("*.md"))) for expr in queries_of(page)]
+    """The queries of docs/scrape.md and docs/rollout.md, and those that the runbooks give to whoever was paged."""
+    pages = (Path("docs/scrape.md"), Path("docs/rollout.md"), *sorted(rules.PAGES.glob("*.md")))
+    queries = [(page, expr) for page in pages for expr in queries_of(page)]
     equal(len(queries) > 15, True, "queries")
     for page, expr in queries:
         selects(story, expr)
@@ -333,6 +334,6 @@ def all_checks(program):
         for title, expr, instant in dashboard.queries():
             check(f"dashboard: {title}", shows, story, expr, instant)
         check("dashboard: the timeline has every process", timeline, story)
-        check("the queries of docs/scrape.md and of the runbooks are answered", documented, story)
+        check("the queries of docs/scrape.md, docs/rollout.md and of the runbooks are answered", documented, story)
         check("what the runbooks pick out of ledger and API is there", looked_at, story)
         print(f"      from the start of Prometheus to the last query: {time.monotonic() - began:.0f} s")
