@@ -24,6 +24,7 @@ mod limits;
 mod model;
 mod order;
 mod postgres;
+mod protocol;
 mod sqlite;
 mod stories;
 
