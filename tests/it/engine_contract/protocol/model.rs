@@ -336,8 +336,12 @@ impl Protocol {
     }
 }
 
-/// What may be written of a run now. One that has been written is only repeated.
+/// What may be written of a run now. One that has been written is only repeated; of one that is stale it is not known
+/// any more how far it had come.
 fn outcomes(process: &Process, run: Run) -> &'static [Outcome] {
+    if run.claim == Claim::Stale {
+        return &[Outcome::Complete, Outcome::Fail, Outcome::Release];
+    }
     match run.stage {
         Stage::Unheard => &[],
         Stage::Reserved if process.draining => &[Outcome::Release],

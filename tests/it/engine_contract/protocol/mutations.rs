@@ -98,6 +98,7 @@ fn each_broken_rule_is_found() {
         let protocol = Protocol {
             mutation: Some(mutation),
             only: Some(rule),
+            symmetric: false,
             ..shown_in(mutation)
         };
         let checked = check(&protocol);

@@ -68,7 +68,11 @@ impl Gate {
         format!(
             "postgres://{}@{}:5432/{}?sslmode=disable",
             behind.get_user().unwrap(),
-            self.directory.path().display().to_string().replace('/', "%2F"),
+            self.directory
+                .path()
+                .display()
+                .to_string()
+                .replace('/', "%2F"),
             behind.get_dbname().unwrap()
         )
     }
@@ -222,10 +226,24 @@ async fn go(way: &[Action]) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_was_killed_is_found_out_and_what_it_ran_goes_on() {
     go(&[
-        Start(0), Start(1), Submit(0), Submit(1),
-        Send(0, 0), Take(0), Begin(run(0, 0)), Send(1, 1), Take(1), Begin(run(1, 1)),
-        Kill(0), SeenStill(1, 0), Reap(1, 0),
-        Send(1, 0), Take(1), Begin(run(1, 0)), Settle(run(1, 0), Complete), Settle(run(1, 1), Complete),
+        Start(0),
+        Start(1),
+        Submit(0),
+        Submit(1),
+        Send(0, 0),
+        Take(0),
+        Begin(run(0, 0)),
+        Send(1, 1),
+        Take(1),
+        Begin(run(1, 1)),
+        Kill(0),
+        SeenStill(1, 0),
+        Reap(1, 0),
+        Send(1, 0),
+        Take(1),
+        Begin(run(1, 0)),
+        Settle(run(1, 0), Complete),
+        Settle(run(1, 1), Complete),
     ])
     .await;
 }
@@ -233,12 +251,32 @@ async fn who_was_killed_is_found_out_and_what_it_ran_goes_on() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_stood_still_writes_nothing_and_goes_on_as_another() {
     go(&[
-        Start(0), Start(1), Submit(0), Submit(1),
-        Send(0, 0), Take(0), Begin(run(0, 0)), Send(1, 1), Take(1), Begin(run(1, 1)),
-        Freeze(0), SeenStill(1, 0), Reap(1, 0), Send(1, 0), Take(1), Begin(run(1, 0)),
-        Thaw(0), Settle(run(0, 0), Complete), NewId(0),
-        Settle(run(1, 0), Fail), Wait, Send(0, 0), Take(0), Begin(run(0, 0)),
-        Settle(run(0, 0), Fail), Settle(run(1, 1), Complete),
+        Start(0),
+        Start(1),
+        Submit(0),
+        Submit(1),
+        Send(0, 0),
+        Take(0),
+        Begin(run(0, 0)),
+        Send(1, 1),
+        Take(1),
+        Begin(run(1, 1)),
+        Freeze(0),
+        SeenStill(1, 0),
+        Reap(1, 0),
+        Send(1, 0),
+        Take(1),
+        Begin(run(1, 0)),
+        Thaw(0),
+        Settle(run(0, 0), Complete),
+        NewId(0),
+        Settle(run(1, 0), Fail),
+        Wait,
+        Send(0, 0),
+        Take(0),
+        Begin(run(0, 0)),
+        Settle(run(0, 0), Fail),
+        Settle(run(1, 1), Complete),
     ])
     .await;
 }
@@ -246,11 +284,25 @@ async fn who_stood_still_writes_nothing_and_goes_on_as_another() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn who_stood_still_in_its_drain_is_charged_with_nothing_and_exits() {
     go(&[
-        Start(0), Start(1), Submit(0), Submit(1),
-        Send(0, 0), Take(0), Begin(run(0, 0)), T0(0),
-        Freeze(0), SeenStill(1, 0), Reap(1, 0), Send(1, 0), Take(1),
-        Thaw(0), Settle(run(0, 0), Release), NewId(0), Exit(0),
-        Begin(run(1, 0)), Settle(run(1, 0), Complete),
+        Start(0),
+        Start(1),
+        Submit(0),
+        Submit(1),
+        Send(0, 0),
+        Take(0),
+        Begin(run(0, 0)),
+        T0(0),
+        Freeze(0),
+        SeenStill(1, 0),
+        Reap(1, 0),
+        Send(1, 0),
+        Take(1),
+        Thaw(0),
+        Settle(run(0, 0), Release),
+        NewId(0),
+        Exit(0),
+        Begin(run(1, 0)),
+        Settle(run(1, 0), Complete),
     ])
     .await;
 }
