@@ -4,7 +4,8 @@
 //! | file | is |
 //! | --- | --- |
 //! | `state.rs` | what there is: rows, and what processes remember |
-//! | `model.rs` | what may happen, and the rules that can be broken on purpose |
+//! | `model.rs` | its actions, its sizes, and the rules that can be broken on purpose |
+//! | `possible.rs`, `effects.rs` | what may happen, and what it does |
 //! | `rules.rs` | what must hold |
 //! | `checker.rs` | the search through everything |
 //! | `mutations.rs` | each rule of the protocol broken once: the search finds it |
@@ -17,8 +18,10 @@ use checker::check;
 use model::Protocol;
 
 mod checker;
+mod effects;
 mod model;
 mod mutations;
+mod possible;
 mod replay;
 mod rules;
 mod state;

@@ -201,9 +201,15 @@ impl<'s, S: Side> Replay<'s, S> {
         let reserved = engine.reserve(&self.queues[n], Order::RunAt, 1).await;
         let reserved = reserved.unwrap().pop();
         assert_eq!(reserved.is_some(), taken, "{:?}", self.steps);
-        let Some(Reserved { job, claim }) = reserved else {
+        let Some(Reserved {
+            job,
+            claim,
+            process,
+        }) = reserved
+        else {
             return;
         };
+        assert_eq!(process, engine.process());
         assert_eq!(Some(job.id), self.jobs[n]);
         assert_eq!(job.attempt, next.jobs[n].attempt);
         assert_eq!(job.suspect, next.jobs[n].crashes >= state::SUSPECT);
@@ -253,7 +259,10 @@ impl<'s, S: Side> Replay<'s, S> {
             .any(|r| r.claim == state::Claim::Settled)
         {
             let held = &mut self.processes[place.process].held[place.job];
-            held[state::Claim::Settled as usize] = Some(Held::Settlement(settlement));
+            let settled = &mut held[state::Claim::Settled as usize];
+            if let Some(before) = settled.replace(Held::Settlement(settlement)) {
+                held[state::Claim::Stale as usize] = Some(before);
+            }
         }
     }
 

@@ -57,14 +57,26 @@ fn kind(told: &Told, action: Action) -> Option<Kind> {
     })
 }
 
-/// The same, where it is only told apart who is a suspect: that much is gone in every test run.
+/// The same, told apart only by what decides: that much is gone in every test run.
 fn rough_kind(told: &Told, action: Action) -> Option<Kind> {
     let kind = kind(told, action)?;
     let (phase, _, crashes, alone) = kind.job;
-    Some(Kind {
-        job: (phase, 0, u32::from(crashes >= state::SUSPECT), alone),
-        row: (kind.row.0, kind.row.1, false),
-        ..kind
+    let suspect = crashes >= state::SUSPECT;
+    let (row, marked, _) = kind.row;
+    Some(match action {
+        // Of an outcome it decides what became of its claim.
+        Action::Settle(..) | Action::Land(..) => Kind {
+            job: (phase, 0, 0, false),
+            owner: None,
+            row: (false, false, false),
+            old_id: false,
+            ..kind
+        },
+        _ => Kind {
+            job: (phase, 0, u32::from(suspect), alone),
+            row: (row, marked, false),
+            ..kind
+        },
     })
 }
 
