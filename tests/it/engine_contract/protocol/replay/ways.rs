@@ -1,7 +1,11 @@
 //! Which ways are gone: each kind of step from each kind of situation at least once, and random ones.
 
 use super::{
-    super::checker::{Model, cover},
+    super::{
+        PAGE,
+        checker::{Model, cover},
+        with_commas,
+    },
     sides::{Embedded, Shared},
     *,
 };
@@ -80,20 +84,21 @@ fn rough_kind(told: &Told, action: Action) -> Option<Kind> {
     })
 }
 
-/// Goes each way on a queue of its own.
-async fn go<S: Side>(protocol: Protocol, ways: &[Vec<Action>]) {
+/// Goes each way on a queue of its own, and compares with what the page says.
+async fn go<S: Side>(name: &str, protocol: Protocol, ways: &[Vec<Action>]) {
     let began = std::time::Instant::now();
     let mut side = S::fresh().await;
-    let mut steps = 0;
     for (number, way) in ways.iter().enumerate() {
         Replay::new(&mut side, protocol, number).go(way).await;
-        steps += way.len();
     }
+    let steps = with_commas(ways.iter().map(Vec::len).sum());
+    let ways = with_commas(ways.len());
     println!(
-        "{} ways, {steps} steps in {:?}",
-        ways.len(),
+        "{name}: {ways} ways, {steps} steps in {:?}",
         began.elapsed()
     );
+    let row = format!("| {name} | {ways} | {steps} |");
+    assert!(PAGE.contains(&row), "docs/protocol.md does not say: {row}");
 }
 
 fn on_the_embedded(jobs: usize) -> Protocol {
@@ -133,13 +138,23 @@ fn random_ways(protocol: Protocol, ways: usize, steps: usize) -> Vec<Vec<Action>
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sqlite_does_every_kind_of_step_as_the_model_says() {
     let protocol = on_the_embedded(1);
-    go::<Embedded>(protocol, &cover(&protocol, kind)).await;
+    go::<Embedded>(
+        "SQLite, 1 job: every kind of step",
+        protocol,
+        &cover(&protocol, kind),
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sqlite_goes_random_ways_as_the_model_says() {
     let protocol = on_the_embedded(2);
-    go::<Embedded>(protocol, &random_ways(protocol, 40, 80)).await;
+    go::<Embedded>(
+        "SQLite, 2 jobs: random ways",
+        protocol,
+        &random_ways(protocol, 40, 80),
+    )
+    .await;
 }
 
 /// No process stands still.
@@ -164,26 +179,50 @@ fn standing_still() -> Protocol {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgresql_kills_and_drains_as_the_model_says() {
     let protocol = killed_and_drained();
-    go::<Shared>(protocol, &cover(&protocol, rough_kind)).await;
+    go::<Shared>(
+        "PostgreSQL, 2 processes, 1 job: every rough kind of step of kills, drains, lost answers",
+        protocol,
+        &cover(&protocol, rough_kind),
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgresql_takes_over_from_who_stands_still_as_the_model_says() {
     let protocol = standing_still();
-    go::<Shared>(protocol, &cover(&protocol, rough_kind)).await;
+    go::<Shared>(
+        "PostgreSQL, 2 processes, 1 job: every rough kind of step of kills, freezes",
+        protocol,
+        &cover(&protocol, rough_kind),
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn postgresql_goes_random_ways_as_the_model_says() {
     let protocol = on_the_shared(2, 2);
-    go::<Shared>(protocol, &random_ways(protocol, 12, 80)).await;
+    go::<Shared>(
+        "PostgreSQL, 2 processes, 2 jobs: random ways",
+        protocol,
+        &random_ways(protocol, 12, 80),
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "minutes: run by `make model`"]
 async fn postgresql_does_every_kind_of_step_as_the_model_says() {
-    for protocol in [killed_and_drained(), standing_still()] {
-        go::<Shared>(protocol, &cover(&protocol, kind)).await;
+    for (name, protocol) in [
+        (
+            "PostgreSQL, 2 processes, 1 job: every kind of step of kills, drains, lost answers",
+            killed_and_drained(),
+        ),
+        (
+            "PostgreSQL, 2 processes, 1 job: every kind of step of kills, freezes",
+            standing_still(),
+        ),
+    ] {
+        go::<Shared>(name, protocol, &cover(&protocol, kind)).await;
     }
 }
 
@@ -191,5 +230,10 @@ async fn postgresql_does_every_kind_of_step_as_the_model_says() {
 #[ignore = "minutes: run by `make model`"]
 async fn postgresql_goes_many_random_ways_as_the_model_says() {
     let protocol = on_the_shared(3, 3);
-    go::<Shared>(protocol, &random_ways(protocol, 200, 120)).await;
+    go::<Shared>(
+        "PostgreSQL, 3 processes, 3 jobs: random ways",
+        protocol,
+        &random_ways(protocol, 200, 120),
+    )
+    .await;
 }
