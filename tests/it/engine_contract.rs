@@ -25,6 +25,7 @@ mod limits;
 mod model;
 mod order;
 mod postgres;
+mod protocol;
 mod sqlite;
 mod stories;
 
@@ -257,6 +258,7 @@ macro_rules! contract {
             only_who_ran_alone_is_charged
             any_outcome_clears_a_suspect
             a_kill_in_a_drain_is_no_crash
+            a_kill_in_a_drain_condemns_nobody
             the_end_of_the_machine_is_no_crash
         }
         crate::engine_contract::contract! { $store: limits:

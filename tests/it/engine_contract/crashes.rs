@@ -168,6 +168,25 @@ pub async fn a_kill_in_a_drain_is_no_crash<S: Store>() {
     assert_eq!((record.crashes, record.releases), (0, 3));
 }
 
+pub async fn a_kill_in_a_drain_condemns_nobody<S: Store>() {
+    let mut store = S::start().await;
+    let ids = submit_to(&mut store, &["a"]).await;
+    // As often as may be, but never alone.
+    for _ in 0..3 {
+        crash(&mut store).await;
+    }
+
+    let engine = open_and_wait(&store).await;
+    let reserved = reserve_one(&*engine).await;
+    engine.runs_alone(&reserved.claim).await.unwrap();
+    engine.mark_drain("d", "pod_deleted").await.unwrap();
+    store.kill(engine).await;
+
+    let engine = store.open().await.unwrap();
+    let record = record(&*engine, ids[0]).await;
+    assert_eq!((record.state, record.crashes), (State::Pending, 3));
+}
+
 pub async fn the_end_of_the_machine_is_no_crash<S: Store>() {
     let mut store = S::start().await;
     let ids = submit_to(&mut store, &["a"]).await;

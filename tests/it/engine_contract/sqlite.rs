@@ -21,7 +21,7 @@ use super::*;
 
 super::contract!(SqliteStore);
 
-struct SqliteStore {
+pub(super) struct SqliteStore {
     directory: TempDir,
     clock: TestClock,
     limits: Limits,

@@ -195,10 +195,12 @@ fn take_over(
 ) -> rusqlite::Result<()> {
     let now = (options.clock)();
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let charged = queue::charge_crashes(&transaction, options.boot_id.as_deref(), now)?;
+    let boot_id = options.boot_id.as_deref();
+    let charged = queue::charge_crashes(&transaction, boot_id, now)?;
+    let (freed, condemned) =
+        queue::take_from_the_dead(&transaction, boot_id, now, options.max_crashes)?;
     let killed = drains::bury_predecessors(&transaction, now)?;
-    let (freed, condemned) = queue::take_from_the_dead(&transaction, now, options.max_crashes)?;
-    drains::open(&transaction, process, options.boot_id.as_deref(), now)?;
+    drains::open(&transaction, process, boot_id, now)?;
     drains::prune(&transaction, options.ledger_rows)?;
     transaction.commit()?;
     if killed > 0 {

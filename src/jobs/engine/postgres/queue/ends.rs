@@ -198,7 +198,8 @@ impl Command for Reap {
         }
         let lost = params![process => UUID, now => INT8, end_number(RunEnd::Lost) => INT2, RUNS_KEPT as i32 => INT4];
         turn.execute(ADD_LOST, lost).await?;
-        if self.max_crashes > 0 {
+        // Not by crashes of before: this end was no crash of anybody's.
+        if crashed && self.max_crashes > 0 {
             let most = i32::try_from(self.max_crashes).unwrap_or(i32::MAX);
             let condemned = params![process => UUID, now => INT8, most => INT4];
             for row in turn.query(CONDEMN, condemned).await? {

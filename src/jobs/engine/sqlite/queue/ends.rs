@@ -54,7 +54,9 @@ const CONDEMN: &str = "
     UPDATE jobs INDEXED BY jobs_running
     SET state = 3, ended_at = ?1, process = NULL, claim = NULL, runs = runs + 1,
         last_error = 'its process crashed ' || crashes || ' times in a row while it ran, the last time alone'
-    WHERE state = 1 AND alone AND crashes >= ?2";
+    WHERE state = 1 AND alone AND crashes >= ?2 AND process IN (
+        SELECT id FROM processes WHERE outcome IS NULL AND drain_at IS NULL AND boot_id = ?3
+    )";
 
 pub(super) const FREE: &str = "
     UPDATE jobs INDEXED BY jobs_running
@@ -110,9 +112,11 @@ pub(in super::super) fn charge_crashes(
 }
 
 /// At start: every job that runs is a dead predecessor's, since this process has not reserved any. Says how
-/// many are free, and how many dead because they crashed too often.
+/// many are free, and how many dead because they crashed too often. Also before the rows are closed: nobody is
+/// dead because of an end that was no crash.
 pub(in super::super) fn take_from_the_dead(
     connection: &Connection,
+    boot_id: Option<&str>,
     now: jiff::Timestamp,
     max_crashes: u32,
 ) -> Result<(usize, usize)> {
@@ -123,7 +127,7 @@ pub(in super::super) fn take_from_the_dead(
         0 => u32::MAX,
         cap => cap,
     };
-    let condemned = statement(CONDEMN)?.execute(params![now, cap])?;
+    let condemned = statement(CONDEMN)?.execute(params![now, cap, boot_id])?;
     let freed = statement(FREE)?.execute(params![now, SUSPECT])?;
     Ok((freed, condemned))
 }
