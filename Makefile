@@ -9,7 +9,8 @@ help:                     ## this list
 
 test: lint features package unit deploy watch image power-cuts ## everything that CI runs; needs Debian's packages in .ci/packages
 
-lint:                     ## format, clippy, documentation
+lint:                     ## format, clippy, documentation and its pages
+	tests/docs/check.py
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets --features grpc -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --features grpc
@@ -31,6 +32,9 @@ chaos:                    ## three replicas on PostgreSQL, and everything that c
 
 cost:                     ## what a drain costs the API server, by the size of its Service
 	$(CARGO) test --locked --test it what_a_drain_costs -- --ignored --nocapture
+
+model:                    ## the protocol of claims and leases, searched and replayed for larger sizes (minutes)
+	$(CARGO) test --locked --test it protocol -- --ignored --nocapture --test-threads=1
 
 package:                  ## what a registry would get
 	$(CARGO) package --locked --no-verify --allow-dirty --quiet
