@@ -18,15 +18,13 @@ use super::{
         model::Action::*,
         state::Outcome::{Complete, Fail, Release},
     },
+    sides::until,
     *,
 };
 use crate::postgres_server::{Database, own_server};
 
 /// Long enough for a machine that is busy with other tests to renew it.
 const LEASE: Duration = Duration::from_secs(2);
-
-/// Longer than a lease and all the looks at it.
-const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Nobody tells anybody who is dead.
 struct Leased {
@@ -188,17 +186,6 @@ impl Side for Leased {
     fn observer(&self) -> Option<Arc<dyn Engine>> {
         Some(self.observer.clone())
     }
-}
-
-/// Looks until it is so.
-async fn until(what: &str, mut so: impl AsyncFnMut() -> bool) {
-    let looking = async {
-        while !so().await {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-    };
-    let seen = tokio::time::timeout(PATIENCE, looking).await;
-    assert!(seen.is_ok(), "{what} never came");
 }
 
 /// Where a process' only run of a job is.

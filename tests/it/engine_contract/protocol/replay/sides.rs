@@ -79,6 +79,7 @@ pub struct Shared {
     clock: TestClock,
     /// In front of the database, so that a new process finds connections that are warm.
     bouncer: PgBouncer,
+    client: tokio_postgres::Client,
     _database: Database,
     observer: Arc<PostgresEngine>,
 }
@@ -93,6 +94,18 @@ impl Shared {
             ..PostgresOptions::new(bouncer.url())
         }
     }
+
+    /// The next one comes in minutes. One that found its row reaped would take a new id, where the model does not
+    /// say so.
+    async fn first_beat(&self, process: ProcessId) {
+        let beats = "SELECT beat > 0 FROM lameduck.processes WHERE id = $1";
+        let process = uuid::Uuid::from_bytes(*process.as_bytes());
+        until("its first beat", async || {
+            let row = self.client.query_one(beats, &[&process]).await.unwrap();
+            row.get(0)
+        })
+        .await;
+    }
 }
 
 impl Side for Shared {
@@ -104,6 +117,7 @@ impl Side for Shared {
             observer: Arc::new(observer.unwrap()),
             clock,
             bouncer,
+            client: database.connect().await,
             _database: database,
         }
     }
@@ -114,7 +128,9 @@ impl Side for Shared {
 
     async fn start(&mut self, _: usize) -> Arc<dyn Engine> {
         let options = Self::options(&self.bouncer, &self.clock);
-        Arc::new(PostgresEngine::connect(options).await.unwrap())
+        let engine = PostgresEngine::connect(options).await.unwrap();
+        self.first_beat(engine.process()).await;
+        Arc::new(engine)
     }
 
     async fn exit(&mut self, _: usize, engine: Arc<dyn Engine>) {
@@ -131,4 +147,16 @@ impl Side for Shared {
     fn observer(&self) -> Option<Arc<dyn Engine>> {
         Some(self.observer.clone())
     }
+}
+
+/// Looks until it is so.
+pub async fn until(what: &str, mut so: impl AsyncFnMut() -> bool) {
+    let patience = Duration::from_secs(30);
+    let looking = async {
+        while !so().await {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let seen = tokio::time::timeout(patience, looking).await;
+    assert!(seen.is_ok(), "{what} never came");
 }
