@@ -179,7 +179,10 @@ pub async fn a_kill_in_a_drain_condemns_nobody<S: Store>() {
     let engine = open_and_wait(&store).await;
     let reserved = reserve_one(&*engine).await;
     engine.runs_alone(&reserved.claim).await.unwrap();
-    engine.mark_drain("d", "pod_deleted").await.unwrap();
+    engine
+        .mark_drain("d", "pod_deleted", Duration::ZERO)
+        .await
+        .unwrap();
     store.kill(engine).await;
 
     let engine = store.open().await.unwrap();

@@ -116,7 +116,10 @@ async fn replaced(scale: &Scale) {
         let lines = &outside[id];
         assert_eq!(times(lines, "end"), 1, "done once: {lines:#?}");
     }
-    assert!(!resumed.is_empty(), "nothing was given back: there is no story");
+    assert!(
+        !resumed.is_empty(),
+        "nothing was given back: there is no story"
+    );
     resumed.sort();
     let quantile = |q: f64| resumed[((resumed.len() - 1) as f64 * q) as usize];
     let (half, nearly_all) = (quantile(0.5), quantile(0.99));

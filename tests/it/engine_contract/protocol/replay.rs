@@ -165,7 +165,11 @@ impl<'s, S: Side> Replay<'s, S> {
             Action::Settle(place, outcome) => self.settle(place, outcome, next).await,
             Action::Land(place, outcome) => self.settle(place, outcome, next).await,
             Action::T0(p) if self.told.away || !self.told.processes[p].row => {}
-            Action::T0(p) => self.engine(p).mark_drain("d", "signal").await.unwrap(),
+            Action::T0(p) => self
+                .engine(p)
+                .mark_drain("d", "signal", Duration::ZERO)
+                .await
+                .unwrap(),
             Action::ReleaseHeld(p) => self.release_held(p).await,
             Action::Exit(p) => self.exit(p).await,
             Action::Kill(p) => {
@@ -293,7 +297,7 @@ impl<'s, S: Side> Replay<'s, S> {
     async fn exit(&mut self, p: usize) {
         self.release_held(p).await;
         let engine = self.processes[p].engine.take().unwrap();
-        let last = engine.close_drain("d", "signal", "clean", 1.0, "{}").await;
+        let last = engine.close_drain(&last_word("d", "signal", "clean")).await;
         last.unwrap();
         self.processes[p] = Process::default();
         self.side.exit(p, engine).await;
