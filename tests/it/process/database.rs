@@ -134,6 +134,42 @@ async fn in_an_outage_jobs_go_on_readiness_fails_and_liveness_does_not() {
     process.terminate().await.assert_clean();
 }
 
+/// As PostgreSQL says it when there is no room for a row: SQLSTATE 53100.
+const FULL: &str = "
+    CREATE FUNCTION no_room() RETURNS trigger LANGUAGE plpgsql AS $$
+    BEGIN RAISE disk_full USING MESSAGE = 'could not extend file: No space left on device'; END $$;
+    CREATE TRIGGER no_room BEFORE INSERT OR UPDATE ON lameduck.jobs EXECUTE FUNCTION no_room()";
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_database_that_is_full_takes_no_jobs_and_gets_the_outcomes_when_there_is_room() {
+    let database = server().database().await;
+    let place = Place::new(GATED);
+    let process = replica(&place, &database.url()).await;
+    let id = process.submit("x").await;
+    place.noted("begin", 1).await;
+    let admin = database.connect().await;
+
+    admin.batch_execute(FULL).await.unwrap();
+    let refused = process.post("y", &[]).await;
+    assert!(refused.headers.contains_key("retry-after"), "{refused:?}");
+    refused.problem(503);
+    place.touch("go");
+    process
+        .log()
+        .line("the storage failed; trying again until it works", |line| {
+            line["error"]
+                .as_str()
+                .is_some_and(|said| said.contains("free some space or enlarge it"))
+        })
+        .await;
+    let freed = "DROP TRIGGER no_room ON lameduck.jobs";
+    admin.batch_execute(freed).await.unwrap();
+
+    let job = process.completed(&id).await;
+    assert_eq!((&job["attempt"], &job["releases"]), (&1.into(), &0.into()));
+    process.terminate().await.assert_clean();
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_database_that_is_back_in_the_last_second_gets_every_outcome() {
     let database = server().database().await;
