@@ -138,6 +138,7 @@ CHANGES = {
     f"{name}.enabled": (DEMO, True) for name in ("podMonitor", "serviceMonitor", "prometheusRule", "dashboard")
 } | {
     "prometheusRule.labels": (on("prometheusRule"), {"a": "b"}),
+    "prometheusRule.runbookBase": (on("prometheusRule"), "https://git.example/"),
     "dashboard.labels": (on("dashboard"), {"a": "b"}),
     "dashboard.annotations": (on("dashboard"), {"a": "b"}),
 }

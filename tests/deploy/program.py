@@ -11,7 +11,7 @@ from cluster import cluster, installed
 from tools import SCRATCH, equal, select, without_hooks, workload
 
 # What is in the files that settings name, by the directory.
-SECRETS = {"tokens": "a-token", "http": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "own": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}
+SECRETS = {"tokens": "a-token-of-some-length", "http": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "own": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}
 
 def binary():
     given = os.environ.get("LAMEDUCK_BIN")
@@ -34,6 +34,7 @@ def accepts(path, rendered):
         copy = SCRATCH / file.lstrip("/")
         copy.parent.mkdir(parents=True, exist_ok=True)
         copy.write_text(SECRETS.get(copy.parent.name, ""))
+    certificate(text)
     file = SCRATCH / "lameduck.toml"
     file.write_text(text.replace('"/run/lameduck/', f'"{SCRATCH}/run/lameduck/'))
     done = says(path, "config", "check", str(file))
@@ -41,10 +42,20 @@ def accepts(path, rendered):
     equal((done.returncode, done.stderr, warnings), (0, "", []), f"lameduck config check\n{text}")
 
 
+def certificate(text):
+    """The pair that the settings name, if they do: it is read when they are checked."""
+    pair = [re.search(rf'{name} = "/(.*)"', text) for name in ("tls-cert", "tls-key")]
+    if all(pair):
+        cert, key = (SCRATCH / found.group(1) for found in pair)
+        subprocess.run(
+            ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "1",
+             "-subj", "/CN=lameduck", "-keyout", key, "-out", cert], check=True, capture_output=True)
+
+
 def left_to_jobs(path, grace):
     """Seconds until the hard deadline of a drain, as the program says them where a timeout is longer."""
     file = SCRATCH / "long.toml"
-    file.write_text(f'exec = ["a"]\ntimeout = "30d"\ngrace = "{grace}s"\n')
+    file.write_text(f'exec = ["a"]\ntimeout = "7d"\ngrace = "{grace}s"\n')
     said = re.search(r"longer than a drain leaves to its jobs \(([^:]+):", says(path, "config", "check", str(file)).stdout).group(1)
     units = {"ms": 0.001, "s": 1, "m": 60, "h": 3600}
     return sum(float(number) * units[unit] for number, unit in re.findall(r"([0-9.]+)(ms|s|m|h)", said))
