@@ -168,7 +168,9 @@ pub async fn all_the_dead_of_a_queue_are_given_up_in_pieces<S: Store>() {
 
     assert_eq!(engine.cancel_dead(&queue("fax"), 3).await.unwrap(), 0);
     assert_eq!(engine.cancel_dead(&mail(), 3).await.unwrap(), 3);
-    assert_eq!(state(&*engine, ids[2]).await, State::Cancelled);
+    let given_up = record(&*engine, ids[2]).await;
+    assert_eq!(given_up.state, State::Cancelled);
+    assert_eq!(given_up.ended_at, Some(store.clock().now()));
     assert_eq!(state(&*engine, ids[3]).await, State::Dead);
     assert_eq!(engine.cancel_dead(&mail(), 3).await.unwrap(), 2);
     assert_eq!(engine.cancel_dead(&mail(), 3).await.unwrap(), 0);
