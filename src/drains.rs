@@ -14,6 +14,7 @@ use lameduck::{
     api::{DrainView, Drains},
     jobs::engine::{postgres, sqlite},
 };
+use reqwest::StatusCode;
 use serde_json::Value;
 
 use crate::{cli, config, storage};
@@ -90,6 +91,7 @@ fn read_from(url: &str, tokens: Option<&Path>, limit: usize) -> anyhow::Result<D
     let token = tokens.map(first_token).transpose()?;
     // The HTTP client brings no cryptography of its own. Fails only where there is one already.
     let _ = rustls::crypto::ring::default_provider().install_default();
+    let limit = limit.min(Drains::MOST);
     let asked = format!("{}/v1/drains?limit={limit}", url.trim_end_matches('/'));
     runtime()?
         .block_on(ask(&asked, token))
@@ -111,7 +113,7 @@ fn first_token(file: &Path) -> anyhow::Result<String> {
 async fn ask(url: &str, token: Option<String>) -> anyhow::Result<Drains> {
     let client = reqwest::Client::builder().timeout(PATIENCE).build()?;
     let mut request = client.get(url);
-    if let Some(token) = token {
+    if let Some(token) = &token {
         request = request.bearer_auth(token);
     }
     let mut answer = request.send().await?;
@@ -130,6 +132,16 @@ async fn ask(url: &str, token: Option<String>) -> anyhow::Result<Drains> {
     }
     let problem: Value = serde_json::from_slice(&body).unwrap_or_default();
     let detail = problem["detail"].as_str();
+    if status == StatusCode::UNAUTHORIZED {
+        let remedy = match token {
+            None => "name the file with the API's tokens (--tokens)",
+            Some(_) => "it was the first of the file that --tokens names",
+        };
+        anyhow::bail!(
+            "it answered {status}: {}; {remedy}",
+            detail.unwrap_or("it wants a token")
+        );
+    }
     anyhow::bail!(
         "it answered {status}: {}",
         detail.unwrap_or("--url is the address of lameduck's API, not of its probes and metrics")

@@ -1,6 +1,6 @@
 //! The drain ledger over HTTP.
 
-use std::{num::NonZeroUsize, sync::Arc};
+use std::sync::Arc;
 
 use axum::{Json, extract::State};
 use jiff::Timestamp;
@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use utoipa::{IntoParams, ToSchema};
 
-use super::{Problem, Service, extract::Asked};
+use super::{
+    Problem, Service,
+    extract::{Asked, limit},
+};
 use crate::jobs::{job::ProcessId, ledger::DrainRow};
 
 /// Process runs in an answer, where nobody says how many.
 const USUAL: usize = 20;
-
-/// Process runs in an answer at most; as many as an engine keeps.
-const MOST: usize = 1_000;
 
 /// What `/v1/drains` answers.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -52,9 +52,9 @@ pub struct DrainView {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Limit {
-    /// How many process runs, 1 to 1000; more are cut to that. Default 20.
-    #[param(value_type = Option<u64>)]
-    limit: Option<NonZeroUsize>,
+    /// How many process runs, 1 to 1000. Default 20.
+    #[param(value_type = Option<u16>, minimum = 1, maximum = 1000)]
+    limit: Option<String>,
 }
 
 /// The drain ledger: how the latest processes ended, the living one first.
@@ -63,6 +63,7 @@ pub(super) struct Limit {
     params(Limit),
     responses(
         (status = 200, description = "The process runs", body = Drains),
+        (status = 400, description = "A number that can't be", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "The storage failed; see Retry-After", body = Problem, content_type = "application/problem+json"),
     ),
 )]
@@ -70,9 +71,14 @@ pub(super) async fn drains(
     State(service): State<Arc<Service>>,
     Asked(asked): Asked<Limit>,
 ) -> Result<Json<Drains>, Problem> {
-    let limit = asked.limit.map_or(USUAL, NonZeroUsize::get);
-    let rows = service.engine.drains(limit.min(MOST)).await?;
+    let limit = limit(asked.limit.as_deref(), USUAL, Drains::MOST)?;
+    let rows = service.engine.drains(limit).await?;
     Ok(Json(rows.into()))
+}
+
+impl Drains {
+    /// Process runs in an answer at most; as many as an engine keeps.
+    pub const MOST: usize = 1_000;
 }
 
 impl From<Vec<DrainRow>> for Drains {

@@ -53,6 +53,32 @@ impl<S: Send + Sync> FromRequestParts<S> for AtQueue {
     }
 }
 
+/// Refuses JSON that is no object: structs would also be read from arrays, by the order of their fields.
+pub(super) fn object(what: &str, example: &str, json: &[u8]) -> Result<(), Problem> {
+    let found = match json.trim_ascii_start().first() {
+        Some(b'{') => return Ok(()),
+        Some(b'[') => "an array",
+        Some(b'"') => "a text",
+        Some(b'-' | b'0'..=b'9') => "a number",
+        Some(_) => "something else",
+        None => "nothing",
+    };
+    Err(Problem::bad_request(format!(
+        "{what} is a JSON object, as in {example}; this is {found}"
+    )))
+}
+
+/// How many of something, where the query says so.
+pub(super) fn limit(asked: Option<&str>, usual: usize, most: usize) -> Result<usize, Problem> {
+    let Some(asked) = asked else {
+        return Ok(usual);
+    };
+    let limit = asked.parse().ok();
+    limit
+        .filter(|limit| (1..=most).contains(limit))
+        .ok_or_else(|| Problem::bad_request(format!("'limit' is a whole number from 1 to {most}")))
+}
+
 async fn segment<S: Send + Sync>(parts: &mut Parts, state: &S) -> Result<String, Problem> {
     let segment = Path::<String>::from_request_parts(parts, state).await;
     let Path(segment) = segment.map_err(|rejection| Problem::bad_request(rejection.body_text()))?;

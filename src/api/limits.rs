@@ -191,7 +191,10 @@ impl Bodies {
         let (pause, time) = (self.pause, self.time);
         Problem::new(
             StatusCode::REQUEST_TIMEOUT,
-            format!("the body did not come: it may pause for {pause:?}, and take {time:?} in all"),
+            format!(
+                "the body did not come: it may pause for {pause:?} (setting 'body-pause'), and take {time:?} in \
+                 all (setting 'body-time')"
+            ),
         )
     }
 }

@@ -9,7 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 
 use super::{
     Problem, Service,
-    extract::{Asked, AtQueue},
+    extract::{Asked, AtQueue, limit},
     view::{JobView, QueueView},
 };
 use crate::jobs::job::{Listing, QueueName, QueueStats, State as JobState};
@@ -44,9 +44,10 @@ pub(super) struct ListQuery {
     #[param(value_type = Option<JobState>)]
     state: Option<String>,
     /// At most so many, 1 to 500. Default 50.
-    #[param(value_type = Option<u16>)]
+    #[param(value_type = Option<u16>, minimum = 1, maximum = 500)]
     limit: Option<String>,
     /// Behind this place; `next` of the page before has it.
+    #[param(pattern = "^-?[0-9]{1,18}\\.-?[0-9]{1,18}$")]
     after: Option<String>,
 }
 
@@ -117,14 +118,7 @@ pub(super) async fn jobs(
 impl ListQuery {
     fn listing(self, queue: QueueName) -> Result<Listing, Problem> {
         let bad = |error: String| Problem::bad_request(error);
-        let limit = match self.limit {
-            None => PAGE,
-            Some(limit) => limit
-                .parse()
-                .ok()
-                .filter(|limit| (1..=MAX_PAGE).contains(limit))
-                .ok_or_else(|| bad(format!("'limit' is a whole number from 1 to {MAX_PAGE}")))?,
-        };
+        let limit = limit(self.limit.as_deref(), PAGE, MAX_PAGE)?;
         let state = match self.state {
             None => JobState::Pending,
             Some(state) => state

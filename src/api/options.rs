@@ -14,9 +14,12 @@
 use std::time::Duration;
 
 use axum::http::{HeaderMap, HeaderName, header};
-use jiff::{SignedDuration, Timestamp};
+use jiff::{Span, SpanRelativeTo, Timestamp};
 use serde::Deserialize;
-use utoipa::IntoParams;
+use utoipa::{
+    IntoParams, PartialSchema, ToSchema,
+    openapi::{ObjectBuilder, RefOr, Schema, schema::Type},
+};
 
 use super::Problem;
 use crate::jobs::job::Priority;
@@ -30,6 +33,9 @@ const MAX_ATTEMPTS: u32 = 100;
 /// Begins the headers that say what the query can say as well.
 const PREFIX: &str = "lameduck-";
 
+/// The header that makes a repetition harmless.
+const KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
 /// Bytes of an idempotency key.
 const MAX_KEY: usize = 255;
 
@@ -41,24 +47,30 @@ const MAX_CONTENT_TYPE: usize = 255;
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Words {
-    /// Not before so much time has passed, as in `30s` or `1h 30m`; at most 365 days (`8760h`).
+    /// Not before so much time has passed, as in `30s`, `1h30m` or `2d`; at most 365 days (`365d`).
     #[serde(default)]
+    #[param(inline, value_type = Option<InWords>)]
     delay: Option<String>,
     /// Not before this instant (RFC 3339); at most 365 days ahead. One in the past means now.
     #[serde(default)]
+    #[param(value_type = Option<Timestamp>)]
     run_at: Option<String>,
     /// From -9 to 9, higher first. Default 0.
     #[serde(default)]
-    #[param(value_type = Option<i8>)]
+    #[param(value_type = Option<i8>, minimum = -9, maximum = 9)]
     priority: Option<String>,
-    /// How long a run may take, from `1ms` to 7 days (`168h`). The default is the queue's.
+    /// How long a run may take, from `1ms` to 7 days (`7d`). The default is the queue's.
     #[serde(default)]
+    #[param(inline, value_type = Option<InWords>)]
     timeout: Option<String>,
     /// Attempts in all before the job is dead, from 1 to 100. The default is the queue's.
     #[serde(default)]
-    #[param(value_type = Option<u32>)]
+    #[param(value_type = Option<u32>, minimum = 1, maximum = 100)]
     max_attempts: Option<String>,
 }
+
+/// A duration in words, for the API's description of itself.
+pub(super) struct InWords;
 
 /// The options, each where it was given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -69,6 +81,25 @@ pub(super) struct Options {
     pub(super) timeout: Option<Duration>,
     pub(super) max_attempts: Option<u32>,
 }
+
+// === impl InWords ===
+
+impl PartialSchema for InWords {
+    /// The usual way to write one; a few more are read, as `90 minutes` and `PT90M`.
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .min_length(Some(2))
+            .pattern(Some(
+                "^([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$",
+            ))
+            .examples(["30s", "1h30m", "2d"])
+            .build()
+            .into()
+    }
+}
+
+impl ToSchema for InWords {}
 
 // === impl Options ===
 
@@ -156,16 +187,23 @@ impl Words {
     }
 }
 
+/// Whether a header says something about a job.
+pub(super) fn is_option(header: &HeaderName) -> bool {
+    *header == KEY || header.as_str().starts_with(PREFIX)
+}
+
 // === words ===
 
-/// A duration as people write it.
+/// A duration as people write it; a day has 24 hours, as in the settings.
 pub(super) fn parse_duration(word: &str, text: &str) -> Result<Duration, Problem> {
-    let parsed: Option<SignedDuration> = text.parse().ok();
+    let days = SpanRelativeTo::days_are_24_hours();
+    let parsed = text.parse::<Span>().and_then(|span| span.to_duration(days));
     parsed
+        .ok()
         .and_then(|duration| Duration::try_from(duration).ok())
         .ok_or_else(|| {
             Problem::bad_request(format!(
-                "'{word}' is a duration, written as in 500ms, 30s, 1h30m; '{}' is none",
+                "'{word}' is a duration, written as in 500ms, 30s, 1h30m, 2d; '{}' is none",
                 shown(text)
             ))
         })
@@ -174,7 +212,7 @@ pub(super) fn parse_duration(word: &str, text: &str) -> Result<Duration, Problem
 pub(super) fn parse_delay(text: &str) -> Result<Duration, Problem> {
     let delay = parse_duration("delay", text)?;
     if delay > MAX_DELAY {
-        return Err(Problem::bad_request("'delay' is at most 365 days (8760h)"));
+        return Err(Problem::bad_request("'delay' is at most 365 days (365d)"));
     }
     Ok(delay)
 }
@@ -182,9 +220,7 @@ pub(super) fn parse_delay(text: &str) -> Result<Duration, Problem> {
 pub(super) fn parse_timeout(text: &str) -> Result<Duration, Problem> {
     let timeout = parse_duration("timeout", text)?;
     if !(MIN_TIMEOUT..=MAX_TIMEOUT).contains(&timeout) {
-        return Err(Problem::bad_request(
-            "'timeout' is from 1ms to 7 days (168h)",
-        ));
+        return Err(Problem::bad_request("'timeout' is from 1ms to 7 days (7d)"));
     }
     Ok(timeout)
 }
@@ -192,8 +228,8 @@ pub(super) fn parse_timeout(text: &str) -> Result<Duration, Problem> {
 /// How long an outcome may be waited for.
 pub(super) fn parse_within(text: &str) -> Result<Duration, Problem> {
     let within = parse_duration("within", text)?;
-    if within > MAX_TIMEOUT {
-        return Err(Problem::bad_request("'within' is at most 7 days (168h)"));
+    if !(MIN_TIMEOUT..=MAX_TIMEOUT).contains(&within) {
+        return Err(Problem::bad_request("'within' is from 1ms to 7 days (7d)"));
     }
     Ok(within)
 }
@@ -274,7 +310,6 @@ pub(super) fn content_type(headers: &HeaderMap) -> Result<String, Problem> {
 }
 
 pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
-    const KEY: HeaderName = HeaderName::from_static("idempotency-key");
     header_text(headers, &KEY, MAX_KEY)?
         .map(check_key)
         .transpose()

@@ -1,4 +1,4 @@
-//! What people ask for: cancel a job, run dead ones again, pause a queue.
+//! What people ask for: cancel a job, run dead ones again or give them up, pause a queue.
 
 use std::sync::Arc;
 
@@ -9,11 +9,12 @@ use utoipa::ToSchema;
 use super::{
     Problem, Service,
     extract::{AtJob, AtQueue},
+    show::gone,
     view::QueueView,
 };
 use crate::jobs::job::{Cancelled, JobId, QueueName, Revived, State as JobState};
 
-/// Dead jobs that go back in one commit.
+/// Dead jobs that go back, or are given up, in one commit.
 const PIECE: usize = 500;
 
 /// Where a job stands after what was asked.
@@ -33,10 +34,24 @@ pub(super) struct Retried {
     retried: u64,
 }
 
+/// How many dead jobs were given up.
+#[derive(Serialize, ToSchema)]
+pub(super) struct GivenUp {
+    /// That many.
+    cancelled: u64,
+}
+
+/// What is to become of the dead.
+#[derive(Clone, Copy)]
+enum Fate {
+    Retried,
+    Cancelled,
+}
+
 /// Cancel a job.
 ///
-/// One that waits or works elsewhere is cancelled; the handler of one that runs is told to stop, and what
-/// does not complete then is cancelled. May be repeated.
+/// One that waits, works elsewhere or is dead is cancelled; the handler of one that runs is told to stop, and
+/// what does not complete then is cancelled. May be repeated.
 #[utoipa::path(
     post, path = "/v1/jobs/{id}/cancel", operation_id = "cancel_job", tag = "jobs",
     params(("id" = String, Path, description = "The job")),
@@ -44,7 +59,7 @@ pub(super) struct Retried {
         (status = 200, description = "It is cancelled", body = Standing),
         (status = 202, description = "It runs; its handler is told to stop", body = Standing),
         (status = 404, description = "There is no such job (any more)", body = Problem, content_type = "application/problem+json"),
-        (status = 409, description = "It has completed, or is dead", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "It has completed", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn cancel(
@@ -107,18 +122,27 @@ pub(super) async fn retry_dead(
     State(service): State<Arc<Service>>,
     AtQueue(queue): AtQueue,
 ) -> Result<Json<Retried>, Problem> {
-    let dead = service.stats(&queue).await?.dead;
-    let mut retried = 0;
-    // In pieces, so that submissions and outcomes come in between; counted, because a job that dies again
-    // at once would keep it going for ever.
-    while retried < dead {
-        let piece = PIECE.min(usize::try_from(dead - retried).unwrap_or(PIECE));
-        match service.engine.revive_all(&queue, piece).await? {
-            0 => break,
-            some => retried += some,
-        }
-    }
+    let retried = service.all_dead(&queue, Fate::Retried).await?;
     Ok(Json(Retried { retried }))
+}
+
+/// Cancel all dead jobs of a queue: they are given up.
+///
+/// Those that are dead when it begins; what dies meanwhile stays so.
+#[utoipa::path(
+    post, path = "/v1/queues/{queue}/dead/cancel", operation_id = "cancel_dead", tag = "queues",
+    params(("queue" = String, Path, description = "The queue")),
+    responses(
+        (status = 200, description = "They are cancelled", body = GivenUp),
+        (status = 404, description = "There is no such queue", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn cancel_dead(
+    State(service): State<Arc<Service>>,
+    AtQueue(queue): AtQueue,
+) -> Result<Json<GivenUp>, Problem> {
+    let cancelled = service.all_dead(&queue, Fate::Cancelled).await?;
+    Ok(Json(GivenUp { cancelled }))
 }
 
 /// Pause a queue.
@@ -156,10 +180,6 @@ pub(super) async fn resume(
     service.set_paused(&queue, false).await
 }
 
-fn gone(id: JobId) -> Problem {
-    Problem::not_found(format!("there is no job {id}"))
-}
-
 // === impl Standing ===
 
 impl Standing {
@@ -171,6 +191,25 @@ impl Standing {
 // === impl Service ===
 
 impl Service {
+    /// In pieces, so that submissions and outcomes come in between; counted, because a job that dies again at
+    /// once would keep it going for ever.
+    async fn all_dead(&self, queue: &QueueName, fate: Fate) -> Result<u64, Problem> {
+        let dead = self.stats(queue).await?.dead;
+        let mut done = 0;
+        while done < dead {
+            let piece = PIECE.min(usize::try_from(dead - done).unwrap_or(PIECE));
+            let some = match fate {
+                Fate::Retried => self.engine.revive_all(queue, piece).await?,
+                Fate::Cancelled => self.engine.cancel_dead(queue, piece).await?,
+            };
+            if some == 0 {
+                break;
+            }
+            done += some;
+        }
+        Ok(done)
+    }
+
     async fn set_paused(
         &self,
         queue: &QueueName,

@@ -20,12 +20,13 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use jiff::Timestamp;
 use serde::Deserialize;
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::{
     Problem, Service,
-    extract::AtJob,
-    options::{header_text, parse_within},
+    extract::{AtJob, object},
+    options::{InWords, header_text, parse_within},
     orders::Standing,
 };
 use crate::jobs::{
@@ -52,7 +53,8 @@ pub(super) enum Told {
     },
     /// Not done; the attempt counts.
     Failed {
-        /// For people.
+        /// For people; at most 16384 bytes.
+        #[schema(max_length = 16384)]
         error: String,
         /// Whether trying again may help. Default true.
         #[serde(default = "yes")]
@@ -60,7 +62,9 @@ pub(super) enum Told {
     },
     /// Not done yet.
     Working {
-        /// How long to wait for the next word, as in `30m`; at most 7 days. Then the attempt has failed.
+        /// How long to wait for the next word, as in `30m`; from `1ms` to 7 days (`7d`). Then the attempt has
+        /// failed.
+        #[schema(inline, value_type = InWords)]
         within: String,
     },
 }
@@ -72,7 +76,7 @@ pub(super) enum Told {
     post, path = "/v1/jobs/{id}/outcome", operation_id = "tell_outcome", tag = "handlers",
     params(
         ("id" = String, Path, description = "The job"),
-        ("Lameduck-Claim" = String, Header, description = "The claim that the handler was told"),
+        ("Lameduck-Claim" = String, Header, format = "uuid", description = "The claim that the handler was told"),
     ),
     request_body = Told,
     security(()),
@@ -80,8 +84,10 @@ pub(super) enum Told {
         (status = 200, description = "Written, now or before", body = Standing),
         (status = 400, description = "No claim, or no outcome", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "There is no such job (any more)", body = Problem, content_type = "application/problem+json"),
+        (status = 408, description = "The body came too slowly", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "The claim is not the job's any more: it was cancelled, its time was over, or it runs elsewhere; nothing was written", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "The result is too large", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Overloaded, or the storage failed; see Retry-After", body = Problem, content_type = "application/problem+json"),
     ),
 )]
 pub(super) async fn outcome(
@@ -93,8 +99,7 @@ pub(super) async fn outcome(
     let claim = claim(id, &headers)?;
     let longest = service.limits.payload();
     let body = service.bodies.read(body, longest).await?;
-    let told: Told = serde_json::from_slice(&body.bytes)
-        .map_err(|error| Problem::bad_request(format!("the body is no outcome: {error}")))?;
+    let told = Told::parse(&body.bytes)?;
     let record = service.find(id).await?;
     let outcome = told.into_outcome(&service, &record)?;
     let settlement = Arc::new(vec![claim.settle(outcome)]);
@@ -131,6 +136,28 @@ fn yes() -> bool {
 // === impl Told ===
 
 impl Told {
+    fn parse(body: &[u8]) -> Result<Self, Problem> {
+        const EXAMPLE: &str = r#"{"outcome": "completed", "result": "42"}"#;
+        object("an outcome", EXAMPLE, body)?;
+        let json: Value = serde_json::from_slice(body)
+            .map_err(|error| Problem::bad_request(format!("the body is not JSON: {error}")))?;
+        let outcome = json["outcome"].as_str();
+        let takes = match outcome {
+            Some("completed") => "'result' or 'result_base64', both texts",
+            Some("failed") => "'error', a text, and 'retry', true or false",
+            Some("working") => "'within', a duration in quotes",
+            _ => {
+                return Err(Problem::bad_request(format!(
+                    "'outcome' is \"completed\", \"failed\" or \"working\", as in {EXAMPLE}"
+                )));
+            }
+        };
+        serde_json::from_slice(body).map_err(|error| {
+            let outcome = outcome.unwrap_or_default();
+            Problem::bad_request(format!("with '{outcome}' goes {takes}: {error}"))
+        })
+    }
+
     fn into_outcome(self, service: &Service, record: &JobRecord) -> Result<Outcome, Problem> {
         match self {
             Self::Completed {

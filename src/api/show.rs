@@ -24,14 +24,15 @@ use crate::{
     lifecycle::Moment,
 };
 
-/// The longest `?wait=`; what is longer is cut to this.
+/// The longest `?wait=`.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
 #[derive(Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct ShowQuery {
-    /// Answer once the job has ended, or after this time, as in `20s`; at most a minute.
+    /// Answer once the job has ended, or after this time, as in `20s`; at most a minute (`60s`).
+    #[param(pattern = "^(([0-9]|[1-5][0-9]|60)s|[0-9]{1,4}ms|1m)$")]
     wait: Option<String>,
 }
 
@@ -61,6 +62,7 @@ enum NextTime {
     params(("id" = String, Path, description = "The job"), ShowQuery),
     responses(
         (status = 200, description = "The job", body = JobDetails),
+        (status = 400, description = "A wait that can't be", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "There is no such job (any more)", body = Problem, content_type = "application/problem+json"),
         (status = 503, description = "Too many wait already, or the storage failed; see Retry-After", body = Problem, content_type = "application/problem+json"),
     ),
@@ -73,7 +75,7 @@ pub(super) async fn job(
     let waited = match query.wait {
         None => Waited::Enough(service.find(id).await?),
         Some(wait) => {
-            let wait = parse_duration("wait", &wait)?.min(MAX_WAIT);
+            let wait = parse_wait(&wait)?;
             service.wait_for_end(id, Instant::now() + wait).await?
         }
     };
@@ -93,6 +95,16 @@ pub(super) async fn job(
             Ok(response)
         }
     }
+}
+
+fn parse_wait(text: &str) -> Result<Duration, Problem> {
+    let wait = parse_duration("wait", text)?;
+    if wait > MAX_WAIT {
+        return Err(Problem::bad_request(
+            "'wait' is at most a minute (60s); who is answered before the job has ended asks again",
+        ));
+    }
+    Ok(wait)
 }
 
 /// What the handler answered, byte for byte.
@@ -125,14 +137,51 @@ pub(super) async fn result(
     }
 }
 
+/// The payload, byte for byte and with its media type.
+#[utoipa::path(
+    get, path = "/v1/jobs/{id}/payload", operation_id = "show_payload", tag = "jobs",
+    params(("id" = String, Path, description = "The job")),
+    responses(
+        (status = 200, description = "The payload, as it was submitted", body = Vec<u8>, content_type = "*/*"),
+        (status = 404, description = "There is no such job (any more)", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn payload(
+    State(service): State<Arc<Service>>,
+    AtJob(id): AtJob,
+) -> Result<Response, Problem> {
+    let payload = service.engine.payload(id).await?;
+    let (content_type, body) = payload.ok_or_else(|| gone(id))?;
+    let octets = HeaderValue::from_static("application/octet-stream");
+    let headers = [
+        // Of jobs that came by SQL nobody has looked whether it can be a header.
+        (
+            header::CONTENT_TYPE,
+            HeaderValue::try_from(content_type).unwrap_or(octets),
+        ),
+        // It may say that it is a page with scripts; it is not to be shown as one of ours.
+        (
+            header::CONTENT_DISPOSITION,
+            HeaderValue::from_static("attachment"),
+        ),
+        (
+            header::X_CONTENT_TYPE_OPTIONS,
+            HeaderValue::from_static("nosniff"),
+        ),
+    ];
+    Ok((headers, body).into_response())
+}
+
+/// There is no such job, or not any more.
+pub(super) fn gone(id: JobId) -> Problem {
+    Problem::not_found(format!("there is no job {id}"))
+}
+
 // === impl Service ===
 
 impl Service {
     pub(super) async fn find(&self, id: JobId) -> Result<JobRecord, Problem> {
-        self.engine
-            .job(id)
-            .await?
-            .ok_or_else(|| Problem::not_found(format!("there is no job {id}")))
+        self.engine.job(id).await?.ok_or_else(|| gone(id))
     }
 
     pub(super) async fn details(&self, record: &JobRecord) -> Result<JobDetails, Problem> {

@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 use super::{
     Problem, Service,
     extract::{Asked, AtQueue},
-    options::{self, Options, Words},
+    options::{self, InWords, Options, Words},
 };
 use crate::jobs::job::{JobId, NewJob, QueueName, Submitted};
 
@@ -41,15 +41,15 @@ pub(super) struct Accepted {
     post, path = "/v1/queues/{queue}/jobs", operation_id = "submit_job", tag = "jobs",
     params(
         ("queue" = String, Path, description = "The queue"),
-        ("Idempotency-Key" = Option<String>, Header,
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255,
          description = "Makes a repetition harmless: the same key, payload and content type answer with the first job \
                         again. At most 255 bytes; its scope is the queue"),
         Words,
-        ("Lameduck-Delay" = Option<String>, Header, description = "As delay"),
-        ("Lameduck-Run-At" = Option<String>, Header, description = "As run_at"),
-        ("Lameduck-Priority" = Option<i8>, Header, description = "As priority"),
-        ("Lameduck-Timeout" = Option<String>, Header, description = "As timeout"),
-        ("Lameduck-Max-Attempts" = Option<u32>, Header, description = "As max_attempts"),
+        ("Lameduck-Delay" = inline(Option<InWords>), Header, description = "As delay"),
+        ("Lameduck-Run-At" = Option<Timestamp>, Header, description = "As run_at"),
+        ("Lameduck-Priority" = Option<i8>, Header, minimum = -9, maximum = 9, description = "As priority"),
+        ("Lameduck-Timeout" = inline(Option<InWords>), Header, description = "As timeout"),
+        ("Lameduck-Max-Attempts" = Option<u32>, Header, minimum = 1, maximum = 100, description = "As max_attempts"),
         ("traceparent" = Option<String>, Header, description = "W3C trace context, handed on to the handler"),
     ),
     request_body(content = Vec<u8>, content_type = "application/octet-stream", description = "The payload"),

@@ -53,13 +53,23 @@ pub(super) struct JobView {
     traceparent: Option<String>,
 }
 
+/// What is kept of the answer of a command or of an endpoint. One of just this length counts as cut, because
+/// nobody has noted how it went on.
+const KEPT: usize = 64 << 10;
+
 /// A job with what came of it.
 #[derive(Serialize, ToSchema)]
 pub(super) struct JobDetails {
     #[serde(flatten)]
     job: JobView,
-    /// What the handler answered, where that is text; `/result` has it byte for byte.
+    /// What the handler answered, where that is text: as far as whole characters go.
     result: Option<String>,
+    /// How many bytes are kept of it.
+    result_bytes: Option<usize>,
+    /// It is not the whole answer: it fills what is kept of one, 64 KiB, or ends within a character.
+    result_cut: bool,
+    /// Where it is byte for byte, text or not.
+    result_url: Option<String>,
     /// Its runs that have ended, the latest 20.
     history: Vec<RunView>,
 }
@@ -139,12 +149,30 @@ fn in_words(duration: Duration) -> String {
 
 impl JobDetails {
     pub(super) fn new(record: &JobRecord, runs: Vec<Run>) -> Self {
-        let text = |bytes: &[u8]| std::str::from_utf8(bytes).ok().map(str::to_owned);
+        let result = record.result.as_deref();
+        let bytes = result.map(<[u8]>::len);
+        let (text, within) = result.map_or((None, false), text);
         Self {
             job: record.into(),
-            result: record.result.as_deref().and_then(text),
+            result: text.map(str::to_owned),
+            result_bytes: bytes,
+            result_cut: within || bytes == Some(KEPT),
+            result_url: result.map(|_| format!("/v1/jobs/{}/result", record.id)),
             history: runs.into_iter().map(RunView::from).collect(),
         }
+    }
+}
+
+/// The text that these bytes are, if they are some; and whether they end within a character.
+fn text(bytes: &[u8]) -> (Option<&str>, bool) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => (Some(text), false),
+        // Nothing is wrong but that the rest is missing.
+        Err(error) if error.error_len().is_none() && error.valid_up_to() > 0 => {
+            let whole = &bytes[..error.valid_up_to()];
+            (std::str::from_utf8(whole).ok(), true)
+        }
+        Err(_) => (None, false),
     }
 }
 

@@ -9,7 +9,7 @@
 //!                              └── its time is over ◀─────────────────────────┘ ──▶ completed, dead, …
 //! ```
 //!
-//! Cancelled is a job that was cancelled while it waited, or that did not complete after it was cancelled.
+//! Cancelled is a job that was cancelled while it waited or was dead, or that did not complete after it was cancelled.
 //!
 //! A [`Claim`] exists once for every reservation and is consumed by the outcome written under it: the
 //! compiler refuses a second outcome. The [`Settlement`] that comes out of it may be *written* as often as
@@ -377,7 +377,7 @@ pub struct Cursor {
 /// What a request to cancel a job did.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cancelled {
-    /// It is cancelled: it did not run.
+    /// It is cancelled: it did not run, or was dead and is given up.
     Now,
     /// It runs; its handler will be told to stop.
     Requested,

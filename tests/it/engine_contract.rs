@@ -246,7 +246,9 @@ macro_rules! contract {
             who_completes_in_spite_of_it_has_completed
             a_cancelled_job_of_a_killed_process_stays_cancelled
             what_is_deferred_is_cancelled_and_its_outcome_is_stale
-            what_has_ended_can_not_be_cancelled
+            what_has_completed_can_not_be_cancelled
+            a_dead_job_is_given_up
+            all_the_dead_of_a_queue_are_given_up_in_pieces
             a_dead_job_runs_again_with_all_its_attempts
             all_the_dead_of_a_queue_run_again_in_pieces
             nothing_is_reserved_of_a_paused_queue
@@ -277,6 +279,7 @@ macro_rules! contract {
             a_submitted_job_survives_a_restart
             a_batch_is_answered_in_its_order
             a_job_that_nobody_knows_is_none
+            a_payload_can_be_read_as_long_as_there_is_the_job
             jobs_come_by_run_at_and_then_by_submission
             an_instant_in_the_past_overtakes_nobody
             a_job_does_not_run_before_its_time

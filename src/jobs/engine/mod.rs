@@ -7,6 +7,7 @@
 use std::{sync::Arc, time::Duration};
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use jiff::Timestamp;
 use tokio::sync::broadcast;
 
@@ -83,8 +84,11 @@ pub trait Engine: Ledger + Send + Sync + 'static {
     /// handlers have provably ended. Returns their ids.
     async fn release_held(&self, delay: Duration) -> Result<Vec<JobId>, EngineError>;
 
-    /// Cancels a job that waits, or asks for the end of one that runs; `None` if it is not known.
+    /// Cancels a job that waits or is dead, or asks for the end of one that runs; `None` if it is not known.
     async fn cancel(&self, id: JobId) -> Result<Option<Cancelled>, EngineError>;
+
+    /// Cancels up to `limit` dead jobs of a queue, the first to die first. Says how many there were.
+    async fn cancel_dead(&self, queue: &QueueName, limit: usize) -> Result<u64, EngineError>;
 
     /// The jobs of this process that somebody wants to end.
     async fn cancel_requests(&self) -> Result<Vec<JobId>, EngineError>;
@@ -103,6 +107,9 @@ pub trait Engine: Ledger + Send + Sync + 'static {
 
     /// One job, or `None` if it is not known (any more).
     async fn job(&self, id: JobId) -> Result<Option<JobRecord>, EngineError>;
+
+    /// The payload of a job with its media type, as submitted; `None` if the job is not known (any more).
+    async fn payload(&self, id: JobId) -> Result<Option<(String, Bytes)>, EngineError>;
 
     /// The runs of a job that have ended, the latest [`RUNS_KEPT`], in their order.
     async fn runs(&self, id: JobId) -> Result<Vec<Run>, EngineError>;

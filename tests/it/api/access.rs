@@ -52,6 +52,7 @@ async fn who_has_a_token_may_ask_and_nobody_else() {
     }
     let job = "/v1/jobs/0198c0de-0000-7000-8000-000000000000";
     let result = format!("{job}/result");
+    let payload = format!("{job}/payload");
     for (method, path) in [
         ("POST", MAIL),
         ("GET", MAIL),
@@ -60,6 +61,8 @@ async fn who_has_a_token_may_ask_and_nobody_else() {
         ("POST", "/v1/queues/mail/pause"),
         ("GET", job),
         ("GET", &result),
+        ("GET", &payload),
+        ("POST", "/v1/queues/mail/dead/cancel"),
     ] {
         let answer = call(stage.address, method, path, &[], "x").await.unwrap();
         assert_eq!(answer.headers["www-authenticate"], "Bearer");

@@ -77,9 +77,32 @@ async fn a_line_that_cannot_be_read_refuses_the_batch_and_is_named() {
     let good = json!({"payload": 1}).to_string();
     let long = json!({"payload_text": "x".repeat(101)}).to_string();
     for (status, bad, word) in [
-        (400, "{", "EOF"),
-        (400, "", "EOF"),
-        (400, "[]", "line 2"),
+        (400, "{", "the line ends before"),
+        (400, "", "the line is empty"),
+        (400, " \r", "the line is empty"),
+        (400, r#"[{"payload":1}]"#, "a JSON object"),
+        (400, r#"[1, null, null]"#, "this is an array"),
+        (400, "17", "this is a number"),
+        (400, "hello", "a JSON object"),
+        (400, r#"{"payload": 1 "delay": "1s"}"#, "not JSON"),
+        (400, r#"{"payload": 1, "payload": 2}"#, "duplicate"),
+        (
+            400,
+            r#"{"payload": 1, "delay": 30}"#,
+            "'delay' is a text in quotes",
+        ),
+        (
+            400,
+            r#"{"payload_text": {"a": 1}}"#,
+            "'payload_text' is a text",
+        ),
+        (
+            400,
+            r#"{"payload_text": "\ud800"}"#,
+            "'payload_text' is a text",
+        ),
+        (400, r#"{"payload": 1, "priority": "3"}"#, "-9 to 9"),
+        (400, r#"{"payload": 1, "max_attempts": -1}"#, "1 to 100"),
         (400, r#"{}"#, "payload_text"),
         (400, r#"{"payload": 1, "payload_text": "1"}"#, "one payload"),
         (400, r#"{"payload": 1, "dealy": "1s"}"#, "dealy"),
@@ -107,10 +130,57 @@ async fn a_line_that_cannot_be_read_refuses_the_batch_and_is_named() {
             detail.contains(word) && detail.contains("line 2"),
             "{bad}: {detail}"
         );
+        for jargon in ["struct", "expected a", "i64", "u32", "EOF"] {
+            assert!(!detail.contains(jargon), "{bad}: {detail}");
+        }
     }
     stage.post(BATCH, &[], "").await.problem(400);
     stage.post(BATCH, &[], "\n").await.problem(400);
     assert!(stage.engine.queues().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn empty_lines_after_the_last_job_mean_nothing() {
+    let stage = Stage::start().await;
+
+    let answer = stage.post(BATCH, &[], "{\"payload\": 1}\n\n \r\n\n").await;
+
+    assert_eq!(answer.status, 202, "{answer:?}");
+    assert_eq!(answer.json().as_array().unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn what_is_said_beside_the_lines_is_refused() {
+    let stage = Stage::start().await;
+    let line = r#"{"payload": 1}"#;
+
+    for (query, headers) in [
+        ("?delay=1h", &[][..]),
+        ("?dealy=1h", &[]),
+        ("", &[("idempotency-key", "order-17")]),
+        ("", &[("lameduck-delay", "1h")]),
+        ("", &[("lameduck-dealy", "1h")]),
+    ] {
+        let path = format!("{BATCH}{query}");
+        let detail = stage.post(&path, headers, line).await.problem(400);
+        assert!(detail.contains("each line says it itself"), "{detail}");
+        let said = headers.first().map_or("the query", |(name, _)| *name);
+        assert!(detail.contains(said), "{detail}");
+    }
+    assert!(stage.engine.queues().await.unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_batch_of_which_nothing_is_taken_says_of_each_line_why() {
+    let stage = Stage::with(|options, _| options.max_waiting = 0).await;
+
+    let answer = stage
+        .post(BATCH, &[], &lines(&[json!({"payload": 1})]))
+        .await;
+
+    assert_eq!(answer.status, 207);
+    assert!(answer.headers.contains_key("retry-after"));
+    assert_eq!(answer.json()[0]["problem"]["status"], 429);
 }
 
 #[tokio::test]

@@ -90,6 +90,9 @@ async fn a_body_that_pauses_for_too_long_is_ended_and_its_connection_too() {
     let answer = slow.until_the_end().await;
     assert!(answer.starts_with("HTTP/1.1 408 "), "{answer}");
     assert!(answer.contains("application/problem+json"), "{answer}");
+    for setting in ["'body-pause'", "'body-time'"] {
+        assert!(answer.contains(setting), "{answer}");
+    }
     assert!(stage.engine.queues().await.unwrap().is_empty());
 }
 

@@ -2,6 +2,8 @@
 
 use std::{fs, path::Path};
 
+use serde_json::{Value, json};
+
 use super::stage::Stage;
 
 #[test]
@@ -19,6 +21,43 @@ fn the_document_in_docs_is_the_one_of_the_code() {
     );
 }
 
+#[test]
+fn it_lists_what_every_request_may_be_answered() {
+    let document: Value = serde_json::from_str(&lameduck::api::openapi()).unwrap();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        for (method, operation) in item.as_object().unwrap() {
+            let open = operation["security"] == json!([{}]);
+            let answers = operation["responses"].as_object().unwrap();
+            assert_ne!(answers.contains_key("401"), open, "{method} {path}");
+            let asks_the_storage = path != "/v1/openapi.json";
+            assert_eq!(
+                answers.contains_key("503"),
+                asks_the_storage,
+                "{method} {path}"
+            );
+            if operation.get("parameters").is_some() {
+                assert!(answers.contains_key("400"), "{method} {path}");
+            }
+            if operation.get("requestBody").is_some() {
+                for status in ["408", "413"] {
+                    assert!(answers.contains_key(status), "{status}: {method} {path}");
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_refused_where_it_is_unknown_is_not_allowed_by_it() {
+    let document: Value = serde_json::from_str(&lameduck::api::openapi()).unwrap();
+    let schemas = &document["components"]["schemas"];
+    let kinds = schemas["Told"]["oneOf"].as_array().unwrap();
+    assert_eq!(kinds.len(), 3);
+    for object in kinds.iter().chain([&schemas["Line"]]) {
+        assert_eq!(object["additionalProperties"], false, "{object}");
+    }
+}
+
 #[tokio::test]
 async fn it_is_served_and_every_path_in_it_answers() {
     let stage = Stage::start().await;
@@ -30,7 +69,7 @@ async fn it_is_served_and_every_path_in_it_answers() {
     let document = served.json();
     assert!(document["openapi"].as_str().unwrap().starts_with("3.1"));
     let paths = document["paths"].as_object().unwrap();
-    assert!(paths.len() >= 14, "{:?}", paths.keys());
+    assert!(paths.len() >= 16, "{:?}", paths.keys());
     for (path, item) in paths {
         let filled = path
             .replace("{queue}", "mail")

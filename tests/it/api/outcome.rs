@@ -58,7 +58,46 @@ async fn a_result_may_be_bytes() {
     let result = stage.get(&path).await;
     assert_eq!(result.body, [0xff, 0, 1].as_slice());
     assert_eq!(result.headers["content-type"], "application/octet-stream");
-    assert_eq!(stage.job(&id).await["result"], json!(null));
+    let job = stage.job(&id).await;
+    assert_eq!(
+        (&job["result"], &job["result_bytes"]),
+        (&json!(null), &json!(3))
+    );
+    assert_eq!(
+        (&job["result_url"], &job["result_cut"]),
+        (&json!(path), &json!(false))
+    );
+}
+
+#[tokio::test]
+async fn a_result_that_ends_within_a_character_is_shown_up_to_it_and_said_to_be_cut() {
+    let stage = Stage::start().await;
+    let (waits, _) = a_deferred_job(&stage).await;
+    for (base64, text, bytes, cut) in [
+        // "grü", "gr" and the first byte of "ü", and the same byte where it can't be the last.
+        ("Z3LDvA==", json!("grü"), 4, false),
+        ("Z3LD", json!("gr"), 3, true),
+        ("Z8Ny", json!(null), 3, false),
+        ("", json!(""), 0, false),
+    ] {
+        let (id, claim) = a_deferred_job(&stage).await;
+        let told = json!({"outcome": "completed", "result_base64": base64});
+        tell(&stage, &id, &claim, told).await;
+
+        let job = stage.job(&id).await;
+
+        assert_eq!(job["result"], text, "{base64}");
+        assert_eq!(
+            (&job["result_bytes"], &job["result_cut"]),
+            (&json!(bytes), &json!(cut))
+        );
+        assert_eq!(job["result_url"], format!("/v1/jobs/{id}/result"));
+    }
+    let job = stage.job(&waits).await;
+    assert_eq!(
+        (&job["result_bytes"], &job["result_url"]),
+        (&json!(null), &json!(null))
+    );
 }
 
 #[tokio::test]
@@ -164,9 +203,28 @@ async fn what_is_no_outcome_is_refused() {
         json!({"outcome": "completed", "result_base64": "?"}),
         json!({"outcome": "working", "within": "a while"}),
         json!({"outcome": "working", "within": "169h"}),
+        json!({"outcome": "working", "within": "8d"}),
+        json!({"outcome": "working", "within": "0s"}),
+        json!(["working", "30m"]),
         json!({"outcome": "failed", "error": "x".repeat(20_000)}),
     ] {
         tell(&stage, &id, &claim, bad).await.problem(400);
+    }
+    for (bad, words) in [
+        (json!(["completed"]), "a JSON object"),
+        (
+            json!({"outcome": "vanished"}),
+            "\"completed\", \"failed\" or \"working\"",
+        ),
+        (json!({"outcome": "failed"}), "with 'failed' goes 'error'"),
+        (
+            json!({"outcome": "working", "within": 30}),
+            "with 'working' goes 'within'",
+        ),
+    ] {
+        let detail = tell(&stage, &id, &claim, bad).await.problem(400);
+        assert!(detail.contains(words), "{detail}");
+        assert!(!detail.contains("variant"), "{detail}");
     }
     let done = json!({"outcome": "completed"});
     tell(&stage, &id, "me", done.clone()).await.problem(400);

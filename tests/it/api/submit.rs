@@ -5,7 +5,7 @@ use std::time::Duration;
 use jiff::{SignedDuration, Timestamp};
 use lameduck::jobs::job::{Priority, State};
 
-use super::stage::{MAIL, NOBODY, Stage, id_of, queue};
+use super::stage::{MAIL, NOBODY, Stage, dead, id_of, queue};
 
 #[tokio::test]
 async fn a_job_that_was_answered_with_202_is_there_after_a_restart() {
@@ -38,7 +38,7 @@ async fn a_job_that_was_answered_with_202_is_there_after_a_restart() {
 #[tokio::test]
 async fn options_are_the_same_in_the_query_and_in_headers() {
     let stage = Stage::start().await;
-    let query = "?delay=1h30m&priority=-3&timeout=90s&max_attempts=2";
+    let query = "?delay=0d%201h30m&priority=-3&timeout=90s&max_attempts=2";
     let headers = [
         ("lameduck-delay", "90m"),
         ("lameduck-priority", "-3"),
@@ -88,6 +88,37 @@ async fn a_job_can_be_given_an_instant() {
 }
 
 #[tokio::test]
+async fn days_are_durations_too() {
+    let stage = Stage::start().await;
+
+    let answer = stage
+        .post(&format!("{MAIL}?delay=365d&timeout=7d"), &[], "x")
+        .await;
+
+    let id = id_of(&answer.json()).parse().unwrap();
+    let job = stage.engine.job(id).await.unwrap().unwrap();
+    assert_eq!(job.timeout, Some(Duration::from_secs(7 * 24 * 60 * 60)));
+    let delay = job.run_at.duration_since(job.submitted_at);
+    assert!(delay > SignedDuration::from_hours(24 * 365 - 1), "{delay}");
+}
+
+#[tokio::test]
+async fn a_payload_can_be_read_also_of_a_dead_job() {
+    let stage = Stage::start().await;
+    let page = [("content-type", "text/html")];
+    let answer = stage.post(MAIL, &page, "<script>").await;
+    let path = format!("{}/payload", answer.headers["location"].to_str().unwrap());
+    stage.settle(stage.reserve().await, dead()).await;
+
+    let payload = stage.get(&path).await;
+
+    assert_eq!((payload.status, &payload.body[..]), (200, &b"<script>"[..]));
+    assert_eq!(payload.headers["content-type"], "text/html");
+    assert_eq!(payload.headers["x-content-type-options"], "nosniff");
+    assert_eq!(payload.headers["content-disposition"], "attachment");
+}
+
+#[tokio::test]
 async fn what_is_unknown_out_of_bounds_or_contradicts_itself_is_refused_by_name() {
     let stage = Stage::start().await;
     let far = Timestamp::now() + SignedDuration::from_hours(24 * 366);
@@ -97,6 +128,8 @@ async fn what_is_unknown_out_of_bounds_or_contradicts_itself_is_refused_by_name(
         ("delay=soon", "delay"),
         ("delay=-3s", "delay"),
         ("delay=8761h", "365 days"),
+        ("delay=366d", "365 days"),
+        ("delay=1month", "delay"),
         ("delay=1s&delay=2s", "delay"),
         ("delay=1s&run_at=2027-01-01T00:00:00Z", "run_at"),
         ("run_at=tomorrow", "run_at"),
@@ -106,6 +139,7 @@ async fn what_is_unknown_out_of_bounds_or_contradicts_itself_is_refused_by_name(
         ("priority=high", "-9 to 9"),
         ("timeout=0s", "1ms"),
         ("timeout=169h", "7 days"),
+        ("timeout=8d", "7 days"),
         ("max_attempts=0", "1 to 100"),
         ("max_attempts=101", "1 to 100"),
         ("max_attempts=many", "1 to 100"),
@@ -235,7 +269,7 @@ async fn what_is_not_there_is_a_problem_too() {
     stage.get("/v1/queues/fax/jobs").await.problem(404);
     stage.get("/v1/jobs/17").await.problem(404);
     stage.get("/v1/jobs/%ff").await.problem(400);
-    for end in ["", "/result", "/events", "?wait=1s"] {
+    for end in ["", "/result", "/payload", "/events", "?wait=1s"] {
         stage
             .get(&format!("/v1/jobs/{NOBODY}{end}"))
             .await

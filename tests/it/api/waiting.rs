@@ -118,10 +118,11 @@ async fn who_has_waited_long_enough_gets_the_job_as_it_stands() {
 
     assert_eq!(job.json()["state"], "pending");
     assert!(!job.headers.contains_key("content-location"));
-    stage
-        .get(&format!("/v1/jobs/{id}?wait=soon"))
-        .await
-        .problem(400);
+    for (wait, word) in [("soon", "duration"), ("61s", "60s"), ("-1s", "duration")] {
+        let path = format!("/v1/jobs/{id}?wait={wait}");
+        let detail = stage.get(&path).await.problem(400);
+        assert!(detail.contains(word), "{detail}");
+    }
 }
 
 #[tokio::test]

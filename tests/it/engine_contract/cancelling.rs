@@ -119,18 +119,62 @@ pub async fn what_is_deferred_is_cancelled_and_its_outcome_is_stale<S: Store>() 
     assert_eq!(state(&*engine, id).await, State::Cancelled);
 }
 
-pub async fn what_has_ended_can_not_be_cancelled<S: Store>() {
+pub async fn what_has_completed_can_not_be_cancelled<S: Store>() {
     let store = S::start().await;
     let engine = store.open().await.unwrap();
-    for (outcome, state) in [(completed(""), State::Completed), (dead(), State::Dead)] {
-        let id = submit(&*engine, a_job("x")).await;
+    let id = submit(&*engine, a_job("x")).await;
+    let claim = reserve_one(&*engine).await.claim;
+    settle(&*engine, claim.settle(completed(""))).await;
+
+    let answer = engine.cancel(id).await.unwrap();
+
+    assert_eq!(answer, Some(Cancelled::TooLate(State::Completed)));
+}
+
+pub async fn a_dead_job_is_given_up<S: Store>() {
+    let store = S::start().await;
+    let engine = store.open().await.unwrap();
+    let id = submit(&*engine, a_job("x")).await;
+    let died = Arc::new(vec![reserve_one(&*engine).await.claim.settle(dead())]);
+    settle_again(&*engine, &died).await;
+    store.clock().advance(60);
+    let mut events = engine.events();
+
+    assert_eq!(engine.cancel(id).await.unwrap(), Some(Cancelled::Now));
+
+    assert_eq!(events.recv().await.unwrap(), Event::Ended(id));
+    let given_up = record(&*engine, id).await;
+    assert_eq!(given_up.state, State::Cancelled);
+    assert_eq!(given_up.ended_at, Some(store.clock().now()));
+    assert_eq!(given_up.last_error.as_deref(), Some("hopeless"));
+    assert_eq!(engine.runs(id).await.unwrap().len(), 1);
+    assert_eq!(engine.queues().await.unwrap()[0].dead, 0);
+    assert_eq!(settle_again(&*engine, &died).await, Settled::Repeated);
+    let answer = engine.revive(id).await.unwrap();
+    assert_eq!(answer, Some(Revived::NotDead(State::Cancelled)));
+}
+
+pub async fn all_the_dead_of_a_queue_are_given_up_in_pieces<S: Store>() {
+    let store = S::start().await;
+    let engine = store.open().await.unwrap();
+    let mut ids = Vec::new();
+    for n in 0..5 {
+        ids.push(submit(&*engine, a_job(&n.to_string())).await);
         let claim = reserve_one(&*engine).await.claim;
-        settle(&*engine, claim.settle(outcome)).await;
-
-        let answer = engine.cancel(id).await.unwrap();
-
-        assert_eq!(answer, Some(Cancelled::TooLate(state)));
+        settle(&*engine, claim.settle(dead())).await;
+        store.clock().advance(1);
     }
+    let waits = submit(&*engine, a_job("waits")).await;
+
+    assert_eq!(engine.cancel_dead(&queue("fax"), 3).await.unwrap(), 0);
+    assert_eq!(engine.cancel_dead(&mail(), 3).await.unwrap(), 3);
+    let given_up = record(&*engine, ids[2]).await;
+    assert_eq!(given_up.state, State::Cancelled);
+    assert_eq!(given_up.ended_at, Some(store.clock().now()));
+    assert_eq!(state(&*engine, ids[3]).await, State::Dead);
+    assert_eq!(engine.cancel_dead(&mail(), 3).await.unwrap(), 2);
+    assert_eq!(engine.cancel_dead(&mail(), 3).await.unwrap(), 0);
+    assert_eq!(state(&*engine, waits).await, State::Pending);
 }
 
 pub async fn a_dead_job_runs_again_with_all_its_attempts<S: Store>() {

@@ -32,6 +32,9 @@ enum Step {
     ReleaseHeld(u64),
     Cancel(Index),
     Revive(Index),
+    CancelDead {
+        queue: usize,
+    },
     ReviveAll {
         queue: usize,
     },
@@ -82,6 +85,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => any::<Index>().prop_map(Step::Cancel),
         1 => any::<Index>().prop_map(Step::Revive),
         1 => (0..2usize).prop_map(|queue| Step::ReviveAll { queue }),
+        1 => (0..2usize).prop_map(|queue| Step::CancelDead { queue }),
         1 => (0..2usize, any::<bool>()).prop_map(|(queue, paused)| Step::Pause { queue, paused }),
         1 => Just(Step::Maintain),
         2 => (1..3u64).prop_map(Step::Wait),
@@ -226,12 +230,12 @@ impl Model {
                 job.cancel_requested = true;
                 Cancelled::Requested
             }
-            Phase::Waiting | Phase::Deferred => {
+            Phase::Waiting | Phase::Deferred | Phase::Dead => {
                 job.end(Phase::Cancelled, now);
                 job.claim = None;
                 Cancelled::Now
             }
-            Phase::Completed | Phase::Dead | Phase::Cancelled => Cancelled::TooLate(state),
+            Phase::Completed | Phase::Cancelled => Cancelled::TooLate(state),
         }
     }
 
@@ -254,6 +258,12 @@ impl Model {
             self.revive(*n, now);
         }
         revived.len() as u64
+    }
+
+    fn cancel_dead(&mut self, queue: usize, now: Timestamp) -> u64 {
+        let dead = |job: &&mut ModelJob| job.queue == queue && job.phase == Phase::Dead;
+        let cancelled = self.jobs.iter_mut().filter(dead);
+        cancelled.map(|job| job.end(Phase::Cancelled, now)).count() as u64
     }
 
     fn expire(&mut self, now: Timestamp) -> u64 {
@@ -404,6 +414,12 @@ impl<S: Store> Run<S> {
                 let name = super::queue(QUEUES[queue]);
                 let answer = self.engine.revive_all(&name, 1_000).await.unwrap();
                 assert_eq!(answer, self.model.revive_all(queue, now));
+            }
+            Step::CancelDead { queue } => {
+                self.model.known[queue] = true;
+                let name = super::queue(QUEUES[queue]);
+                let answer = self.engine.cancel_dead(&name, 1_000).await.unwrap();
+                assert_eq!(answer, self.model.cancel_dead(queue, now));
             }
             Step::Pause { queue, paused } => {
                 let name = super::queue(QUEUES[queue]);

@@ -53,6 +53,27 @@ pub async fn a_batch_is_answered_in_its_order<S: Store>() {
     assert_eq!(ids, submitted);
 }
 
+pub async fn a_payload_can_be_read_as_long_as_there_is_the_job<S: Store>() {
+    let store = S::start().await;
+    let engine = store.open().await.unwrap();
+    let job = NewJob {
+        payload: Bytes::from_static(&[0, 0xff, b'x']),
+        content_type: "image/x".to_owned(),
+        ..a_job("")
+    };
+    let id = submit(&*engine, job).await;
+    let empty = submit(&*engine, a_job("")).await;
+    let kept = ("image/x".to_owned(), Bytes::from_static(&[0, 0xff, b'x']));
+
+    assert_eq!(engine.payload(id).await.unwrap(), Some(kept.clone()));
+    let claim = reserve(&*engine, 1).await.remove(0).claim;
+    settle(&*engine, claim.settle(dead())).await;
+    assert_eq!(engine.payload(id).await.unwrap(), Some(kept));
+    let nothing = ("text/plain".to_owned(), Bytes::new());
+    assert_eq!(engine.payload(empty).await.unwrap(), Some(nothing));
+    assert_eq!(engine.payload(JobId::random()).await.unwrap(), None);
+}
+
 pub async fn a_job_that_nobody_knows_is_none<S: Store>() {
     let store = S::start().await;
     let engine = store.open().await.unwrap();

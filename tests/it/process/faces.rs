@@ -179,11 +179,16 @@ async fn a_service_that_asks_for_tokens_tells_whoever_has_one() {
     let told = drains_json(&["--url", &url, "--tokens", tokens]).await;
 
     assert_eq!(told.len(), 1);
-    let mut command = Command::new(env!("CARGO_BIN_EXE_lameduck"));
-    command.args(["drains", "--url", &url]).env_clear();
-    let (status, said) = output(command).await;
-    assert_eq!(status, Some(1), "{said}");
-    assert!(said.contains("401"), "{said}");
+    let unknown = place.path("unknown");
+    std::fs::write(&unknown, "of-somebody-elses-service\n").unwrap();
+    for tokens in [None, unknown.to_str()] {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_lameduck"));
+        command.args(["drains", "--url", &url]).env_clear();
+        command.args(tokens.into_iter().flat_map(|file| ["--tokens", file]));
+        let (status, said) = output(command).await;
+        assert_eq!(status, Some(1), "{said}");
+        assert!(said.contains("401") && said.contains("--tokens"), "{said}");
+    }
 }
 
 #[tokio::test]

@@ -67,6 +67,27 @@ async fn the_demo_handler_does_a_job() {
 }
 
 #[tokio::test]
+async fn a_result_that_was_cut_is_said_to_be() {
+    const KEPT: usize = 64 << 10;
+    let place = Place::new("yes ab\u{fc} | head -c 70000");
+    let process = place.start(&[]).await;
+    let id = process.submit("x").await;
+
+    let job = process.completed(&id).await;
+
+    assert_eq!(
+        (&job["result_bytes"], &job["result_cut"]),
+        (&KEPT.into(), &true.into())
+    );
+    let shown = job["result"].as_str().unwrap();
+    assert!(shown.starts_with("abü\nabü\n"));
+    // Five bytes a line, of which the last is cut within its third character.
+    assert!((KEPT - 3..=KEPT).contains(&shown.len()), "{}", shown.len());
+    let url = job["result_url"].as_str().unwrap();
+    assert_eq!(process.get(url).await.body.len(), KEPT);
+}
+
+#[tokio::test]
 async fn what_cannot_be_taken_is_refused_with_a_problem_that_says_why() {
     let place = Place::new("");
     let process = place.start(&["--max-body", "1000"]).await;

@@ -1,5 +1,6 @@
 //! What only looks: jobs, their runs, the queues in numbers, the next instant of a queue.
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use tokio_postgres::Row;
 
@@ -24,6 +25,8 @@ const JOB: &str = concat!(
     columns!(),
     " FROM lameduck.jobs j JOIN lameduck.queues q ON q.id = j.queue WHERE j.id = $1"
 );
+
+const PAYLOAD: &str = "SELECT content_type, payload FROM lameduck.jobs WHERE id = $1";
 
 // After a failover the old address may lead to a server that answers everything and takes nothing.
 const STANDBY: &str = "SELECT 1 WHERE pg_is_in_recovery()";
@@ -62,6 +65,9 @@ pub(super) struct Ping;
 
 /// One job.
 pub(super) struct OneJob(pub JobId);
+
+/// The payload of a job, and its media type.
+pub(super) struct Payload(pub JobId);
 
 /// The runs of a job that have ended.
 pub(super) struct Runs(pub JobId);
@@ -128,6 +134,22 @@ fn record(row: &Row, now: Timestamp) -> Result<JobRecord, Failure> {
         cancel_requested: row.try_get(15)?,
         traceparent: row.try_get(16)?,
     })
+}
+
+// === impl Payload ===
+
+impl Command for Payload {
+    type Answer = Option<(String, Bytes)>;
+
+    const LOOKS: bool = true;
+
+    async fn run(&self, turn: &mut Turn) -> Result<Self::Answer, Failure> {
+        let Some(row) = turn.find(PAYLOAD, params![uuid(self.0) => UUID]).await? else {
+            return Ok(None);
+        };
+        let body: Vec<u8> = row.try_get(1)?;
+        Ok(Some((row.try_get(0)?, body.into())))
+    }
 }
 
 // === impl Runs ===

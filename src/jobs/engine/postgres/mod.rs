@@ -30,6 +30,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
 use jiff::Timestamp;
 use tokio::sync::{broadcast, mpsc, oneshot};
@@ -545,6 +546,11 @@ impl Engine for PostgresEngine {
         self.sessions.call(queue::Cancel(id)).await
     }
 
+    async fn cancel_dead(&self, queue: &QueueName, limit: usize) -> Result<u64, EngineError> {
+        let queue = queue.clone();
+        self.sessions.call(queue::CancelDead { queue, limit }).await
+    }
+
     async fn cancel_requests(&self) -> Result<Vec<JobId>, EngineError> {
         let process = self.identity.get();
         self.sessions.call(lookup::CancelRequests(process)).await
@@ -574,6 +580,10 @@ impl Engine for PostgresEngine {
 
     async fn job(&self, id: JobId) -> Result<Option<JobRecord>, EngineError> {
         self.sessions.call(lookup::OneJob(id)).await
+    }
+
+    async fn payload(&self, id: JobId) -> Result<Option<(String, Bytes)>, EngineError> {
+        self.sessions.call(lookup::Payload(id)).await
     }
 
     async fn runs(&self, id: JobId) -> Result<Vec<Run>, EngineError> {

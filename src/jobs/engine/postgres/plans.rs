@@ -9,8 +9,8 @@ use super::{
     convert::params,
     lookup::NEXT_RUN_AT,
     queue::statements::{
-        EXPIRE, FOLD_COUNTS, FORGET_KEYS, FREE, PRUNE, RELEASE_HELD, RESERVE, REVIVE_ALL, SETTLE,
-        WERE_SETTLED,
+        CANCEL_DEAD, EXPIRE, FOLD_COUNTS, FORGET_KEYS, FREE, PRUNE, RELEASE_HELD, RESERVE,
+        REVIVE_ALL, SETTLE, WERE_SETTLED,
     },
     schema,
     session::{PLANNER, Param},
@@ -115,7 +115,7 @@ async fn no_statement_reads_all_that_waits_or_has_ended() {
     ];
     let expire =
         params![JOBS => INT8, 500_i64 => INT8, "late" => TEXT, 1_i16 => INT2, 20_i32 => INT4];
-    let statements: [(&str, &[Param<'_>]); 11] = [
+    let statements: [(&str, &[Param<'_>]); 12] = [
         (RESERVE, reserve),
         (SETTLE, settle),
         (
@@ -126,6 +126,10 @@ async fn no_statement_reads_all_that_waits_or_has_ended() {
         (FREE, params![PROCESS => UUID, JOBS => INT8, 2_i32 => INT4]),
         (
             REVIVE_ALL,
+            params![1_i32 => INT4, JOBS => INT8, 100_i64 => INT8],
+        ),
+        (
+            CANCEL_DEAD,
             params![1_i32 => INT4, JOBS => INT8, 100_i64 => INT8],
         ),
         (EXPIRE, expire),

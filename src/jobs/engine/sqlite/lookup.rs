@@ -1,5 +1,6 @@
 //! What only looks: jobs, their runs, the queues in numbers, the next instant of a queue.
 
+use bytes::Bytes;
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Result, Row, params};
 
@@ -24,6 +25,9 @@ const JOB: &str = concat!(
     columns!(),
     " FROM jobs j JOIN queues q ON q.id = j.queue WHERE j.id = ?1"
 );
+
+const PAYLOAD: &str = "
+    SELECT j.content_type, p.body FROM jobs j JOIN payloads p ON p.seq = j.seq WHERE j.id = ?1";
 
 const PING: &str = "SELECT count(*) FROM sqlite_schema";
 
@@ -99,6 +103,16 @@ fn record(row: &Row<'_>, now: Timestamp) -> Result<JobRecord> {
         cancel_requested: row.get(15)?,
         traceparent: row.get(16)?,
     })
+}
+
+/// The payload of a job, and its media type.
+pub(super) fn payload(connection: &Connection, id: JobId) -> Result<Option<(String, Bytes)>> {
+    connection
+        .prepare_cached(PAYLOAD)?
+        .query_row([id.as_bytes()], |r| {
+            Ok((r.get(0)?, r.get::<_, Vec<u8>>(1)?.into()))
+        })
+        .optional()
 }
 
 /// The runs of a job that have ended.

@@ -24,6 +24,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use jiff::Timestamp;
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::broadcast;
@@ -290,6 +291,13 @@ impl Engine for SqliteEngine {
         self.writer.call(move |turn| queue::cancel(turn, id)).await
     }
 
+    async fn cancel_dead(&self, queue: &QueueName, limit: usize) -> Result<u64, EngineError> {
+        let queue = queue.clone();
+        self.writer
+            .call(move |turn| queue::cancel_dead(turn, &queue, limit))
+            .await
+    }
+
     async fn cancel_requests(&self) -> Result<Vec<JobId>, EngineError> {
         let process = self.process;
         self.reader
@@ -326,6 +334,12 @@ impl Engine for SqliteEngine {
         let now = (self.clock)();
         self.reader
             .call(move |connection| lookup::job(connection, id, now))
+            .await
+    }
+
+    async fn payload(&self, id: JobId) -> Result<Option<(String, Bytes)>, EngineError> {
+        self.reader
+            .call(move |connection| lookup::payload(connection, id))
             .await
     }
 

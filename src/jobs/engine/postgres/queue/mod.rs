@@ -9,7 +9,7 @@ mod submit;
 
 pub(super) use ends::{GiveBack, Reap, Reaped, ReleaseHeld, Why};
 pub(super) use housekeeping::Maintain;
-pub(super) use orders::{Cancel, Revive, ReviveAll, RunsAlone, SetPaused};
+pub(super) use orders::{Cancel, CancelDead, Revive, ReviveAll, RunsAlone, SetPaused};
 pub(super) use reserve::{MOST, Reserve};
 pub(super) use settle::{One, Settle};
 pub(super) use submit::{Room, Submit};
@@ -52,7 +52,7 @@ pub(super) mod statements {
     pub(in crate::jobs::engine::postgres) use super::{
         ends::{FREE, RELEASE_HELD},
         housekeeping::{EXPIRE, FOLD_COUNTS, FORGET_KEYS, PRUNE},
-        orders::REVIVE_ALL,
+        orders::{CANCEL_DEAD, REVIVE_ALL},
         reserve::RESERVE,
         settle::{SETTLE, WERE_SETTLED},
     };

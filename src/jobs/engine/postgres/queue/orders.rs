@@ -47,12 +47,25 @@ pub(in super::super) const REVIVE_ALL: &str = "
     SET state = 0, run_at = $2, ended_at = NULL, attempt = 0, crashes = 0, cancel_requested = false
     FROM dead WHERE j.seq = dead.seq RETURNING j.id";
 
+pub(in super::super) const CANCEL_DEAD: &str = "
+    WITH dead AS MATERIALIZED (
+        SELECT seq FROM lameduck.jobs WHERE queue = $1 AND state = 3 AND ended_at IS NOT NULL
+        ORDER BY ended_at, seq LIMIT $3 FOR UPDATE SKIP LOCKED
+    )
+    UPDATE lameduck.jobs j SET state = 4, ended_at = $2 FROM dead WHERE j.seq = dead.seq RETURNING j.id";
+
 const PAUSE: &str = "UPDATE lameduck.queues SET paused = $2 WHERE id = $1";
 
 const ALONE: &str = "UPDATE lameduck.jobs SET alone = true WHERE id = $1 AND claim = $2";
 
-/// Cancels a job that waits or works elsewhere, or asks for the end of one that runs.
+/// Cancels a job that waits, works elsewhere or is dead, or asks for the end of one that runs.
 pub(in super::super) struct Cancel(pub JobId);
+
+/// Cancels dead jobs of a queue, the first to die first.
+pub(in super::super) struct CancelDead {
+    pub queue: QueueName,
+    pub limit: usize,
+}
 
 /// Runs a dead job again.
 pub(in super::super) struct Revive(pub JobId);
@@ -104,7 +117,7 @@ impl Command for Cancel {
         };
         let now = micros(turn.now);
         match job.state {
-            State::Completed | State::Dead | State::Cancelled => {
+            State::Completed | State::Cancelled => {
                 return Ok(Some(Cancelled::TooLate(job.state)));
             }
             State::Running => {
@@ -118,12 +131,29 @@ impl Command for Cancel {
                     params![job.seq => INT8, now => INT8, end => INT2, RUNS_KEPT as i32 => INT4];
                 turn.execute(ADD_RUN, run).await?;
             }
-            State::Pending | State::Scheduled => {}
+            State::Pending | State::Scheduled | State::Dead => {}
         }
         turn.execute(CANCEL, params![job.seq => INT8, now => INT8])
             .await?;
         turn.effects.ended.push(self.0);
         Ok(Some(Cancelled::Now))
+    }
+}
+
+// === impl CancelDead ===
+
+impl Command for CancelDead {
+    type Answer = u64;
+
+    async fn run(&self, turn: &mut Turn) -> Result<u64, Failure> {
+        let queue = queue_number(turn, &self.queue).await?;
+        let limit = i64::try_from(self.limit).unwrap_or(i64::MAX);
+        let dead = params![queue => INT4, micros(turn.now) => INT8, limit => INT8];
+        let cancelled = turn.query(CANCEL_DEAD, dead).await?;
+        for row in &cancelled {
+            turn.effects.ended.push(row.job_id(0)?);
+        }
+        Ok(cancelled.len() as u64)
     }
 }
 

@@ -9,7 +9,7 @@ mod submit;
 
 pub(super) use ends::{charge_crashes, release_held, take_from_the_dead};
 pub(super) use housekeeping::maintain;
-pub(super) use orders::{cancel, revive, revive_all, runs_alone, set_paused};
+pub(super) use orders::{cancel, cancel_dead, revive, revive_all, runs_alone, set_paused};
 pub(super) use reserve::reserve;
 pub(super) use settle::settle;
 pub(super) use submit::{Room, submit};

@@ -40,7 +40,7 @@ struct Found {
     queue: QueueName,
 }
 
-/// Cancels a job that waits or works elsewhere, or asks for the end of one that runs.
+/// Cancels a job that waits, works elsewhere or is dead, or asks for the end of one that runs.
 pub(in super::super) fn cancel(turn: &mut Turn<'_>, id: JobId) -> Result<Option<Cancelled>> {
     let Some(job) = find(turn, id)? else {
         return Ok(None);
@@ -48,7 +48,7 @@ pub(in super::super) fn cancel(turn: &mut Turn<'_>, id: JobId) -> Result<Option<
     let now = micros(turn.now);
     let mut ran = 0;
     match job.state {
-        State::Completed | State::Dead | State::Cancelled => {
+        State::Completed | State::Cancelled => {
             return Ok(Some(Cancelled::TooLate(job.state)));
         }
         State::Running => {
@@ -69,13 +69,32 @@ pub(in super::super) fn cancel(turn: &mut Turn<'_>, id: JobId) -> Result<Option<
             )?;
             ran = 1;
         }
-        State::Pending | State::Scheduled => {}
+        State::Pending | State::Scheduled | State::Dead => {}
     }
+    end(turn, job.seq, id, ran)?;
+    Ok(Some(Cancelled::Now))
+}
+
+/// Cancels dead jobs of a queue, the first to die first.
+pub(in super::super) fn cancel_dead(
+    turn: &mut Turn<'_>,
+    queue: &QueueName,
+    limit: usize,
+) -> Result<u64> {
+    let dead = find_dead(turn, queue, limit)?;
+    for (seq, id) in &dead {
+        end(turn, *seq, *id, 0)?;
+    }
+    Ok(dead.len() as u64)
+}
+
+fn end(turn: &mut Turn<'_>, seq: i64, id: JobId, ran: i64) -> Result<()> {
+    let now = micros(turn.now);
     turn.connection
         .prepare_cached(CANCEL)?
-        .execute(params![job.seq, now, ran])?;
+        .execute(params![seq, now, ran])?;
     turn.effects.ended.push(id);
-    Ok(Some(Cancelled::Now))
+    Ok(())
 }
 
 /// Runs a dead job again.
@@ -97,17 +116,20 @@ pub(in super::super) fn revive_all(
     queue: &QueueName,
     limit: usize,
 ) -> Result<u64> {
-    let number = queue_number(turn.connection, queue)?;
-    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let mut find = turn.connection.prepare_cached(FIND_DEAD)?;
-    let dead: Vec<(i64, JobId)> = find
-        .query_map(params![number, limit], |r| Ok((r.get(0)?, job_id(r, 1)?)))?
-        .collect::<Result<_>>()?;
+    let dead = find_dead(turn, queue, limit)?;
     for (seq, id) in &dead {
         wake(turn, *seq, *id)?;
     }
     turn.effects.runnable.insert(queue.clone());
     Ok(dead.len() as u64)
+}
+
+fn find_dead(turn: &Turn<'_>, queue: &QueueName, limit: usize) -> Result<Vec<(i64, JobId)>> {
+    let number = queue_number(turn.connection, queue)?;
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let mut find = turn.connection.prepare_cached(FIND_DEAD)?;
+    find.query_map(params![number, limit], |r| Ok((r.get(0)?, job_id(r, 1)?)))?
+        .collect()
 }
 
 fn wake(turn: &mut Turn<'_>, seq: i64, id: JobId) -> Result<()> {
