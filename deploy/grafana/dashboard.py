@@ -31,10 +31,16 @@ OUTCOME_COLORS = {
 }
 
 
-def ledger(metric, by, window):
-    """The growth of a ledger total, which every process tells alike, in a window; also of one that died in it."""
-    each = f"max by (namespace, job, cause, outcome) ({metric}{{{WHERE}}})"
+def ledger(metric, by, window, only=""):
+    """The growth of a ledger total in a window. Every process tells it alike; who told it first may be gone before the others have."""
+    # A label that a total does not have parts nothing.
+    each = f"max by (namespace, job, cause, outcome, fate) (max_over_time({metric}{{{WHERE}{only}}}[2m]))"
     return f"sum by ({by}) (increase({each}[{window}:15s]))"
+
+
+def grown(metric, by, only=""):
+    """The same over time."""
+    return ledger(metric, by, "$__rate_interval", only)
 
 
 def query(expr, legend="", instant=False, table=False):
@@ -134,21 +140,24 @@ def timeline():
 def ends():
     count = ledger("lameduck_drains_total", "cause, outcome", "$__range")
     seconds = ledger("lameduck_drain_seconds_total", "cause, outcome", "$__range")
+    budget = ledger("lameduck_drain_budget_seconds_total", "cause, outcome", "$__range")
     made = panel(
         "table", "How processes ended", "By the drain ledger, in the time range above. Killed ones could not say how long they took.",
-        [query(f"round({count}) > 0", table=True), query(f"{seconds} / ({count} > 0)", table=True)], 12, 8,
+        [query(f"round({count}) > 0", table=True), query(f"{seconds} / ({count} > 0)", table=True),
+         query(f"{seconds} / ({budget} > 0)", table=True)], 12, 8,
         options={"showHeader": True}, custom={"align": "auto"},
     )
     made["transformations"] = [
         {"id": "merge", "options": {}},
         {"id": "organize", "options": {
             "excludeByName": {"Time": True},
-            "indexByName": {"cause": 0, "outcome": 1, "Value #A": 2, "Value #B": 3},
-            "renameByName": {"Value #A": "processes", "Value #B": "mean duration"},
+            "indexByName": {"cause": 0, "outcome": 1, "Value #A": 2, "Value #B": 3, "Value #C": 4},
+            "renameByName": {"Value #A": "processes", "Value #B": "mean duration", "Value #C": "budget used"},
         }},
     ]
     made["fieldConfig"]["overrides"] = [
         {"matcher": {"id": "byName", "options": "mean duration"}, "properties": [{"id": "unit", "value": "s"}]},
+        {"matcher": {"id": "byName", "options": "budget used"}, "properties": [{"id": "unit", "value": "percentunit"}]},
     ]
     return made
 
@@ -175,8 +184,7 @@ def rows():
         stat("In a drain", "Pods between SIGTERM and their end.",
              f'sum(lameduck_phase{{{POD},phase=~"lame_duck|draining|teardown|reporting"}})'),
         stat("Ends that were not clean", "In the time range: cut, killed, a hook or a part of the program failed.",
-             f"""round(sum(increase(max by (namespace, job, cause, outcome)
-                 (lameduck_drains_total{{{WHERE},outcome!="clean"}})[$__range:15s])))""", red_from=1),
+             f"""round(sum({ledger("lameduck_drains_total", "job", "$__range", ',outcome!="clean"')}))""", red_from=1),
         stat("Oldest job", "For how long the oldest pending job of any queue could have run.",
              f"max(lameduck_queue_oldest_age_seconds{{{QUEUE}}})", unit="s", red_from=600),
         stat("Dead letters", "Jobs that failed for the last time, and that nobody has retried or pruned.",
@@ -191,26 +199,30 @@ def rows():
         timeline(),
         ends(),
         colored(lines("Ends over time", "By the drain ledger. It is read every ten seconds, and after a restart by the next process.",
-                      query(ledger("lameduck_drains_total", "cause, outcome", "$__rate_interval"), "{{cause}} {{outcome}}"),
+                      query(grown("lameduck_drains_total", "cause, outcome"), "{{cause}} {{outcome}}"),
                       bars=True, interval="1m"), OUTCOME_COLORS),
         lines("Duration by phase", "So far, of the drains that a scrape has seen; stacked over the phases of a pod.",
               query(f"lameduck_drain_phase_seconds{{{POD}}} > 0", NAME + " {{phase}}"), unit="s", stack=True),
-        lines("Share of the budget used", "Of the time from SIGTERM to the deadline. What nears the end gets cut the next time.",
+        lines("Budget used so far", "Of the time from SIGTERM to the deadline, of the drains that a scrape has seen.",
               query(USED, NAME), unit="percentunit", max=1, thresholds=NEARLY),
+        lines("Budget used", "By the drain ledger: of the time from SIGTERM to the deadline, the mean of the drains. What nears the end gets cut the next time.",
+              query(f"{grown('lameduck_drain_seconds_total', 'cause')} / ({grown('lameduck_drain_budget_seconds_total', 'cause')} > 0)", "{{cause}}"),
+              unit="percentunit", max=1, thresholds=NEARLY, interval="1m"),
+        lines("Tight drains", "By the drain ledger: they took more than 80 % of their time, those that were cut included.",
+              query(grown("lameduck_tight_drains_total", "cause"), "{{cause}}"), bars=True, interval="1m"),
         lines("Endpoint removal lag", "From SIGTERM until a Service was seen to route here no more. Only in a cluster.",
               query(f"lameduck_endpoint_removal_seconds{{{POD}}} > 0", NAME + " {{service}}"), unit="s"),
-        lines("How the wait for the end of routing ended", "Pods in a drain. timed_out, no_permission and unavailable waited by the clock.",
-              query(f"sum by (outcome) (lameduck_drain_routing_end{{{POD}}})", "{{outcome}}"), stack=True),
-        lines("Late requests", "They came after the endpoints were gone: somebody still routes here.",
-              query(f"sum by ({BY_POD}, server) (increase(lameduck_late_requests_total{{{POD}}}[$__rate_interval]))",
-                    NAME + " {{server}}"), bars=True),
-        lines("Cut connections", "Connections that were open at the hard deadline.",
-              query(f'sum by ({BY_POD}, protocol) (increase(lameduck_connections_closed_total{{{POD},reason="cut"}}[$__rate_interval]))',
-                    NAME + " {{protocol}}"), bars=True),
+        lines("How the wait for the end of routing ended", "By the drain ledger. timed_out, no_permission and unavailable waited by the clock.",
+              query(grown("lameduck_drain_routing_total", "outcome"), "{{outcome}}"), bars=True, interval="1m"),
+        lines("Late requests", "By the drain ledger: they came after the endpoints were gone, so somebody still routes here.",
+              query(grown("lameduck_drain_requests_total", "cause", ',fate="late"'), "{{cause}}"), bars=True, interval="1m"),
+        lines("Cut requests and connections", "By the drain ledger: under way at the hard deadline.",
+              query(grown("lameduck_drain_requests_total", "cause", ',fate="cut"'), "requests {{cause}}"),
+              query(grown("lameduck_drain_connections_cut_total", "cause"), "connections {{cause}}"), bars=True, interval="1m"),
         lines("Jobs in flight, by pod", "What a drain waits for.",
               query(f"lameduck_jobs_in_flight{{{POD}}} > 0", NAME + " {{pool}}"), stack=True),
-        lines("Jobs given back", "By pool; `process` is what was given back at the hard deadline, while its handler ran.",
-              query(f"sum by (pool) (increase(lameduck_jobs_released_total{{{POD}}}[$__rate_interval]))", "{{pool}}"), bars=True),
+        lines("Jobs given back", "By the drain ledger, of drains that came to the soft deadline; left: the queue could not be reached, their lease freed them.",
+              query(grown("lameduck_drain_jobs_total", "cause, fate"), "{{cause}} {{fate}}"), bars=True, interval="1m"),
     ]
     yield "Versions", [
         lines("Pods by version", "A rollout is where one line falls and another rises.",

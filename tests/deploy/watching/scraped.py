@@ -1,10 +1,11 @@
 """A real Prometheus scrapes real drains; then every query of the dashboard and every alert is asked of it.
 
     process   does                                                      ends
-    one       jobs, failures, two dead letters; SIGTERM during work     clean
+    one       jobs, failures, two dead letters; SIGTERM during work,    clean
+              and a late request
     two       SIGKILL during work                                       killed, as the next one finds out
-    three     a handler that does not stop                              cut
-    four      lives, and tells of them
+    three     a handler that does not stop, and keeps nearly all time   cut, its job given back
+    four      lives, and tells of them by the ledger
 
 Each has an admin address of its own, as each pod has: what is asked about one that is gone is not answered by the next.
 All believe to be in a cluster whose API server does not answer.
@@ -32,13 +33,14 @@ from .report import check, equal, until
 # docs/metrics.md.
 IN_A_CLUSTER = {"lameduck_endpoint_removal_seconds"}
 
-# What has fired in the end: the ledger's word on ends, what was scraped last of one that is gone, the database's word on jobs.
+# What has fired in the end: the ledger's word on drains, the database's word on jobs.
 FIRING = {
     "LameduckProcessKilled": {"cause": "unknown", "outcome": "killed"},
     "LameduckDrainDeadlineHit": {"outcome": "cut"},
+    "LameduckDrainBudgetNearlyUsed": {"cause": "unknown"},
     "LameduckDrainsByTheClock": {"job": "lameduck"},
-    "LameduckLateRequests": {"server": "api"},
-    "LameduckJobsGivenBackAtDeadline": {"job": "lameduck"},
+    "LameduckLateRequests": {"cause": "unknown"},
+    "LameduckJobsGivenBackAtDeadline": {"cause": "unknown"},
     "LameduckJobsDie": {"queue": "resize"},
 }
 # None of these happened: they must not fire.
@@ -195,7 +197,8 @@ class Story:
         equal(two.exit(), -signal.SIGKILL, "exit status")
 
     def is_cut(self):
-        self.three = three = self.start(grace="4s", more="final-scrape = true")
+        # Little is kept behind the hard deadline, so that nearly all is used when it comes.
+        self.three = three = self.start(grace="4s", more='teardown = "200ms"\nreporting = "200ms"')
         three.submit("resize", "hang")
         self.busy(three)
         three.signal(signal.SIGTERM)
@@ -204,6 +207,10 @@ class Story:
     def is_told(self):
         self.four = self.start()
         self.four.submit("mail", "letter")
+        # What no scrape of the dead has to have seen.
+        for told in (self.four.selector("lameduck_tight_drains_total"), self.four.selector("lameduck_drain_jobs_total", fate="released"),
+                     self.four.selector("lameduck_drain_requests_total", fate="late")):
+            self.prometheus.wait_for(f"{told} > 0")
         for name in FIRING:
             self.prometheus.wait_for(f'ALERTS{{alertname="{name}"}}', 40)
 
