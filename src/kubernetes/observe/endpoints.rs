@@ -93,8 +93,12 @@ async fn observe(room: &Arc<Room>) {
         removed: BTreeMap::new(),
         said: (Endpoints::Unknown, Peers::Unknown),
     };
-    while !observer.denied {
+    loop {
         observer.step().await;
+        if observer.denied {
+            // However long the answer took: it is one, and this is what it says.
+            break;
+        }
         observer.tell();
     }
     observer.say(Endpoints::Unobservable(Unobservable::NoPermission));
