@@ -266,11 +266,16 @@ def shows(story, expr, instant):
     selects(story, expr)
     if set(re.findall(r"lameduck_\w+", expr)) <= IN_A_CLUSTER:
         return
-    if instant:
-        values = [series["value"][1] for series in story.prometheus.instant(expr)]
-    else:
-        values = [value for series in story.prometheus.over_all(expr) for _, value in series["values"]]
-    equal(any(math.isfinite(float(value)) for value in values), True, f"data for {expr}")
+
+    def data():
+        if instant:
+            values = [series["value"][1] for series in story.prometheus.instant(expr)]
+        else:
+            values = [value for series in story.prometheus.over_all(expr) for _, value in series["values"]]
+        return any(math.isfinite(float(value)) for value in values)
+
+    # A subquery looks at every fifteenth second of the clock, and an increase takes two of them.
+    until(f"data for {expr}", data, 45)
 
 
 def timeline(story):
