@@ -8,7 +8,8 @@ use serde_json::json;
 use super::stage::{ME, PEER, SERVICE, SLICE, SOON, Stage, each, until};
 use crate::fake_api::{Fault, Gone, On, Resource, Verb};
 
-const FALLBACK: Duration = Duration::from_millis(400);
+/// Longer than a busy machine lets an answer wait.
+const FALLBACK: Duration = Duration::from_millis(1_500);
 
 /// What happens to the pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,7 +144,7 @@ impl Trouble {
     /// Who can't watch looks again and again, after growing waits: the clock must leave time for that.
     fn fallback(self) -> Duration {
         match self {
-            Self::WatchesEndAtOnce | Self::OnlyBookmarks => FALLBACK * 10,
+            Self::WatchesEndAtOnce | Self::OnlyBookmarks => FALLBACK * 4,
             _ => FALLBACK,
         }
     }

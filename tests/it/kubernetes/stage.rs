@@ -345,7 +345,7 @@ pub async fn until(what: &str, holds: impl Fn() -> bool) {
 }
 
 /// Rows that are told at once.
-const AT_ONCE: usize = 16;
+const AT_ONCE: usize = 12;
 
 /// Tells a story for each row, some at once, each on a thread and a runtime of its own: they wait more than
 /// they work, but all of them together starve whoever has to answer in time. The name of a row that fails is
