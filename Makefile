@@ -2,15 +2,16 @@
 
 CARGO ?= cargo
 
-.PHONY: help test lint unit soak lag zoo cost story chaos model package features deploy watch image power-cuts durability e2e deny clean
+.PHONY: help test lint unit soak lag zoo cost story chaos model package features deploy watch image power-cuts durability rehearse e2e deny clean
 
 help:                     ## this list
-	@awk -F':.*## ' '/^[a-z-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 test: lint features package unit deploy watch image power-cuts ## everything that CI runs; needs Debian's packages in .ci/packages
 
 lint:                     ## format, clippy, documentation and its pages
 	tests/docs/check.py
+	python3 -m unittest discover --quiet --start-directory tests/e2e
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --all-targets --features grpc -- -D warnings
 	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --features grpc
@@ -72,6 +73,9 @@ power-cuts:               ## what was answered survives thousands of them (half 
 durability:               ## the same with more jobs and more cuts (minutes)
 	$(CARGO) build --locked --features grpc
 	tests/durability/run --long
+
+rehearse:                 ## the cluster's suite against a double that can misbehave (minutes; needs make deploy's tools)
+	tests/e2e/rehearse
 
 e2e:                      ## in the cluster that KUBECONFIG names; skipped where there is none
 	tests/e2e/run
