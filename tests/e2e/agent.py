@@ -191,7 +191,8 @@ def summarised(entries):
             mark["kinds"][entry["kind"]] = mark["kinds"].get(entry["kind"], 0) + 1
         mark["accepted"] += "id" in entry
         if entry["what"] == "failed" and len(mark["errors"]) < 5:
-            mark["errors"].append(f"{entry['kind']}: {entry['error']}")
+            after = f" after {entry['seconds']} s" if "seconds" in entry else ""
+            mark["errors"].append(f"{entry['kind']}: {entry['error']}{after}")
     return marks
 
 

@@ -90,8 +90,8 @@ class Namespace:
             ("pods", ["describe", "pods"]),
         ):
             (directory / name).write_text(self.kubectl(*arguments, must=False)[1])
-        for pod in json.loads(self.kubectl("get", "pods", "--output", "json", must=False)[1] or "{}").get("items", []):
-            name = pod["metadata"]["name"]
+        status, names = self.kubectl("get", "pods", "--output", "jsonpath={.items[*].metadata.name}", must=False)
+        for name in names.split() if status == 0 else []:
             (directory / f"{name}.log").write_text(self.kubectl("logs", name, "--all-containers", "--prefix", must=False)[1])
 
 

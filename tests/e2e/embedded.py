@@ -96,6 +96,9 @@ def liveness(release):
     restarted = lambda watch: judge.container_status(watch.last_of(pod)).get("lastState", {}).get("terminated")  # noqa: E731
     release.watch.until("the restart of its container", release.settings.patience, restarted)
 
+    # At once: the probe goes on failing, and some seconds later the one before this is another.
+    log = kubectl("logs", POD, "--container", "lameduck", "--previous", must=False)[1]
+    described = kubectl("describe", "pod", POD)
     found = release.watch.last_of(pod)
     release.check(f"{name}: the container ends with exit code 0", judge.ended_well(found))
     report, wrong = judge.report_of(found)
@@ -105,9 +108,7 @@ def liveness(release):
         release.check(f"{name}: failing readiness was seen to take the endpoints away", judge.saw_its_endpoints_go(report))
         release.check(f"{name}: Events tell of start and end, under the drain's id",
                       judge.told_by_events(release.namespace.events(), found, report["drain_id"]))
-        described = kubectl("describe", "pod", POD)
         release.check(f"{name}: kubectl describe pod shows the drain", [] if report["drain_id"] in described else described.splitlines()[-20:])
-        log = kubectl("logs", POD, "--container", "lameduck", "--previous", must=False)[1]
         release.check(f"{name}: the log ends with the report", judge.ends_with_report(log, report["drain_id"]))
 
     patch("/livez", 10)

@@ -247,7 +247,8 @@ class Others(unittest.TestCase):
     def test_a_log_ends_with_the_report(self):
         report = json.dumps({"message": "drain report", "drain_id": "x"})
         self.assertEqual(judge.ends_with_report(f'{{"message": "phase"}}\n{report}\n', "x"), [])
-        for log in (f'{report}\n{{"message": "phase"}}', report.replace("x", "y"), "killed", ""):
+        self.assertEqual(judge.ends_with_report(f'{report}\n{{"message": "drained"}}\n', "x"), [])
+        for log in (report + '\n{"message": "phase"}' * 5, report.replace("x", "y"), "killed", "7", ""):
             self.assertTrue(judge.ends_with_report(log, "x"), log)
 
     def test_a_watch_is_read_object_by_object(self):

@@ -7,18 +7,23 @@ import random
 import socket
 import struct
 import threading
-from pathlib import Path
 
 LAG = 0.3
+HELD = []
 
 
 def free_prefix():
-    """Two bytes of loopback addresses that nobody has: several doubles may be there at once."""
-    taken = set()
-    for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
-        address = bytes.fromhex(line.split()[1].split(":")[0])[::-1]
-        taken.add(address[1])
-    return f"127.{random.choice([number for number in range(64, 250) if number not in taken])}"
+    """Two bytes of loopback addresses that nobody has: several doubles may be there at once. A port of theirs is held for as long
+    as this process lives, so that two who look at the same moment do not find the same."""
+    for number in random.sample(range(64, 250), 186):
+        held = socket.socket()
+        with contextlib.suppress(OSError):
+            held.bind((f"127.{number}.0.1", 64999))
+            held.listen()
+            HELD.append(held)
+            return f"127.{number}"
+        held.close()
+    raise SystemExit("no loopback addresses are free")
 
 
 class Network:
@@ -58,13 +63,31 @@ class Network:
             wanted = self.routes()
             await asyncio.sleep(LAG)
             for route, targets in wanted.items():
-                backends[route] = targets
-                if targets and route not in listening:
-                    listening[route] = await asyncio.start_server(self.connected(route, backends), *route, backlog=256)
+                if targets:
+                    # Who has been let in when nobody is left still goes to whom there was last.
+                    backends[route] = targets
+                    if route not in listening:
+                        listening[route] = await self.listen(route, backends)
             for route in list(listening):
                 if not wanted.get(route):
-                    # Nobody is there: a connection is refused, as kube-proxy's REJECT does.
-                    listening.pop(route).close()
+                    await self.refuse(listening.pop(route), self.connected(route, backends))
+
+    async def listen(self, route, backends):
+        listener = socket.create_server(route, backlog=256)
+        listener.setblocking(False)
+        return listener, await asyncio.start_server(self.connected(route, backends), sock=listener.dup())
+
+    async def refuse(self, listening, one):
+        """Nobody is there: a connection is refused, as by kube-proxy's REJECT. One that stands in the backlog is none that a cluster
+        would reset: there the handshake is with the pod."""
+        listener, server = listening
+        server.close()
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                connection, _ = listener.accept()
+                reader, writer = await asyncio.open_connection(sock=connection)
+                asyncio.ensure_future(one(reader, writer))
+        listener.close()
 
     def routes(self):
         """{(address, port): [(pod's address, port)]}: who is ready; else who still serves while it terminates (KEP-1669)."""
