@@ -12,7 +12,10 @@ use anyhow::Context;
 use jiff::{Timestamp, tz::TimeZone};
 use lameduck::{
     api::{DrainView, Drains},
-    jobs::engine::{postgres, sqlite},
+    jobs::{
+        engine::{postgres, sqlite},
+        handler::http::client_tls,
+    },
 };
 use reqwest::StatusCode;
 use serde_json::Value;
@@ -89,8 +92,6 @@ fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
 
 fn read_from(url: &str, tokens: Option<&Path>, limit: usize) -> anyhow::Result<Drains> {
     let token = tokens.map(first_token).transpose()?;
-    // The HTTP client brings no cryptography of its own. Fails only where there is one already.
-    let _ = rustls::crypto::ring::default_provider().install_default();
     let limit = limit.min(Drains::MOST);
     let asked = format!("{}/v1/drains?limit={limit}", url.trim_end_matches('/'));
     runtime()?
@@ -111,7 +112,10 @@ fn first_token(file: &Path) -> anyhow::Result<String> {
 }
 
 async fn ask(url: &str, token: Option<String>) -> anyhow::Result<Drains> {
-    let client = reqwest::Client::builder().timeout(PATIENCE).build()?;
+    let client = reqwest::Client::builder()
+        .timeout(PATIENCE)
+        .tls_backend_preconfigured(client_tls()?)
+        .build()?;
     let mut request = client.get(url);
     if let Some(token) = &token {
         request = request.bearer_auth(token);

@@ -102,6 +102,15 @@ enum Unanswered {
     Broken(reqwest::Error),
 }
 
+/// How a client of ours knows who it talks to: by the system's certificate authorities where it has any, else by
+/// Mozilla's, which are compiled in; so also in an image that holds nothing but the program.
+///
+/// # Errors
+/// Where TLS itself can't be set up.
+pub fn client_tls() -> Result<rustls::ClientConfig, rustls::Error> {
+    trust::tls(&[])
+}
+
 // === impl Http ===
 
 impl Http {
