@@ -1,4 +1,4 @@
-//! From SIGTERM to exit, of a process that has nothing to do and that nobody routes to.
+//! From the start of a process until it serves, and from SIGTERM to its exit, with nothing to do and nobody who routes to it.
 
 use std::{
     io::{BufRead, BufReader},
@@ -11,18 +11,26 @@ use rustix::process::{Pid, Signal, kill_process};
 const ROUNDS: usize = 20;
 
 pub fn run() {
-    let mut taken: Vec<f64> = (0..ROUNDS).map(|_| one()).collect();
+    let (starts, ends): (Vec<f64>, Vec<f64>) = (0..ROUNDS).map(|_| one()).unzip();
+    println!();
+    tell("start to serving", starts);
+    tell("SIGTERM to exit, idle", ends);
+}
+
+fn tell(what: &str, mut taken: Vec<f64>) {
     taken.sort_by(f64::total_cmp);
     println!(
-        "\nSIGTERM to exit, idle: {:.1} ms (median of {ROUNDS}; {:.1} to {:.1})",
+        "{what}: {:.1} ms (median of {ROUNDS}; {:.1} to {:.1})",
         taken[ROUNDS / 2],
         taken[0],
         taken[ROUNDS - 1]
     );
 }
 
-fn one() -> f64 {
+/// Milliseconds of its start, and of its end.
+fn one() -> (f64, f64) {
     let directory = crate::a_directory();
+    let started = Instant::now();
     let mut child = Command::new(env!("CARGO_BIN_EXE_lameduck"))
         .args([
             "serve",
@@ -48,6 +56,7 @@ fn one() -> f64 {
             "it ended early"
         );
     }
+    let start = started.elapsed();
     let begin = Instant::now();
     let pid = Pid::from_raw(child.id().cast_signed()).expect("its id");
     kill_process(pid, Signal::TERM).expect("a signal");
@@ -55,5 +64,5 @@ fn one() -> f64 {
     let status = child.wait().expect("its end");
     let taken = begin.elapsed();
     assert!(status.success(), "{status}");
-    taken.as_secs_f64() * 1_000.0
+    (start.as_secs_f64() * 1_000.0, taken.as_secs_f64() * 1_000.0)
 }

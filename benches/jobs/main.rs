@@ -5,7 +5,7 @@
 //! cargo bench --bench jobs -- queue      # submit, and run to the end, by 1, 20 and 200 at once
 //! cargo bench --bench jobs -- postgres   # the same on PostgreSQL, by 1 to 8 processes, beside pgbench
 //! cargo bench --bench jobs -- bloat      # what churn leaves in PostgreSQL, vacuumed and not
-//! cargo bench --bench jobs -- exit       # SIGTERM to exit, of a process that has nothing to do
+//! cargo bench --bench jobs -- exit       # start to serving, and SIGTERM to exit, with nothing to do
 //! ```
 //!
 //! The data is in `target/`; `LAMEDUCK_BENCH_DIR` names another disk.
