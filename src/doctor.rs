@@ -16,6 +16,7 @@ use tokio::{
 use crate::{
     cli::{Doctor, Serve},
     config::{DEFAULT_ADMIN, Document},
+    runtime,
 };
 
 /// The end of the help.
@@ -34,12 +35,9 @@ const LARGEST_SCRAPE: u64 = 4 << 20;
 
 /// Asks and prints.
 pub fn run(asked: Doctor) -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let runtime = match runtime {
+    let runtime = match runtime::of_one_thread() {
         Ok(runtime) => runtime,
-        Err(error) => return could_not_look(asked.json, &format!("no runtime: {error}")),
+        Err(error) => return could_not_look(asked.json, &format!("{error:#}")),
     };
     let own = asked.workload.is_none();
     let longest_job = match asked.longest_job {

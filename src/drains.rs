@@ -20,7 +20,7 @@ use lameduck::{
 use reqwest::StatusCode;
 use serde_json::Value;
 
-use crate::{cli, config, storage};
+use crate::{cli, config, runtime, storage};
 
 /// How long a service may take to answer, and the most of an answer that is read.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -80,21 +80,14 @@ fn read_storage(storage: cli::Storage, limit: usize) -> anyhow::Result<Drains> {
     };
     let options = storage::postgres_options(&process, database);
     let read = postgres::read_drains(&options, limit);
-    Ok(runtime()?.block_on(read)?.into())
-}
-
-fn runtime() -> anyhow::Result<tokio::runtime::Runtime> {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")
+    Ok(runtime::of_one_thread()?.block_on(read)?.into())
 }
 
 fn read_from(url: &str, tokens: Option<&Path>, limit: usize) -> anyhow::Result<Drains> {
     let token = tokens.map(first_token).transpose()?;
     let limit = limit.min(Drains::MOST);
     let asked = format!("{}/v1/drains?limit={limit}", url.trim_end_matches('/'));
-    runtime()?
+    runtime::of_one_thread()?
         .block_on(ask(&asked, token))
         .with_context(|| format!("cannot read the drain ledger from {asked}"))
 }

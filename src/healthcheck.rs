@@ -19,19 +19,17 @@ use tokio::{
     time::timeout,
 };
 
-use crate::cli::{Healthcheck, Probe};
+use crate::{
+    cli::{Healthcheck, Probe},
+    runtime,
+};
 
 /// Of an answer, for people.
 const SAID: usize = 16 << 10;
 
 /// Exits with 0 where the probe succeeds; otherwise says why, which the kubelet shows in its Events.
 pub fn run(asked: &Healthcheck) -> ExitCode {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build();
-    let answer = runtime
-        .context("cannot start the runtime")
-        .and_then(|runtime| runtime.block_on(ask(asked)));
+    let answer = runtime::of_one_thread().and_then(|runtime| runtime.block_on(ask(asked)));
     match answer {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

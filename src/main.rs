@@ -10,6 +10,7 @@ mod healthcheck;
 mod logging;
 mod migrate;
 mod progress;
+mod runtime;
 mod serve;
 mod storage;
 mod teardown;

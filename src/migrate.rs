@@ -5,7 +5,7 @@ use std::process::ExitCode;
 use anyhow::Context;
 use lameduck::jobs::engine::postgres::{self, Schema};
 
-use crate::{cli, config, logging, storage};
+use crate::{cli, config, logging, runtime, storage};
 
 /// Brings the schema up to date and says what it was.
 pub fn run(asked: cli::Storage) -> ExitCode {
@@ -29,11 +29,7 @@ fn migrate(asked: cli::Storage) -> anyhow::Result<Schema> {
          embedded database needs no such step",
     )?;
     let options = storage::postgres_options(&process, database);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .context("cannot start the runtime")?;
-    Ok(runtime.block_on(postgres::migrate(&options))?)
+    Ok(runtime::of_one_thread()?.block_on(postgres::migrate(&options))?)
 }
 
 fn tell(Schema { found, version, .. }: Schema) -> String {

@@ -314,12 +314,10 @@ pub(super) fn next_run_at(connection: &Connection, queue: &QueueName) -> Result<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::jobs::engine::sqlite::schema;
+    use crate::jobs::engine::sqlite::queue::plans::plan;
 
     #[test]
     fn a_page_is_a_range_of_an_index_and_sorts_nothing() {
-        let mut connection = Connection::open_in_memory().unwrap();
-        schema::migrate(&mut connection).unwrap();
         for state in [
             State::Pending,
             State::Scheduled,
@@ -329,17 +327,7 @@ mod tests {
             State::Cancelled,
         ] {
             let place = Place::of(state);
-            let explain = format!("EXPLAIN QUERY PLAN {}", place.sql());
-            let mut statement = connection.prepare(&explain).unwrap();
-            for parameter in 1..=statement.parameter_count() {
-                statement.raw_bind_parameter(parameter, 0).unwrap();
-            }
-            let mut rows = statement.raw_query();
-            let mut plan = String::new();
-            while let Some(row) = rows.next().unwrap() {
-                plan += &row.get::<_, String>(3).unwrap();
-                plan += "\n";
-            }
+            let plan = plan(&place.sql());
             assert!(
                 plan.contains(&format!("INDEX {} (queue=?", place.index)),
                 "{plan}"

@@ -30,4 +30,4 @@ fn queue_number(
 }
 
 #[cfg(test)]
-mod plans;
+pub(super) mod plans;

@@ -11,7 +11,8 @@ use super::{
 };
 use crate::jobs::engine::sqlite::schema;
 
-fn plan(sql: &str) -> String {
+/// The steps of a statement on an empty database, a line each.
+pub(in super::super) fn plan(sql: &str) -> String {
     let mut connection = Connection::open_in_memory().unwrap();
     schema::migrate(&mut connection).unwrap();
     let mut statement = connection
