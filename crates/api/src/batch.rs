@@ -1,0 +1,300 @@
+//! Many jobs in one request and one commit: a job a line.
+//!
+//! It has a path of its own, because newline-delimited JSON may well be the payload of one job: by its
+//! content type alone the two could not be told apart.
+
+use std::sync::Arc;
+
+use axum::{
+    Json,
+    body::Body,
+    extract::{RawQuery, State},
+    http::{HeaderMap, HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use bytes::Bytes;
+use jiff::Timestamp;
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::{error::Category, value::RawValue};
+use utoipa::ToSchema;
+
+use super::{
+    ApiQueue, Problem, Service,
+    extract::{AtQueue, object},
+    options::{self, InWords, Options},
+    submit::Accepted,
+};
+use lameduck_jobs::job::NewJob;
+
+/// A job of a batch: one of the three payloads, and what else is to be said.
+// Each value is read on its own, so that what is wrong with it can be said with its name.
+#[derive(Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields, default)]
+pub(super) struct Line<'a> {
+    /// JSON; the handler gets it byte for byte as it is written here.
+    #[serde(borrow, deserialize_with = "some")]
+    #[schema(value_type = Option<serde_json::Value>)]
+    payload: Raw<'a>,
+    /// Text.
+    #[serde(borrow)]
+    #[schema(value_type = Option<String>)]
+    payload_text: Raw<'a>,
+    /// Bytes.
+    #[serde(borrow)]
+    #[schema(value_type = Option<String>)]
+    payload_base64: Raw<'a>,
+    /// The default is that of the payload: application/json, text/plain, application/octet-stream.
+    #[serde(borrow)]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 255)]
+    content_type: Raw<'a>,
+    /// As the query's.
+    #[serde(borrow)]
+    #[schema(inline, value_type = Option<InWords>)]
+    delay: Raw<'a>,
+    /// As the query's.
+    #[serde(borrow)]
+    #[schema(value_type = Option<Timestamp>)]
+    run_at: Raw<'a>,
+    /// As the query's.
+    #[serde(borrow)]
+    #[schema(value_type = Option<i8>, minimum = -9, maximum = 9)]
+    priority: Raw<'a>,
+    /// As the query's.
+    #[serde(borrow)]
+    #[schema(inline, value_type = Option<InWords>)]
+    timeout: Raw<'a>,
+    /// As the query's.
+    #[serde(borrow)]
+    #[schema(value_type = Option<u32>, minimum = 1, maximum = 100)]
+    max_attempts: Raw<'a>,
+    /// As the header.
+    #[serde(borrow)]
+    #[schema(value_type = Option<String>, min_length = 1, max_length = 255)]
+    idempotency_key: Raw<'a>,
+}
+
+/// A value as it is written, where there is one.
+type Raw<'a> = Option<&'a RawValue>;
+
+/// What became of a line.
+#[derive(Serialize, ToSchema)]
+#[serde(untagged)]
+pub(super) enum Answer {
+    /// It was stored, or had been before.
+    Accepted(Accepted),
+    /// It was not.
+    Refused {
+        /// Why.
+        problem: Problem,
+    },
+}
+
+/// Submit many jobs.
+///
+/// One JSON object a line, all stored in one commit; the answers come in the same order. A line that can't
+/// be read refuses the whole batch. Options are said in the lines, each job's own: in the query or in headers
+/// they are refused. Repeat a batch whose answer was lost only with a key in every line.
+#[utoipa::path(
+    post, path = "/v1/queues/{queue}/jobs:batch", operation_id = "submit_batch", tag = "jobs",
+    params(
+        ("queue" = String, Path, description = "The queue"),
+        ("traceparent" = Option<String>, Header, description = "W3C trace context, handed on to each job's handler"),
+    ),
+    request_body(content = Line<'static>, content_type = "application/x-ndjson", description = "A job a line"),
+    responses(
+        (status = 202, description = "All were stored", body = Vec<Answer>),
+        (status = 207, description = "Some or all were refused, each for a reason of its own: see each", body = Vec<Answer>),
+        (status = 400, description = "A line can't be read, or options are not in the lines; nothing was stored", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "Nobody works on this queue", body = Problem, content_type = "application/problem+json"),
+        (status = 408, description = "The body came too slowly", body = Problem, content_type = "application/problem+json"),
+        (status = 413, description = "Too many lines, or too many bytes", body = Problem, content_type = "application/problem+json"),
+        (status = 503, description = "Overloaded, or the storage failed; see Retry-After", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn submit(
+    State(service): State<Arc<Service>>,
+    AtQueue(queue): AtQueue,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let settings = service.open_queue(&queue)?;
+    nothing_beside_the_lines(query.as_deref(), &headers)?;
+    let traceparent = options::traceparent(&headers);
+    let body = service.bodies.read(body, service.limits.batch()).await?;
+    let now = Timestamp::now();
+    let mut jobs = Vec::new();
+    for (number, line) in (1..).zip(lines(&body.bytes, service.limits.max_batch)?) {
+        let job = Line::parse(line).and_then(|line| line.into_job(settings, now));
+        let mut job = job.map_err(|problem| problem.in_line(number))?;
+        if job.payload.len() > service.limits.max_body {
+            return Err(service.limits.payload().exceeded().in_line(number));
+        }
+        job.traceparent.clone_from(&traceparent);
+        jobs.push(job);
+    }
+    let answers = service.store(&queue, jobs).await?;
+    let answers = answers.into_iter().map(|answer| match answer {
+        Ok(submitted) => Answer::Accepted(Accepted::new(queue.clone(), submitted)),
+        Err(problem) => Answer::Refused { problem },
+    });
+    Ok(answer(answers.collect()))
+}
+
+/// An option beside the lines would be one for all of them or for none; both would surprise somebody.
+fn nothing_beside_the_lines(query: Option<&str>, headers: &HeaderMap) -> Result<(), Problem> {
+    let header = headers.keys().find(|name| options::is_option(name));
+    let found = match (query.filter(|query| !query.is_empty()), header) {
+        (None, None) => return Ok(()),
+        (Some(_), _) => "the query".to_owned(),
+        (None, Some(name)) => format!("the header {name}"),
+    };
+    Err(Problem::bad_request(format!(
+        "{found} says something about jobs; of a batch each line says it itself, as in \
+         {{\"payload\": 1, \"delay\": \"30s\", \"idempotency_key\": \"order-17\"}}. Nothing was stored"
+    )))
+}
+
+/// The lines of a batch; after the last there may be empty ones, which some writers of such lines leave.
+fn lines(body: &[u8], most: usize) -> Result<Vec<&[u8]>, Problem> {
+    let body = body.trim_ascii_end();
+    if body.is_empty() {
+        let detail = "the batch is empty; it has a JSON object for each job, one a line";
+        return Err(Problem::bad_request(detail));
+    }
+    let lines: Vec<&[u8]> = body.split(|byte| *byte == b'\n').take(most + 1).collect();
+    if lines.len() > most {
+        return Err(Problem::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            format!("a batch has at most {most} lines (setting 'max-batch')"),
+        ));
+    }
+    Ok(lines)
+}
+
+fn answer(answers: Vec<Answer>) -> Response {
+    let problems = || {
+        answers.iter().filter_map(|answer| match answer {
+            Answer::Refused { problem } => Some(problem),
+            Answer::Accepted(_) => None,
+        })
+    };
+    let status = match problems().next() {
+        None => StatusCode::ACCEPTED,
+        Some(_) => StatusCode::MULTI_STATUS,
+    };
+    let retry = problems().filter_map(Problem::retry_seconds).max();
+    let mut response = (status, Json(&answers)).into_response();
+    if let Some(seconds) = retry {
+        let headers = response.headers_mut();
+        headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+    }
+    response
+}
+
+// === impl Line ===
+
+impl<'a> Line<'a> {
+    fn parse(line: &'a [u8]) -> Result<Self, Problem> {
+        if line.trim_ascii().is_empty() {
+            return Err(Problem::bad_request(
+                "the line is empty; only after the last job empty lines mean nothing",
+            ));
+        }
+        object("a line", r#"{"payload": {"width": 80}}"#, line)?;
+        serde_json::from_slice(line).map_err(|error| Problem::bad_request(in_words(&error)))
+    }
+
+    fn into_job(self, queue: &ApiQueue, now: Timestamp) -> Result<NewJob, Problem> {
+        let delay = text("delay", self.delay)?;
+        let run_at = text("run_at", self.run_at)?;
+        let timeout = text("timeout", self.timeout)?;
+        let priority = self.priority.map(|number| number.get().parse()).transpose();
+        let attempts = |number: &RawValue| options::check_attempts(number.get().parse().ok());
+        let options = Options {
+            delay: delay.as_deref().map(options::parse_delay).transpose()?,
+            run_at: run_at.as_deref().map(options::parse_run_at).transpose()?,
+            priority: priority
+                .map_err(|error| Problem::bad_request(format!("priority: {error}")))?,
+            timeout: timeout.as_deref().map(options::parse_timeout).transpose()?,
+            max_attempts: self.max_attempts.map(attempts).transpose()?,
+        };
+        let content_type = text("content_type", self.content_type)?;
+        let key = text("idempotency_key", self.idempotency_key)?;
+        let (payload, usual) = payload(
+            self.payload,
+            text("payload_text", self.payload_text)?,
+            text("payload_base64", self.payload_base64)?,
+        )?;
+        Ok(NewJob {
+            queue: queue.name.clone(),
+            payload,
+            content_type: options::check_content_type(content_type.as_deref().unwrap_or(usual))?,
+            run_at: options.not_before(now)?,
+            priority: options.priority.unwrap_or_default(),
+            timeout: options.timeout,
+            traceparent: None,
+            max_attempts: options.max_attempts.unwrap_or(queue.max_attempts),
+            idempotency_key: key.as_deref().map(options::check_key).transpose()?,
+        })
+    }
+}
+
+/// A value that is text.
+fn text(word: &str, value: Raw<'_>) -> Result<Option<String>, Problem> {
+    let Some(value) = value else {
+        return Ok(None);
+    };
+    let value = value.get();
+    serde_json::from_str(value).map(Some).map_err(|error| {
+        let why = match value.starts_with('"') {
+            true => in_words(&error),
+            false => format!("{} is none", value.chars().take(40).collect::<String>()),
+        };
+        Problem::bad_request(format!("'{word}' is a text in quotes: {why}"))
+    })
+}
+
+/// What is wrong with a line's JSON, for people.
+fn in_words(error: &serde_json::Error) -> String {
+    // serde_json counts lines as well, and here it is always the first.
+    let said = error.to_string();
+    let said = said.replace(" at line 1 column ", " at column ");
+    match error.classify() {
+        Category::Eof => "the line ends before its JSON does".to_owned(),
+        Category::Syntax => format!("this is not JSON: {said}"),
+        Category::Data | Category::Io => said,
+    }
+}
+
+/// The payload, and its usual content type.
+fn payload(
+    json: Raw<'_>,
+    text: Option<String>,
+    base64: Option<String>,
+) -> Result<(Bytes, &'static str), Problem> {
+    match (json, text, base64) {
+        (Some(json), None, None) => {
+            let json = Bytes::copy_from_slice(json.get().as_bytes());
+            Ok((json, "application/json"))
+        }
+        (None, Some(text), None) => Ok((text.into(), "text/plain; charset=utf-8")),
+        (None, None, Some(base64)) => STANDARD
+            .decode(base64)
+            .map(|bytes| (bytes.into(), "application/octet-stream"))
+            .map_err(|error| Problem::bad_request(format!("payload_base64: {error}"))),
+        _ => Err(Problem::bad_request(
+            "a job has one payload: 'payload' (JSON), 'payload_text' or 'payload_base64'",
+        )),
+    }
+}
+
+/// What is there is `Some`, `null` included: that is a payload, too.
+fn some<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Deserialize<'de>,
+{
+    T::deserialize(deserializer).map(Some)
+}

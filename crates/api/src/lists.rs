@@ -1,0 +1,187 @@
+//! Queues in numbers, and their jobs page by page.
+
+use std::sync::Arc;
+
+use axum::{Json, extract::State};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use utoipa::{IntoParams, ToSchema};
+
+use super::{
+    Problem, Service,
+    extract::{Asked, AtQueue, limit},
+    view::{JobView, QueueView},
+};
+use lameduck_jobs::job::{Listing, QueueName, QueueStats, State as JobState};
+
+/// Jobs of a page where nobody says.
+const PAGE: usize = 50;
+
+/// Jobs of a page at the most.
+const MAX_PAGE: usize = 500;
+
+/// Every queue.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Queues {
+    /// By name.
+    queues: Vec<QueueView>,
+}
+
+/// Jobs of a queue.
+#[derive(Serialize, ToSchema)]
+pub(super) struct Jobs {
+    /// What waits by its instant, what runs by its order of submission, what ended latest first.
+    jobs: Vec<JobView>,
+    /// Where the next page is; null at the end.
+    next: Option<String>,
+}
+
+#[derive(Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ListQuery {
+    /// In this state. Default `pending`.
+    #[param(value_type = Option<JobState>)]
+    state: Option<String>,
+    /// At most so many, 1 to 500. Default 50.
+    #[param(value_type = Option<u16>, minimum = 1, maximum = 500)]
+    limit: Option<String>,
+    /// Behind this place; `next` of the page before has it.
+    #[param(pattern = "^-?[0-9]{1,18}\\.-?[0-9]{1,18}$")]
+    after: Option<String>,
+}
+
+/// Every queue in numbers.
+#[utoipa::path(
+    get, path = "/v1/queues", operation_id = "list_queues", tag = "queues",
+    responses((status = 200, description = "Those that somebody works on, and those that ever had a job", body = Queues)),
+)]
+pub(super) async fn queues(State(service): State<Arc<Service>>) -> Result<Json<Queues>, Problem> {
+    let stats = service.all_stats().await?;
+    let queues = stats.into_iter().map(QueueView::from).collect();
+    Ok(Json(Queues { queues }))
+}
+
+/// A queue in numbers.
+#[utoipa::path(
+    get, path = "/v1/queues/{queue}", operation_id = "show_queue", tag = "queues",
+    params(("queue" = String, Path, description = "The queue")),
+    responses(
+        (status = 200, description = "The queue", body = QueueView),
+        (status = 404, description = "There is no such queue", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn queue(
+    State(service): State<Arc<Service>>,
+    AtQueue(queue): AtQueue,
+) -> Result<Json<QueueView>, Problem> {
+    Ok(Json(service.stats(&queue).await?.into()))
+}
+
+/// Jobs of a queue in one state, page by page.
+///
+/// A job that stays in its state is on exactly one page, whatever happens to the others meanwhile.
+#[utoipa::path(
+    get, path = "/v1/queues/{queue}/jobs", operation_id = "list_jobs", tag = "queues",
+    params(("queue" = String, Path, description = "The queue"), ListQuery),
+    responses(
+        (status = 200, description = "A page", body = Jobs),
+        (status = 400, description = "No such state, or a page that can't be", body = Problem, content_type = "application/problem+json"),
+        (status = 404, description = "There is no such queue", body = Problem, content_type = "application/problem+json"),
+    ),
+)]
+pub(super) async fn jobs(
+    State(service): State<Arc<Service>>,
+    AtQueue(queue): AtQueue,
+    Asked(query): Asked<ListQuery>,
+) -> Result<Json<Jobs>, Problem> {
+    let listing = query.listing(queue)?;
+    let page = service.engine.list(&listing).await?;
+    if page.jobs.is_empty() {
+        // No jobs is an answer, no queue is a mistake.
+        service.stats(&listing.queue).await?;
+    }
+    let next = page.next.map(|place| {
+        format!(
+            "/v1/queues/{}/jobs?state={}&limit={}&after={place}",
+            listing.queue,
+            listing.state.as_str(),
+            listing.limit
+        )
+    });
+    let jobs = page.jobs.iter().map(JobView::from).collect();
+    Ok(Json(Jobs { jobs, next }))
+}
+
+// === impl ListQuery ===
+
+impl ListQuery {
+    fn listing(self, queue: QueueName) -> Result<Listing, Problem> {
+        let bad = |error: String| Problem::bad_request(error);
+        let limit = limit(self.limit.as_deref(), PAGE, MAX_PAGE)?;
+        let state = match self.state {
+            None => JobState::Pending,
+            Some(state) => state
+                .parse()
+                .map_err(|error| bad(format!("state: {error}")))?,
+        };
+        let after = self.after.map(|place| place.parse()).transpose();
+        Ok(Listing {
+            queue,
+            state,
+            after: after.map_err(|error| bad(format!("after: {error}")))?,
+            limit,
+        })
+    }
+}
+
+// === impl Service ===
+
+impl Service {
+    /// Every queue, also those that nobody has used.
+    async fn all_stats(&self) -> Result<Vec<QueueStats>, Problem> {
+        let mut stats = self.engine.queues().await?;
+        for queue in self.queues.keys() {
+            if !stats.iter().any(|known| known.queue == *queue) {
+                stats.push(empty(queue.clone()));
+            }
+        }
+        stats.sort_by(|a, b| a.queue.cmp(&b.queue));
+        Ok(stats)
+    }
+
+    /// A queue that somebody works on, or that ever had a job.
+    pub(super) async fn stats(&self, queue: &QueueName) -> Result<QueueStats, Problem> {
+        let stats = self.all_stats().await?;
+        let known = |stats: &[QueueStats]| {
+            let names: Vec<_> = stats.iter().map(|stats| stats.queue.to_string()).collect();
+            names.join(", ")
+        };
+        match stats.iter().find(|stats| stats.queue == *queue) {
+            Some(stats) => Ok(stats.clone()),
+            None => Err(Problem::not_found(format!(
+                "there is no queue '{queue}'; there are: {}",
+                known(&stats)
+            ))),
+        }
+    }
+}
+
+fn empty(queue: QueueName) -> QueueStats {
+    QueueStats {
+        queue,
+        paused: false,
+        pending: 0,
+        scheduled: 0,
+        running: 0,
+        deferred: 0,
+        dead: 0,
+        oldest_pending: None,
+    }
+}
+
+impl From<QueueStats> for QueueView {
+    fn from(stats: QueueStats) -> Self {
+        Self::new(stats, Timestamp::now())
+    }
+}

@@ -1,0 +1,337 @@
+//! What a submitter may say about a job: the same words in the query, in headers, and in the lines of a
+//! batch.
+//!
+//! | word | query | header | bounds |
+//! | --- | --- | --- | --- |
+//! | delay | `delay=30s` | `Lameduck-Delay` | at most 365 days; not with `run_at` |
+//! | run_at | `run_at=2027-01-01T00:00:00Z` | `Lameduck-Run-At` | at most 365 days ahead |
+//! | priority | `priority=3` | `Lameduck-Priority` | -9 to 9 |
+//! | timeout | `timeout=5m` | `Lameduck-Timeout` | 1 ms to 7 days |
+//! | max_attempts | `max_attempts=3` | `Lameduck-Max-Attempts` | 1 to 100 |
+//!
+//! What is misspelt is refused and not ignored: a job that runs without its delay can't be called back.
+
+use std::time::Duration;
+
+use axum::http::{HeaderMap, HeaderName, header};
+use jiff::{Span, SpanRelativeTo, Timestamp};
+use serde::Deserialize;
+use utoipa::{
+    IntoParams, PartialSchema, ToSchema,
+    openapi::{ObjectBuilder, RefOr, Schema, schema::Type},
+};
+
+use super::Problem;
+use lameduck_jobs::job::Priority;
+
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+const MAX_DELAY: Duration = DAY.saturating_mul(365);
+const MIN_TIMEOUT: Duration = Duration::from_millis(1);
+const MAX_TIMEOUT: Duration = DAY.saturating_mul(7);
+const MAX_ATTEMPTS: u32 = 100;
+
+/// Begins the headers that say what the query can say as well.
+const PREFIX: &str = "lameduck-";
+
+/// The header that makes a repetition harmless.
+const KEY: HeaderName = HeaderName::from_static("idempotency-key");
+
+/// Bytes of an idempotency key.
+const MAX_KEY: usize = 255;
+
+/// Bytes of a content type.
+const MAX_CONTENT_TYPE: usize = 255;
+
+/// The options in words, as the query and the headers have them.
+#[derive(Debug, Default, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Words {
+    /// Not before so much time has passed, as in `30s`, `1h30m` or `2d`; at most 365 days (`365d`).
+    #[serde(default)]
+    #[param(inline, value_type = Option<InWords>)]
+    delay: Option<String>,
+    /// Not before this instant (RFC 3339); at most 365 days ahead. One in the past means now.
+    #[serde(default)]
+    #[param(value_type = Option<Timestamp>)]
+    run_at: Option<String>,
+    /// From -9 to 9, higher first. Default 0.
+    #[serde(default)]
+    #[param(value_type = Option<i8>, minimum = -9, maximum = 9)]
+    priority: Option<String>,
+    /// How long a run may take, from `1ms` to 7 days (`7d`). The default is the queue's.
+    #[serde(default)]
+    #[param(inline, value_type = Option<InWords>)]
+    timeout: Option<String>,
+    /// Attempts in all before the job is dead, from 1 to 100. The default is the queue's.
+    #[serde(default)]
+    #[param(value_type = Option<u32>, minimum = 1, maximum = 100)]
+    max_attempts: Option<String>,
+}
+
+/// A duration in words, for the API's description of itself.
+pub(super) struct InWords;
+
+/// The options, each where it was given.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Options {
+    pub(super) delay: Option<Duration>,
+    pub(super) run_at: Option<Timestamp>,
+    pub(super) priority: Option<Priority>,
+    pub(super) timeout: Option<Duration>,
+    pub(super) max_attempts: Option<u32>,
+}
+
+// === impl InWords ===
+
+impl PartialSchema for InWords {
+    /// The usual way to write one; a few more are read, as `90 minutes` and `PT90M`.
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(Type::String)
+            .min_length(Some(2))
+            .pattern(Some(
+                "^([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$",
+            ))
+            .examples(["30s", "1h30m", "2d"])
+            .build()
+            .into()
+    }
+}
+
+impl ToSchema for InWords {}
+
+// === impl Options ===
+
+impl Options {
+    /// What query and headers say together.
+    pub(super) fn of_request(query: &Words, headers: &HeaderMap) -> Result<Self, Problem> {
+        let query = Self::from_words(query)?;
+        let headers = Self::from_words(&Words::from_headers(headers)?)?;
+        query.and(headers)
+    }
+
+    fn from_words(words: &Words) -> Result<Self, Problem> {
+        let priority = words.priority.as_deref().map(str::parse).transpose();
+        let attempts = |text: &str| check_attempts(text.parse().ok());
+        Ok(Self {
+            delay: words.delay.as_deref().map(parse_delay).transpose()?,
+            run_at: words.run_at.as_deref().map(parse_run_at).transpose()?,
+            priority: priority
+                .map_err(|error| Problem::bad_request(format!("priority: {error}")))?,
+            timeout: words.timeout.as_deref().map(parse_timeout).transpose()?,
+            max_attempts: words.max_attempts.as_deref().map(attempts).transpose()?,
+        })
+    }
+
+    /// Both; a word that both have must be the same in both.
+    fn and(self, other: Self) -> Result<Self, Problem> {
+        fn one<T: PartialEq>(word: &str, a: Option<T>, b: Option<T>) -> Result<Option<T>, Problem> {
+            match (a, b) {
+                (Some(a), Some(b)) if a != b => Err(Problem::bad_request(format!(
+                    "'{word}' is one thing in the query and another in the header; give it once"
+                ))),
+                (a, b) => Ok(a.or(b)),
+            }
+        }
+        Ok(Self {
+            delay: one("delay", self.delay, other.delay)?,
+            run_at: one("run_at", self.run_at, other.run_at)?,
+            priority: one("priority", self.priority, other.priority)?,
+            timeout: one("timeout", self.timeout, other.timeout)?,
+            max_attempts: one("max_attempts", self.max_attempts, other.max_attempts)?,
+        })
+    }
+
+    /// When the job may run, if not at once.
+    pub(super) fn not_before(&self, now: Timestamp) -> Result<Option<Timestamp>, Problem> {
+        let after = |delay| now.saturating_add(delay).unwrap_or(Timestamp::MAX);
+        match (self.delay, self.run_at) {
+            (Some(_), Some(_)) => Err(Problem::bad_request(
+                "'delay' and 'run_at' say the same thing in two ways; give one of them",
+            )),
+            (Some(delay), None) => Ok(Some(after(delay))),
+            (None, Some(at)) if at > after(MAX_DELAY) => {
+                Err(Problem::bad_request("'run_at' is at most 365 days ahead"))
+            }
+            (None, at) => Ok(at),
+        }
+    }
+}
+
+// === impl Words ===
+
+impl Words {
+    fn from_headers(headers: &HeaderMap) -> Result<Self, Problem> {
+        let mut words = Self::default();
+        for name in headers.keys() {
+            let Some(option) = name.as_str().strip_prefix(PREFIX) else {
+                continue;
+            };
+            let word = match option {
+                "delay" => &mut words.delay,
+                "run-at" => &mut words.run_at,
+                "priority" => &mut words.priority,
+                "timeout" => &mut words.timeout,
+                "max-attempts" => &mut words.max_attempts,
+                _ => {
+                    return Err(Problem::bad_request(format!(
+                        "there is no option {name}; there are Lameduck-Delay, Lameduck-Run-At, Lameduck-Priority, \
+                         Lameduck-Timeout and Lameduck-Max-Attempts"
+                    )));
+                }
+            };
+            *word = header_text(headers, name, 100)?.map(str::to_owned);
+        }
+        Ok(words)
+    }
+}
+
+/// Whether a header says something about a job.
+pub(super) fn is_option(header: &HeaderName) -> bool {
+    *header == KEY || header.as_str().starts_with(PREFIX)
+}
+
+// === words ===
+
+/// A duration as people write it; a day has 24 hours, as in the settings.
+pub(super) fn parse_duration(word: &str, text: &str) -> Result<Duration, Problem> {
+    let days = SpanRelativeTo::days_are_24_hours();
+    let parsed = text.parse::<Span>().and_then(|span| span.to_duration(days));
+    parsed
+        .ok()
+        .and_then(|duration| Duration::try_from(duration).ok())
+        .ok_or_else(|| {
+            Problem::bad_request(format!(
+                "'{word}' is a duration, written as in 500ms, 30s, 1h30m, 2d; '{}' is none",
+                shown(text)
+            ))
+        })
+}
+
+pub(super) fn parse_delay(text: &str) -> Result<Duration, Problem> {
+    let delay = parse_duration("delay", text)?;
+    if delay > MAX_DELAY {
+        return Err(Problem::bad_request("'delay' is at most 365 days (365d)"));
+    }
+    Ok(delay)
+}
+
+pub(super) fn parse_timeout(text: &str) -> Result<Duration, Problem> {
+    let timeout = parse_duration("timeout", text)?;
+    if !(MIN_TIMEOUT..=MAX_TIMEOUT).contains(&timeout) {
+        return Err(Problem::bad_request("'timeout' is from 1ms to 7 days (7d)"));
+    }
+    Ok(timeout)
+}
+
+/// How long an outcome may be waited for.
+pub(super) fn parse_within(text: &str) -> Result<Duration, Problem> {
+    let within = parse_duration("within", text)?;
+    if !(MIN_TIMEOUT..=MAX_TIMEOUT).contains(&within) {
+        return Err(Problem::bad_request("'within' is from 1ms to 7 days (7d)"));
+    }
+    Ok(within)
+}
+
+pub(super) fn parse_run_at(text: &str) -> Result<Timestamp, Problem> {
+    text.parse().map_err(|_| {
+        Problem::bad_request(format!(
+            "'run_at' is an instant as RFC 3339 writes it, 2027-01-01T06:00:00Z (in a query a '+' is %2B); '{}' \
+             is none",
+            shown(text)
+        ))
+    })
+}
+
+pub(super) fn check_attempts(attempts: Option<u32>) -> Result<u32, Problem> {
+    attempts
+        .filter(|attempts| (1..=MAX_ATTEMPTS).contains(attempts))
+        .ok_or_else(|| {
+            Problem::bad_request(format!(
+                "'max_attempts' is a whole number from 1 to {MAX_ATTEMPTS}"
+            ))
+        })
+}
+
+pub(super) fn check_key(key: &str) -> Result<String, Problem> {
+    if key.is_empty() {
+        return Err(Problem::bad_request(
+            "the Idempotency-Key is empty; leave it out or give it a value",
+        ));
+    }
+    if key.len() > MAX_KEY || key.chars().any(char::is_control) {
+        return Err(Problem::bad_request(format!(
+            "an Idempotency-Key has at most {MAX_KEY} bytes, and no control characters"
+        )));
+    }
+    Ok(key.to_owned())
+}
+
+pub(super) fn check_content_type(text: &str) -> Result<String, Problem> {
+    // Handlers get it as a header, so it must be one.
+    let fits = text.len() <= MAX_CONTENT_TYPE && !text.is_empty();
+    if !fits || !text.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) {
+        return Err(Problem::bad_request(format!(
+            "a content type is 1 to {MAX_CONTENT_TYPE} characters of visible ASCII"
+        )));
+    }
+    Ok(text.to_owned())
+}
+
+/// The one value of a header.
+pub(super) fn header_text<'h>(
+    headers: &'h HeaderMap,
+    name: &HeaderName,
+    limit: usize,
+) -> Result<Option<&'h str>, Problem> {
+    let mut values = headers.get_all(name).iter();
+    let (Some(value), None) = (values.next(), values.next()) else {
+        return match headers.contains_key(name) {
+            true => Err(Problem::bad_request(format!(
+                "the header {name} is given more than once"
+            ))),
+            false => Ok(None),
+        };
+    };
+    match value.to_str() {
+        Ok(text) if text.len() <= limit => Ok(Some(text)),
+        _ => Err(Problem::bad_request(format!(
+            "the header {name} must be at most {limit} characters of visible ASCII"
+        ))),
+    }
+}
+
+pub(super) fn content_type(headers: &HeaderMap) -> Result<String, Problem> {
+    match header_text(headers, &header::CONTENT_TYPE, MAX_CONTENT_TYPE)? {
+        Some(given) => check_content_type(given),
+        None => Ok("application/octet-stream".to_owned()),
+    }
+}
+
+pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Problem> {
+    header_text(headers, &KEY, MAX_KEY)?
+        .map(check_key)
+        .transpose()
+}
+
+/// The submitter's trace context. One that is not valid is ignored and refuses nothing (W3C Trace Context,
+/// section 4.3).
+pub(super) fn traceparent(headers: &HeaderMap) -> Option<String> {
+    let text = headers.get("traceparent")?.to_str().ok()?;
+    let parts: Vec<&str> = text.split('-').collect();
+    let hex = |part: &str, length| {
+        let lower = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
+        part.len() == length && part.bytes().all(lower)
+    };
+    let [version, trace, parent, flags] = parts[..] else {
+        return None;
+    };
+    let valid = hex(version, 2) && hex(trace, 32) && hex(parent, 16) && hex(flags, 2);
+    let named = version != "ff" && trace.contains(|c| c != '0') && parent.contains(|c| c != '0');
+    (valid && named).then(|| text.to_owned())
+}
+
+fn shown(text: &str) -> String {
+    text.chars().take(40).collect()
+}

@@ -1,0 +1,148 @@
+//! Errors as RFC 9457 problem details.
+
+use axum::{
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use lameduck_jobs::{engine::EngineError, job::Rejected};
+
+/// In seconds. A full queue empties as fast as its workers work.
+const QUEUE_FULL: u32 = 5;
+
+/// In seconds. A full disk takes housekeeping, or a person.
+const STORAGE_FULL: u32 = 30;
+
+/// An error answer: what is wrong, and what to do.
+#[derive(Clone, Debug, Serialize, ToSchema)]
+pub struct Problem {
+    /// `about:blank`: the status says what kind it is (RFC 9457, section 4.2.1).
+    r#type: &'static str,
+    /// The status in words.
+    title: String,
+    /// The status.
+    status: u16,
+    /// What is wrong here, and what to do.
+    detail: String,
+    /// The line of a batch, the first being 1.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    line: Option<usize>,
+    /// In seconds, as the header of this name.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after: Option<u32>,
+    /// Of an answer without a token.
+    #[serde(skip)]
+    wants_token: bool,
+}
+
+// === impl Problem ===
+
+impl Problem {
+    /// A problem of this kind.
+    pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self {
+            r#type: "about:blank",
+            title: status.canonical_reason().unwrap_or("Error").to_owned(),
+            status: status.as_u16(),
+            detail: detail.into(),
+            line: None,
+            retry_after: None,
+            wants_token: false,
+        }
+    }
+
+    /// Says after how many seconds to try again.
+    pub fn retry_after(mut self, seconds: u32) -> Self {
+        self.retry_after = Some(seconds);
+        self
+    }
+
+    /// Something in the request is not what it should be.
+    pub(super) fn bad_request(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, detail)
+    }
+
+    /// There is no such thing.
+    pub(super) fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, detail)
+    }
+
+    /// It is in no state for that.
+    pub(super) fn conflict(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::CONFLICT, detail)
+    }
+
+    /// There is too much to do at the moment.
+    pub(super) fn overloaded(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(1)
+    }
+
+    /// Asks for a token (RFC 6750, section 3).
+    pub(super) fn unauthorized(detail: impl Into<String>) -> Self {
+        let mut problem = Self::new(StatusCode::UNAUTHORIZED, detail);
+        problem.wants_token = true;
+        problem
+    }
+
+    /// Says which line of a batch it is.
+    pub(super) fn in_line(mut self, number: usize) -> Self {
+        self.detail = format!(
+            "in line {number}: {}; nothing of the batch was stored",
+            self.detail
+        );
+        self.line = Some(number);
+        self
+    }
+
+    pub(super) fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
+    }
+
+    pub(super) fn retry_seconds(&self) -> Option<u32> {
+        self.retry_after
+    }
+}
+
+impl From<EngineError> for Problem {
+    fn from(error: EngineError) -> Self {
+        tracing::error!(%error, "the queue's storage failed under a request");
+        Self::overloaded(
+            "the queue's storage did not answer; the request may or may not have taken effect. \
+             Repeat it, with the same Idempotency-Key where it submits a job",
+        )
+    }
+}
+
+impl From<Rejected> for Problem {
+    fn from(rejected: Rejected) -> Self {
+        let detail = rejected.to_string();
+        match rejected {
+            Rejected::KeyReused { .. } => Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail),
+            Rejected::QueueFull { .. } => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, detail).retry_after(QUEUE_FULL)
+            }
+            Rejected::StorageFull(_) => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(STORAGE_FULL)
+            }
+        }
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let body = serde_json::to_vec(&self).unwrap_or_default();
+        let json = HeaderValue::from_static("application/problem+json");
+        let mut response = (self.status(), [(header::CONTENT_TYPE, json)], body).into_response();
+        let headers = response.headers_mut();
+        if let Some(seconds) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.wants_token {
+            let bearer = HeaderValue::from_static("Bearer");
+            headers.insert(header::WWW_AUTHENTICATE, bearer);
+        }
+        response
+    }
+}

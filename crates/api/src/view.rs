@@ -1,0 +1,256 @@
+//! Jobs and queues as the API shows them.
+
+use std::time::Duration;
+
+use jiff::{SignedDuration, Timestamp};
+use serde::Serialize;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{ObjectBuilder, RefOr, Schema, schema::Type},
+};
+
+use lameduck_jobs::job::{
+    JobId, JobRecord, Priority, ProcessId, QueueName, QueueStats, Run, RunEnd, State,
+};
+
+/// A job.
+#[derive(Debug, PartialEq, Serialize, ToSchema)]
+pub(super) struct JobView {
+    /// The same for ever.
+    #[schema(value_type = String, format = "uuid")]
+    id: JobId,
+    /// Its queue.
+    #[schema(value_type = String)]
+    queue: QueueName,
+    /// Where it stands.
+    state: State,
+    /// How urgent it is.
+    #[schema(value_type = i8)]
+    priority: Priority,
+    /// How long a run may take, where the submitter said so.
+    timeout: Option<String>,
+    /// Attempts that counted so far, the running one included.
+    attempt: u32,
+    /// Attempts in all before it is dead.
+    max_attempts: u32,
+    /// How often it was given back without an attempt counted.
+    releases: u32,
+    /// How often in a row its process crashed while it ran.
+    crashes: u32,
+    /// Somebody asked for its end while it ran.
+    cancel_requested: bool,
+    /// The payload's media type.
+    content_type: String,
+    /// When it was accepted.
+    submitted_at: Timestamp,
+    /// Not before; of a deferred job, until when its outcome is waited for.
+    run_at: Timestamp,
+    /// When it completed, died or was cancelled.
+    ended_at: Option<Timestamp>,
+    /// Why the last attempt failed.
+    last_error: Option<String>,
+    /// The submitter's trace context.
+    traceparent: Option<String>,
+}
+
+/// What is kept of the answer of a command or of an endpoint. One of just this length counts as cut, because
+/// nobody has noted how it went on.
+const KEPT: usize = 64 << 10;
+
+/// A job with what came of it.
+#[derive(Serialize, ToSchema)]
+pub(super) struct JobDetails {
+    #[serde(flatten)]
+    job: JobView,
+    /// What the handler answered, where that is text: as far as whole characters go.
+    result: Option<String>,
+    /// How many bytes are kept of it.
+    result_bytes: Option<usize>,
+    /// It is not the whole answer: it fills what is kept of one, 64 KiB, or ends within a character.
+    result_cut: bool,
+    /// Where it is byte for byte, text or not.
+    result_url: Option<String>,
+    /// Its runs that have ended, the latest 20.
+    history: Vec<RunView>,
+}
+
+/// One run of a job.
+#[derive(Serialize, ToSchema)]
+pub(super) struct RunView {
+    /// The attempt, which a release leaves uncounted.
+    attempt: u32,
+    /// The process that ran it.
+    #[schema(value_type = String, format = "uuid")]
+    process: ProcessId,
+    /// When it was reserved.
+    started_at: Timestamp,
+    /// When its end was written.
+    ended_at: Timestamp,
+    /// How it ended.
+    end: RunEnd,
+    /// Why it failed or was postponed.
+    error: Option<String>,
+}
+
+/// A queue in numbers.
+#[derive(Serialize, ToSchema)]
+pub(super) struct QueueView {
+    /// Its name.
+    #[schema(value_type = String)]
+    queue: QueueName,
+    /// Nothing is begun in it.
+    paused: bool,
+    /// Runnable now.
+    pending: u64,
+    /// Runnable later.
+    scheduled: u64,
+    /// Reserved by a process.
+    running: u64,
+    /// Under way elsewhere.
+    deferred: u64,
+    /// Out of attempts.
+    dead: u64,
+    /// For how long the oldest pending job could have run.
+    oldest_age_seconds: Option<f64>,
+}
+
+// === impl JobView ===
+
+impl From<&JobRecord> for JobView {
+    fn from(record: &JobRecord) -> Self {
+        Self {
+            id: record.id,
+            queue: record.queue.clone(),
+            state: record.state,
+            priority: record.priority,
+            timeout: record.timeout.map(in_words),
+            attempt: record.attempt,
+            max_attempts: record.max_attempts,
+            releases: record.releases,
+            crashes: record.crashes,
+            cancel_requested: record.cancel_requested,
+            content_type: record.content_type.clone(),
+            submitted_at: record.submitted_at,
+            run_at: record.run_at,
+            ended_at: record.ended_at,
+            last_error: record.last_error.clone(),
+            traceparent: record.traceparent.clone(),
+        }
+    }
+}
+
+/// A duration as `timeout=` takes it.
+fn in_words(duration: Duration) -> String {
+    let signed = SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX);
+    format!("{signed:#}")
+}
+
+// === impl JobDetails ===
+
+impl JobDetails {
+    pub(super) fn new(record: &JobRecord, runs: Vec<Run>) -> Self {
+        let result = record.result.as_deref();
+        let bytes = result.map(<[u8]>::len);
+        let (text, within) = result.map_or((None, false), text);
+        Self {
+            job: record.into(),
+            result: text.map(str::to_owned),
+            result_bytes: bytes,
+            result_cut: within || bytes == Some(KEPT),
+            result_url: result.map(|_| format!("/v1/jobs/{}/result", record.id)),
+            history: runs.into_iter().map(RunView::from).collect(),
+        }
+    }
+}
+
+/// The text that these bytes are, if they are some; and whether they end within a character.
+fn text(bytes: &[u8]) -> (Option<&str>, bool) {
+    match std::str::from_utf8(bytes) {
+        Ok(text) => (Some(text), false),
+        // Nothing is wrong but that the rest is missing.
+        Err(error) if error.error_len().is_none() && error.valid_up_to() > 0 => {
+            let whole = &bytes[..error.valid_up_to()];
+            (std::str::from_utf8(whole).ok(), true)
+        }
+        Err(_) => (None, false),
+    }
+}
+
+// === impl RunView ===
+
+impl From<Run> for RunView {
+    fn from(run: Run) -> Self {
+        Self {
+            attempt: run.attempt,
+            process: run.process,
+            started_at: run.started_at,
+            ended_at: run.ended_at,
+            end: run.end,
+            error: run.error,
+        }
+    }
+}
+
+// === impl QueueView ===
+
+impl QueueView {
+    pub(super) fn new(stats: QueueStats, now: Timestamp) -> Self {
+        Self {
+            queue: stats.queue,
+            paused: stats.paused,
+            pending: stats.pending,
+            scheduled: stats.scheduled,
+            running: stats.running,
+            deferred: stats.deferred,
+            dead: stats.dead,
+            oldest_age_seconds: stats
+                .oldest_pending
+                .map(|since| now.duration_since(since).as_secs_f64().max(0.0)),
+        }
+    }
+}
+
+// === schemas of the queue's own words ===
+
+impl PartialSchema for State {
+    fn schema() -> RefOr<Schema> {
+        words(Self::ALL.map(Self::as_str))
+    }
+}
+
+impl ToSchema for State {}
+
+impl PartialSchema for RunEnd {
+    fn schema() -> RefOr<Schema> {
+        // By a match, so that a new one is not forgotten here.
+        let word = |end| match end {
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Released => "released",
+            Self::Postponed => "postponed",
+            Self::Cancelled => "cancelled",
+            Self::Lost => "lost",
+        };
+        words(
+            [
+                Self::Completed,
+                Self::Failed,
+                Self::Released,
+                Self::Postponed,
+                Self::Cancelled,
+                Self::Lost,
+            ]
+            .map(word),
+        )
+    }
+}
+
+impl ToSchema for RunEnd {}
+
+fn words<const N: usize>(words: [&'static str; N]) -> RefOr<Schema> {
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some(words))
+        .build()
+        .into()
+}

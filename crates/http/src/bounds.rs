@@ -1,0 +1,32 @@
+//! What can be served.
+
+use http::{Request, Response};
+use http_body::Body;
+use hyper::body::Incoming;
+use tower::Service;
+
+use lameduck_lifecycle::BoxError;
+
+/// Any tower service that answers HTTP requests: an axum `Router`, tonic's `Routes`, your own. A name for the
+/// bounds; whatever fulfils them is one.
+pub trait HttpService:
+    Service<Request<Incoming>, Response = Response<Self::Body>, Error: Into<BoxError>, Future: Send>
+    + Clone
+    + Send
+    + 'static
+{
+    /// What its answers are made of.
+    type Body: Body<Data: Send, Error: Into<BoxError>> + Send + 'static;
+}
+
+impl<S, B> HttpService for S
+where
+    S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError>,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    type Body = B;
+}

@@ -1,0 +1,238 @@
+//! Where connections come from: a TCP port or a unix socket, with or without TLS.
+
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    os::unix::fs::{FileTypeExt, MetadataExt},
+    path::{Path, PathBuf},
+};
+
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio_util::either::Either;
+
+use super::stream::Socket;
+
+/// A bound listener, as [`Lifecycle::http`](lameduck_lifecycle::Lifecycle::http) takes it. Made of tokio's listeners, or
+/// [bound](Self::bind) by an address in words.
+#[derive(Debug)]
+pub struct Listener {
+    pub(super) accept: Acceptor,
+    #[cfg(feature = "tls")]
+    pub(super) tls: Option<super::tls::Tls>,
+}
+
+/// The socket that is listened on.
+#[derive(Debug)]
+pub(super) enum Acceptor {
+    Tcp(TcpListener),
+    Unix {
+        listener: UnixListener,
+        /// Removed in the end, where we made it.
+        _path: Option<Unlinked>,
+    },
+}
+
+/// Who is at the other end; see [`Origin::peer`](super::Origin::peer).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Peer {
+    /// Over TCP.
+    Tcp(SocketAddr),
+    /// Over a unix socket: somebody on this machine.
+    Unix,
+}
+
+/// Removes a socket's file when dropped, if it is still the one that we made: a successor may have put its own
+/// in the same place.
+#[derive(Debug)]
+pub(super) struct Unlinked {
+    path: PathBuf,
+    made: Option<FileId>,
+}
+
+/// Device and inode.
+type FileId = (u64, u64);
+
+// === impl Listener ===
+
+impl Listener {
+    /// Binds `HOST:PORT`, or `unix:PATH`.
+    ///
+    /// A socket file that a dead process left behind is replaced; one that somebody answers on is not. The
+    /// file is removed when the listener closes.
+    ///
+    /// # Errors
+    /// As the operating system says; `AddrInUse` where somebody listens there.
+    pub async fn bind(address: &str) -> io::Result<Self> {
+        match address.strip_prefix("unix:") {
+            None => Ok(TcpListener::bind(address).await?.into()),
+            Some(path) => bind_unix(Path::new(path)).await,
+        }
+    }
+
+    /// Speaks TLS on it.
+    #[cfg(feature = "tls")]
+    pub fn tls(mut self, tls: super::tls::Tls) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
+    /// Where it listens, in words.
+    pub fn local_addr(&self) -> io::Result<String> {
+        match &self.accept {
+            Acceptor::Tcp(listener) => Ok(listener.local_addr()?.to_string()),
+            Acceptor::Unix { listener, .. } => {
+                let address = listener.local_addr()?;
+                let path = address.as_pathname().unwrap_or(Path::new(""));
+                Ok(format!("unix:{}", path.display()))
+            }
+        }
+    }
+
+    fn new(accept: Acceptor) -> Self {
+        Self {
+            accept,
+            #[cfg(feature = "tls")]
+            tls: None,
+        }
+    }
+}
+
+impl From<TcpListener> for Listener {
+    fn from(listener: TcpListener) -> Self {
+        Self::new(Acceptor::Tcp(listener))
+    }
+}
+
+impl From<UnixListener> for Listener {
+    fn from(listener: UnixListener) -> Self {
+        Self::new(Acceptor::Unix {
+            listener,
+            _path: None,
+        })
+    }
+}
+
+async fn bind_unix(path: &Path) -> io::Result<Listener> {
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|meta| meta.file_type().is_socket());
+    if is_socket {
+        match UnixStream::connect(path).await {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+                std::fs::remove_file(path)?;
+            }
+            _ => return Err(io::ErrorKind::AddrInUse.into()),
+        }
+    }
+    let listener = UnixListener::bind(path)?;
+    Ok(Listener::new(Acceptor::Unix {
+        listener,
+        _path: Some(Unlinked {
+            path: path.to_owned(),
+            made: file_id(path),
+        }),
+    }))
+}
+
+// === impl Acceptor ===
+
+impl Acceptor {
+    pub(super) async fn accept(&self) -> io::Result<(Socket, Peer)> {
+        match self {
+            Self::Tcp(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                Ok(tcp(stream, peer))
+            }
+            Self::Unix { listener, .. } => {
+                let (stream, _) = listener.accept().await?;
+                Ok((Either::Right(stream), Peer::Unix))
+            }
+        }
+    }
+
+    /// Accepts everything that the kernel has accepted for us, then closes the listener. Between the last
+    /// accept and the close lie a few microseconds in which a connection can still come, and be reset.
+    ///
+    /// Not by tokio's `accept`, which believes that nothing is there until epoll says otherwise.
+    pub(super) fn sweep(self, mut serve: impl FnMut(Socket, Peer)) -> io::Result<usize> {
+        let mut swept = 0;
+        match self {
+            Self::Tcp(listener) => {
+                let listener = listener.into_std()?;
+                while let Some((stream, peer)) = next(|| listener.accept()) {
+                    if stream.set_nonblocking(true).is_ok()
+                        && let Ok(stream) = TcpStream::from_std(stream)
+                    {
+                        let (socket, peer) = tcp(stream, peer);
+                        serve(socket, peer);
+                        swept += 1;
+                    }
+                }
+            }
+            Self::Unix { listener, _path } => {
+                // First nobody finds it any more, then those that had found it are served.
+                drop(_path);
+                let listener = listener.into_std()?;
+                while let Some((stream, _)) = next(|| listener.accept()) {
+                    if stream.set_nonblocking(true).is_ok()
+                        && let Ok(stream) = UnixStream::from_std(stream)
+                    {
+                        serve(Either::Right(stream), Peer::Unix);
+                        swept += 1;
+                    }
+                }
+            }
+        }
+        Ok(swept)
+    }
+}
+
+/// The next of the backlog. One that has given up meanwhile is no reason to reset those behind it.
+fn next<T>(mut accept: impl FnMut() -> io::Result<T>) -> Option<T> {
+    use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, WouldBlock};
+    loop {
+        match accept() {
+            Ok(accepted) => return Some(accepted),
+            Err(error) => match error.kind() {
+                ConnectionAborted | ConnectionReset | Interrupted => {}
+                WouldBlock => return None,
+                _ => {
+                    tracing::warn!(%error, "the backlog could not be swept to its end");
+                    return None;
+                }
+            },
+        }
+    }
+}
+
+fn tcp(stream: TcpStream, peer: SocketAddr) -> (Socket, Peer) {
+    // Fails on a socket that is gone already.
+    let _ = stream.set_nodelay(true);
+    (Either::Left(stream), Peer::Tcp(peer))
+}
+
+// === impl Peer ===
+
+impl fmt::Display for Peer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            // The port says nothing about who it is.
+            Self::Tcp(address) => address.ip().fmt(f),
+            Self::Unix => f.write_str("unix socket"),
+        }
+    }
+}
+
+// === impl Unlinked ===
+
+impl Drop for Unlinked {
+    fn drop(&mut self) {
+        if self.made.is_some() && self.made == file_id(&self.path) {
+            let _ = std::fs::remove_file(&self.path);
+        }
+    }
+}
+
+fn file_id(path: &Path) -> Option<FileId> {
+    let meta = std::fs::symlink_metadata(path).ok()?;
+    Some((meta.dev(), meta.ino()))
+}

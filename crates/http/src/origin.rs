@@ -1,0 +1,83 @@
+//! Where a request came from, and how far the drain has come: for handlers.
+
+use std::{convert::Infallible, sync::Arc};
+
+use axum::extract::FromRequestParts;
+use http::{StatusCode, request::Parts};
+
+use lameduck_lifecycle::Drain;
+
+use super::listener::Peer;
+
+/// What the server knows about a request's connection. In the extensions of every request, for any tower
+/// service; an extractor for axum's handlers.
+#[derive(Clone, Debug)]
+pub struct Origin(Arc<Facts>);
+
+#[derive(Debug)]
+struct Facts {
+    drain: Drain,
+    peer: Peer,
+    late: bool,
+}
+
+// === impl Origin ===
+
+impl Origin {
+    pub(super) fn new(drain: Drain, peer: Peer, late: bool) -> Self {
+        Self(Arc::new(Facts { drain, peer, late }))
+    }
+
+    /// How far the drain has come.
+    pub fn drain(&self) -> &Drain {
+        &self.0.drain
+    }
+
+    /// Who is at the other end of the connection.
+    pub fn peer(&self) -> &Peer {
+        &self.0.peer
+    }
+
+    /// The connection was made after the endpoints were gone: somebody still routes here. The request is
+    /// served as any other; a handler may want to say so in its log.
+    pub fn is_late(&self) -> bool {
+        self.0.late
+    }
+}
+
+/// How far the drain has come, for a handler that has no end of its own or wants to end early.
+///
+/// A request that did not come through this server (a router called directly, in a test) gets one that never
+/// begins.
+///
+/// ```
+/// # use lameduck::{Drain, Moment};
+/// async fn poll(drain: Drain) -> &'static str {
+///     tokio::select! {
+///         () = drain.reached(Moment::Leave) => "nothing new; ask again",
+///         news = next_news() => news,
+///     }
+/// }
+/// # async fn next_news() -> &'static str { "news" }
+/// ```
+impl<S: Sync> FromRequestParts<S> for Drain {
+    type Rejection = Infallible;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
+        let origin = parts.extensions.get::<Origin>();
+        Ok(origin.map_or_else(Self::detached, |origin| origin.drain().clone()))
+    }
+}
+
+/// Fails with 500 where the request did not come through this server.
+impl<S: Sync> FromRequestParts<S> for Origin {
+    type Rejection = (StatusCode, &'static str);
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Self::Rejection> {
+        let origin = parts.extensions.get::<Self>().cloned();
+        origin.ok_or((
+            StatusCode::INTERNAL_SERVER_ERROR,
+            "this router is not served by lameduck: no request has an origin",
+        ))
+    }
+}

@@ -1,0 +1,285 @@
+//! How long a connection is waited for, given what it is doing and how far the drain has come.
+
+use std::{
+    future::{Future, poll_fn},
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::sync::WaitForCancellationFutureOwned;
+
+use lameduck_lifecycle::{Drain, Moment};
+
+use super::{
+    activity::{Activity, Doing},
+    metrics::Reason,
+    settings::HttpSettings,
+};
+
+/// Why a connection is not to go on though its protocol could.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Interrupt {
+    /// It is idle, and it is time to close it.
+    CloseIdle,
+    /// Half a request for too long.
+    TooSlow,
+    /// The peer has stopped reading.
+    Stuck,
+    /// The peer does not acknowledge that it has seen our GOAWAY.
+    Unacknowledged,
+    /// The hard deadline.
+    Cut,
+}
+
+/// One connection's timers. Polled by its driver whenever the protocol is pending.
+pub(super) struct Patience {
+    drain: Drain,
+    settings: Arc<HttpSettings>,
+    activity: Arc<Activity>,
+    accepted: Instant,
+    /// It came after clients were asked to leave.
+    late: bool,
+    /// Since when they are, as far as this connection has seen.
+    leave_since: Option<Instant>,
+    stage: Stage,
+    stage_since: Instant,
+    next_stage: Pin<Box<WaitForCancellationFutureOwned>>,
+    /// Whom the next stage and the timer wake, where they have been told.
+    waker: Option<Waker>,
+    stage_registered: bool,
+    timer_registered: bool,
+    /// What it does, since when, and how many requests had begun then.
+    doing: (Doing, Instant, usize),
+    timer: Pin<Box<Sleep>>,
+    /// It speaks HTTP/2, which is asked to leave by GOAWAY.
+    streams: bool,
+    /// Since when GOAWAY is under way.
+    gone_away: Option<Instant>,
+    /// Between 0 and 1, so that not all connections do the same at the same instant.
+    jitter: f64,
+}
+
+/// How far the drain has come, for a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Stage {
+    Serving,
+    Leave,
+    CloseIdle,
+    Cut,
+}
+
+// === impl Stage ===
+
+impl Stage {
+    /// The moment at which the next one begins.
+    fn end(self) -> Moment {
+        match self {
+            Self::Serving => Moment::Leave,
+            Self::Leave => Moment::CloseIdle,
+            Self::CloseIdle | Self::Cut => Moment::Cut,
+        }
+    }
+}
+
+// === impl Interrupt ===
+
+impl Interrupt {
+    pub(super) fn reason(self) -> Reason {
+        match self {
+            Self::CloseIdle => Reason::Idle,
+            Self::TooSlow => Reason::HeaderTimeout,
+            Self::Stuck => Reason::WriteTimeout,
+            Self::Unacknowledged => Reason::GoAway,
+            Self::Cut => Reason::Cut,
+        }
+    }
+}
+
+// === impl Patience ===
+
+impl Patience {
+    pub(super) fn new(
+        drain: &Drain,
+        settings: &Arc<HttpSettings>,
+        activity: &Arc<Activity>,
+    ) -> Self {
+        let now = Instant::now();
+        Self {
+            drain: drain.clone(),
+            settings: settings.clone(),
+            activity: activity.clone(),
+            accepted: now,
+            late: drain.has(Moment::Leave),
+            leave_since: None,
+            stage: Stage::Serving,
+            stage_since: now,
+            next_stage: Box::pin(drain.token(Moment::Leave).clone().cancelled_owned()),
+            waker: None,
+            stage_registered: false,
+            timer_registered: false,
+            doing: (Doing::Idle, now, 0),
+            timer: Box::pin(sleep_until(now + settings.idle_timeout)),
+            streams: false,
+            gone_away: None,
+            jitter: fastrand::f64(),
+        }
+    }
+
+    /// From here on the connection speaks HTTP/2.
+    pub(super) fn streams(&mut self) {
+        self.streams = true;
+    }
+
+    /// Whether it is time to send GOAWAY: spread over a while for connections that were there before, after
+    /// the first request on one that came later. A client that waits for our SETTINGS before it sends would
+    /// otherwise be told to leave before it could ask anything.
+    pub(super) fn must_go_away(&self) -> bool {
+        self.go_away_at().is_some_and(|at| at <= Instant::now())
+    }
+
+    /// GOAWAY is on its way.
+    pub(super) fn goes_away(&mut self) {
+        self.gone_away = Some(Instant::now());
+    }
+
+    pub(super) fn has_gone_away(&self) -> bool {
+        self.gone_away.is_some()
+    }
+
+    /// Waits for what the connection does, as long as there is patience for it.
+    pub(super) async fn wait_for<F: Future>(
+        &mut self,
+        mut future: Pin<&mut F>,
+    ) -> Result<F::Output, Interrupt> {
+        poll_fn(|cx| match future.as_mut().poll(cx) {
+            Poll::Ready(done) => Poll::Ready(Ok(done)),
+            Poll::Pending => self.poll(cx).map(Err),
+        })
+        .await
+    }
+
+    /// Pending while the connection may go on; wakes the task when that may have changed, or when it
+    /// [must go away](Self::must_go_away), unless it must already.
+    ///
+    /// Called whenever the connection has nothing to do, twice with every request; so nothing is registered
+    /// again that is registered already.
+    pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Interrupt> {
+        if !self.waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
+            self.waker = Some(cx.waker().clone());
+            self.stage_registered = false;
+            self.timer_registered = false;
+        }
+        while self.stage < Stage::Cut && self.next_stage_has_come(cx) {
+            self.enter_next_stage();
+        }
+        if self.stage == Stage::Cut {
+            return Poll::Ready(Interrupt::Cut);
+        }
+        self.look();
+        loop {
+            let due = self.due();
+            let go_away = self.go_away_at();
+            if due.is_none() && go_away.is_none() {
+                return Poll::Pending;
+            }
+            let now = Instant::now();
+            let due = match due {
+                Some((due, interrupt)) if due <= now => return Poll::Ready(interrupt),
+                due => due.map(|(due, _)| due),
+            };
+            let go_away = go_away.filter(|at| *at > now);
+            let Some(wake) = due.into_iter().chain(go_away).min() else {
+                return Poll::Pending;
+            };
+            // A timer that fires too early does no harm and costs less than moving it with every request.
+            if wake < self.timer.deadline() || self.timer.is_elapsed() {
+                self.timer.as_mut().reset(wake);
+                self.timer_registered = false;
+            }
+            if self.timer_registered || self.timer.as_mut().poll(cx).is_pending() {
+                self.timer_registered = true;
+                return Poll::Pending;
+            }
+        }
+    }
+
+    fn next_stage_has_come(&mut self, cx: &mut Context<'_>) -> bool {
+        if !self.stage_registered {
+            self.stage_registered = true;
+            return self.next_stage.as_mut().poll(cx).is_ready();
+        }
+        self.drain.has(self.stage.end())
+    }
+
+    fn enter_next_stage(&mut self) {
+        self.stage = match self.stage {
+            Stage::Serving => Stage::Leave,
+            Stage::Leave => Stage::CloseIdle,
+            Stage::CloseIdle | Stage::Cut => Stage::Cut,
+        };
+        self.stage_since = Instant::now();
+        self.leave_since.get_or_insert(self.stage_since);
+        let next = self.drain.token(self.stage.end()).clone();
+        self.next_stage = Box::pin(next.cancelled_owned());
+        self.stage_registered = false;
+    }
+
+    fn look(&mut self) {
+        let doing = self.activity.doing();
+        let begun = self.activity.begun();
+        if (doing, begun) != (self.doing.0, self.doing.2) {
+            self.doing = (doing, Instant::now(), begun);
+        }
+    }
+
+    /// When patience ends, and how.
+    fn due(&self) -> Option<(Instant, Interrupt)> {
+        let (doing, since, _) = self.doing;
+        match doing {
+            // What is being closed has its own bound, the linger.
+            Doing::Serving | Doing::Closing => None,
+            Doing::Stuck(_) => Some((since + self.settings.write_timeout, Interrupt::Stuck)),
+            Doing::Receiving => Some((since + self.settings.header_timeout, Interrupt::TooSlow)),
+            Doing::Idle if self.gone_away.is_some() => {
+                let from = self.gone_away.map_or(since, |at| at.max(since));
+                let timeout = self.settings.goaway_timeout;
+                Some((from + timeout, Interrupt::Unacknowledged))
+            }
+            Doing::Idle if self.stage < Stage::CloseIdle => {
+                Some((since + self.settings.idle_timeout, Interrupt::CloseIdle))
+            }
+            Doing::Idle => {
+                let from = since.max(self.stage_since);
+                let idle_before = self.stage_since.saturating_duration_since(since);
+                Some((from + self.closing_delay(idle_before), Interrupt::CloseIdle))
+            }
+        }
+    }
+
+    /// The longer idle before, the sooner closed: who has just spoken is the likeliest to speak again.
+    fn closing_delay(&self, idle_before: Duration) -> Duration {
+        let share = 1.0 / (1.0 + idle_before.as_secs_f64());
+        self.settings
+            .spread
+            .mul_f64(share * (0.9 + 0.1 * self.jitter))
+    }
+
+    /// When GOAWAY is due, where it is and has not been sent.
+    fn go_away_at(&self) -> Option<Instant> {
+        if !self.streams || self.gone_away.is_some() {
+            return None;
+        }
+        let since = self.leave_since?;
+        let spread = self.settings.spread;
+        Some(if !self.late {
+            since + spread.mul_f64(self.jitter)
+        } else if self.activity.begun() > 0 {
+            self.accepted
+        } else {
+            self.accepted + spread
+        })
+    }
+}

@@ -1,0 +1,118 @@
+//! What Kubernetes and Prometheus ask: `/livez`, `/readyz`, `/startupz`, `/metrics`; and what people ask
+//! beside them: `/drain`.
+
+use std::{convert::Infallible, fmt::Write};
+
+use axum::{
+    Extension, Json, Router,
+    body::Body,
+    extract::{RawQuery, State},
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use futures_util::stream;
+
+use lameduck_lifecycle::{CheckResult, Drain};
+
+use super::{late::SCRAPE, origin::Origin, scrapes::Scrapes};
+
+/// Probes and metrics as a router, for a listener of its own ([`Lifecycle::admin`]) or to be merged into
+/// another router.
+///
+/// - `/livez` succeeds as long as the process can answer, through the whole drain: a container that is
+///   draining must not be killed for it.
+/// - `/readyz` succeeds from the phase `serving` on, until a drain fails it, and not while a
+///   [check](Drain::readiness_check) fails.
+/// - `/startupz` succeeds from the phase `serving` on.
+/// - `/metrics` is the Prometheus text format, version 0.0.4.
+///
+/// With `?verbose`, and whenever they fail, probes name each check, as the probes of Kubernetes' own API
+/// server do; otherwise they answer `ok`.
+///
+/// [`Lifecycle::admin`]: lameduck_lifecycle::Lifecycle::admin
+pub fn probes(drain: Drain) -> Router {
+    Router::new()
+        .route("/livez", get(livez))
+        .route("/readyz", get(readyz))
+        .route("/startupz", get(startupz))
+        .route("/metrics", get(metrics))
+        .with_state(drain)
+}
+
+/// `/drain` as a router: the [state of the drain](lameduck_lifecycle::DrainState) as JSON, also before there is
+/// one. It names jobs, so it is for the eyes of operators: [`Lifecycle::admin`] has it, [`probes`] do not.
+///
+/// [`Lifecycle::admin`]: lameduck_lifecycle::Lifecycle::admin
+pub fn drain_state(drain: Drain) -> Router {
+    Router::new().route("/drain", get(async move || Json(drain.state())))
+}
+
+async fn livez(RawQuery(query): RawQuery) -> Response {
+    // That it is answered is all there is to it.
+    answer("livez", query.as_deref(), &[CheckResult::passing("ping")])
+}
+
+async fn readyz(State(drain): State<Drain>, RawQuery(query): RawQuery) -> Response {
+    answer("readyz", query.as_deref(), &drain.readiness_checks())
+}
+
+async fn startupz(State(drain): State<Drain>, RawQuery(query): RawQuery) -> Response {
+    let checks = drain.readiness_checks();
+    answer("startupz", query.as_deref(), &checks[..1])
+}
+
+/// As `k8s.io/apiserver/pkg/server/healthz` renders it, but with the reasons.
+fn answer(probe: &str, query: Option<&str>, checks: &[CheckResult]) -> Response {
+    let passed = checks.iter().all(|check| check.failed.is_none());
+    if passed && !is_verbose(query) {
+        return "ok\n".into_response();
+    }
+    let mut text = String::new();
+    for CheckResult { name, failed, .. } in checks {
+        // Writing to a string cannot fail.
+        let _ = match failed {
+            None => writeln!(text, "[+]{name} ok"),
+            Some(reason) => writeln!(text, "[-]{name} failed: {}", reason.replace('\n', " ")),
+        };
+    }
+    let (status, end) = match passed {
+        true => (StatusCode::OK, "passed"),
+        false => (StatusCode::SERVICE_UNAVAILABLE, "failed"),
+    };
+    let _ = writeln!(text, "{probe} check {end}");
+    (status, text).into_response()
+}
+
+/// `?verbose`, whatever is given as its value.
+fn is_verbose(query: Option<&str>) -> bool {
+    let mut parameters = query.unwrap_or_default().split('&');
+    parameters.any(|parameter| parameter.split('=').next() == Some("verbose"))
+}
+
+async fn metrics(
+    State(drain): State<Drain>,
+    origin: Option<Extension<Origin>>,
+    headers: HeaderMap,
+) -> Response {
+    let scrape = headers.contains_key(SCRAPE).then(|| {
+        let scraper = origin.map_or_else(String::new, |origin| origin.peer().to_string());
+        drain.kept(Scrapes::default).begin(scraper)
+    });
+    match crate::render(drain.registry()) {
+        Ok(text) => {
+            let whole = stream::once(async move {
+                // Dropped when the answer is on its way.
+                let _scrape = scrape;
+                Ok::<_, Infallible>(text)
+            });
+            let text = [(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)];
+            (text, Body::from_stream(whole)).into_response()
+        }
+        Err(error) => (
+            StatusCode::INTERNAL_SERVER_ERROR,
+            format!("cannot render metrics: {error}\n"),
+        )
+            .into_response(),
+    }
+}

@@ -1,0 +1,139 @@
+//! The last scrape.
+//!
+//! Prometheus comes every 15 to 60 s, a drain takes 5, and what a process counts in its last seconds is seen
+//! by nobody. Where nothing else outlives it (a drain ledger does), it can wait, after its last figure is
+//! set and inside its budget, until everybody who scrapes it has been there once more.
+
+use std::{
+    collections::HashMap,
+    convert::Infallible,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep},
+};
+
+use lameduck_lifecycle::Lifecycle;
+
+/// Who has not come for so long is not waited for: no Prometheus is that slow.
+const FORGET: Duration = Duration::from_secs(150);
+
+/// Scrapers that are told apart; who comes beyond that is not waited for.
+const SCRAPERS: usize = 16;
+
+/// From the body's end to the last byte in the kernel: one poll of the connection.
+const ON_ITS_WAY: Duration = Duration::from_millis(50);
+
+/// Who scrapes, and when each came last.
+#[derive(Debug, Default)]
+pub(super) struct Scrapes {
+    seen: Mutex<HashMap<String, Instant>>,
+    came: Notify,
+}
+
+/// A scrape that is being answered.
+#[derive(Debug)]
+pub(super) struct Scrape {
+    scrapes: Arc<Scrapes>,
+    scraper: String,
+    at: Instant,
+}
+
+// === impl Scrape ===
+
+impl Drop for Scrape {
+    fn drop(&mut self) {
+        let scraper = std::mem::take(&mut self.scraper);
+        self.scrapes.note(scraper, self.at);
+    }
+}
+
+// === impl Scrapes ===
+
+impl Scrapes {
+    /// A scrape by this one. It counts when what is returned is dropped: with its answer on the way.
+    pub(super) fn begin(self: Arc<Self>, scraper: String) -> Scrape {
+        Scrape {
+            scrapes: self,
+            scraper,
+            at: Instant::now(),
+        }
+    }
+
+    fn note(&self, scraper: String, at: Instant) {
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.len() < SCRAPERS || seen.contains_key(&scraper) {
+            seen.insert(scraper, at);
+        }
+        self.came.notify_one();
+    }
+
+    /// Waits until everybody has come once more.
+    async fn once_more(&self, since: Instant) {
+        loop {
+            let came = self.came.notified();
+            if self.missing(since) == 0 {
+                return;
+            }
+            came.await;
+        }
+    }
+
+    /// How many have not come since then, of those that still come at all.
+    fn missing(&self, since: Instant) -> usize {
+        let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let lives = |at: &Instant| since.saturating_duration_since(*at) < FORGET;
+        seen.values().filter(|at| lives(at) && **at < since).count()
+    }
+}
+
+impl Lifecycle {
+    /// Waits at the end, after the report and inside the budget, for one scrape more of everybody who has
+    /// scraped the [admin](Self::admin) listener: a scrape is told by its header
+    /// `X-Prometheus-Scrape-Timeout-Seconds`. So the figures of the drain are seen, and the process goes up to
+    /// a scrape interval later, or at its deadline.
+    pub fn final_scrape(self) -> Self {
+        let scrapes = self.drain().kept(Scrapes::default);
+        self.on_report("final scrape", move |_| async move {
+            let since = Instant::now();
+            let scrapers = scrapes.missing(since);
+            tracing::info!(scrapers, "waiting for the final scrape");
+            scrapes.once_more(since).await;
+            sleep(ON_ITS_WAY).await;
+            Ok::<_, Infallible>(())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn everybody_who_still_comes_is_waited_for_and_nobody_else() {
+        let scrapes = Scrapes::default();
+        scrapes.note("gone for long".into(), Instant::now());
+        tokio::time::advance(FORGET).await;
+        scrapes.note("10.0.0.1".into(), Instant::now());
+        scrapes.note("10.0.0.2".into(), Instant::now());
+        tokio::time::advance(Duration::from_secs(5)).await;
+        let since = Instant::now();
+        assert_eq!(scrapes.missing(since), 2);
+
+        let waiting = scrapes.once_more(since);
+        tokio::pin!(waiting);
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        scrapes.note("10.0.0.1".into(), Instant::now());
+        assert!(futures_util::poll!(&mut waiting).is_pending());
+        scrapes.note("10.0.0.2".into(), Instant::now());
+        waiting.await;
+    }
+
+    #[tokio::test]
+    async fn where_nobody_scrapes_nobody_is_waited_for() {
+        Scrapes::default().once_more(Instant::now()).await;
+    }
+}

@@ -1,0 +1,121 @@
+//! A websocket that says goodbye.
+//!
+//! A peer that gets a Close frame with 1001 ("going away", RFC 6455, section 7.4.1) knows that it is to
+//! connect again. Whoever just drops the connection loses what the peer has sent meanwhile; so its answer, a
+//! Close frame of its own, is waited for, and what comes before is still delivered.
+
+use std::{future::Future, pin::Pin, time::Duration};
+
+use axum::{
+    Error,
+    extract::ws::{self, CloseFrame, Message, close_code},
+};
+use tokio::time::{Instant, timeout_at};
+
+use lameduck_lifecycle::Drain;
+
+use super::leaving::leave;
+
+/// How long the peer may take to answer our Close frame.
+const ECHO: Duration = Duration::from_secs(5);
+
+/// axum's websocket, closed properly when clients are asked to leave.
+///
+/// ```
+/// use axum::{extract::ws::WebSocketUpgrade, response::Response};
+/// use lameduck::{Drain, http::WebSocket};
+///
+/// async fn echo(upgrade: WebSocketUpgrade, drain: Drain) -> Response {
+///     upgrade.on_upgrade(|socket| async move {
+///         let mut socket = WebSocket::new(socket, drain);
+///         while let Some(Ok(message)) = socket.recv().await {
+///             if socket.send(message).await.is_err() {
+///                 break;
+///             }
+///         }
+///     })
+/// }
+/// ```
+pub struct WebSocket {
+    socket: ws::WebSocket,
+    leave: Pin<Box<dyn Future<Output = ()> + Send>>,
+    state: State,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum State {
+    Open,
+    /// Our Close frame is sent; the peer has until then to answer.
+    Closing(Instant),
+    Closed,
+}
+
+// === impl WebSocket ===
+
+impl WebSocket {
+    /// Watches over a websocket. The drain is the request's (an extractor).
+    pub fn new(socket: ws::WebSocket, drain: Drain) -> Self {
+        Self {
+            socket,
+            leave: Box::pin(leave(drain)),
+            state: State::Open,
+        }
+    }
+
+    /// The next message; `None` when the websocket has ended. When clients are asked to leave it sends the
+    /// Close frame, goes on delivering what the peer has sent before it saw that, and ends with the peer's
+    /// own Close frame, after 5 s without one, or at the hard deadline.
+    pub async fn recv(&mut self) -> Option<Result<Message, Error>> {
+        loop {
+            let message = match self.state {
+                State::Closed => return None,
+                State::Open => tokio::select! {
+                    message = self.socket.recv() => message,
+                    () = &mut self.leave => {
+                        self.say_goodbye().await;
+                        continue;
+                    }
+                },
+                State::Closing(until) => {
+                    let echo = timeout_at(until, self.socket.recv()).await;
+                    echo.unwrap_or_default()
+                }
+            };
+            if !matches!(&message, Some(Ok(message)) if !matches!(message, Message::Close(_))) {
+                self.state = State::Closed;
+            }
+            return message;
+        }
+    }
+
+    /// Sends a message. After our Close frame there is no more to send (RFC 6455, section 5.5.1): what comes
+    /// then is dropped, for the peer will ask again where it connects next.
+    ///
+    /// # Errors
+    /// Where the connection is broken.
+    pub async fn send(&mut self, message: Message) -> Result<(), Error> {
+        match self.state {
+            State::Open => self.socket.send(message).await,
+            State::Closing(_) | State::Closed => Ok(()),
+        }
+    }
+
+    async fn say_goodbye(&mut self) {
+        let close = Message::Close(Some(CloseFrame {
+            code: close_code::AWAY,
+            reason: "going away".into(),
+        }));
+        self.state = match self.socket.send(close).await {
+            Ok(()) => State::Closing(Instant::now() + ECHO),
+            Err(_) => State::Closed,
+        };
+    }
+}
+
+impl std::fmt::Debug for WebSocket {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("WebSocket")
+            .field("state", &self.state)
+            .finish_non_exhaustive()
+    }
+}

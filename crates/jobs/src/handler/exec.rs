@@ -1,0 +1,350 @@
+//! Runs a command for each job.
+//!
+//! ```text
+//!   payload ──▶ stdin ┌─────────┐ stdout ──▶ the result, its first bytes (the rest is read and dropped)
+//!   LAMEDUCK_… in the │ command │ stderr ──▶ the error, its last bytes
+//!   environment       └─────────┘ exit status decides
+//! ```
+//!
+//! | it ended | by itself | after it was told to stop |
+//! | --- | --- | --- |
+//! | exit 0 | done | released; done where [`zero_after_stop_is_done`](Exec::zero_after_stop_is_done) says so |
+//! | exit 75 (`EX_TEMPFAIL`), another failure, a signal | failed | released |
+//!
+//! Where it can't be started (there is no such program, or the system is out of processes, descriptors or memory),
+//! nothing was begun: the job is postponed, by about a second or some, and no attempt is counted.
+//!
+//! | in its environment | |
+//! | --- | --- |
+//! | `LAMEDUCK_JOB_ID`, `LAMEDUCK_QUEUE` | as its submitter knows it |
+//! | `LAMEDUCK_CONTENT_TYPE` | of what is on stdin |
+//! | `LAMEDUCK_ATTEMPT`, `LAMEDUCK_MAX_ATTEMPTS` | which one this is, the first being 1, and after which one the job is dead |
+//! | `LAMEDUCK_CLAIM` | of this run alone: to fence what it does elsewhere. To be left alone: what it starts is known by it |
+//! | `LAMEDUCK_DEADLINE` | when SIGTERM comes, by the job's timeout: UTC as RFC 3339 has it. A drain may bring it earlier |
+//! | `TRACEPARENT` | the submitter's trace context, where there is one |
+//!
+//! The rest is the service's own, but for [`SECRET`].
+//!
+//! Standard input is a file in memory that holds the payload and cannot be changed, not a pipe: a command that goes on
+//! after a SIGKILL of the service must not take the beginning of its payload for all of it.
+//!
+//! The command is the leader of a process group of its own. It is told to stop by SIGTERM to the group,
+//! once; when its time is over the group is killed. **The end of the leader is the end of the job**: what
+//! it leaves behind in its group is killed, so that nothing of a finished job lives on. A shell that is
+//! only there to start something should therefore `exec` it: a shell that SIGTERM kills takes with it
+//! whatever it was waiting for.
+//!
+//! What leaves the group (`setsid`, daemons) escapes all this; the job does not wait for it longer than
+//! [`output_grace`](Exec::output_grace), even where it holds the output open.
+//!
+//! Not used is `PR_SET_PDEATHSIG`: it follows the *thread* that spawned, and a runtime's threads come and
+//! go. Instead, whoever ends this process calls [`kill_all_groups`] first. A SIGKILL from outside can't be
+//! answered: in a container the kernel then kills what is left, because PID 1 is gone; elsewhere the next
+//! process does so, by the list that [`keep_list_in`] keeps, those who left the group included.
+
+use std::{
+    ffi::OsStr,
+    io,
+    os::unix::process::ExitStatusExt,
+    path::Path,
+    pin::{Pin, pin},
+    process::{ExitStatus, Stdio},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use jiff::Timestamp;
+use rustix::{io::Errno, process::Signal};
+use tokio::{
+    process::Command,
+    time::{Instant, timeout},
+};
+
+use super::{Context, Handler, Retry, Verdict};
+use crate::job::Job;
+
+mod group;
+mod input;
+mod output;
+
+use group::{Group, Groups, NotStarted};
+pub use group::{keep_list_in, kill_all_groups};
+use output::{Head, Tail};
+
+/// A variable that commands do not inherit: the database's URL holds a password, and a job's command may show its
+/// environment to anybody.
+pub const SECRET: &str = "LAMEDUCK_DATABASE";
+
+/// How much of stdout is kept as the result.
+const RESULT_LIMIT: usize = 64 << 10;
+/// How much of stderr is kept as the error.
+const ERROR_LIMIT: usize = 8 << 10;
+/// How long the output is waited for when the command has ended. It is at its end at once, unless
+/// somebody who left the group holds it open.
+const OUTPUT_GRACE: Duration = Duration::from_secs(1);
+/// About how long to wait where no process could be had: others have to end first.
+const SHORTAGE_WAIT: Duration = Duration::from_secs(1);
+/// About how long where there is no such program: somebody has to bring it.
+const MISSING_WAIT: Duration = Duration::from_secs(10);
+
+/// A handler that runs a command.
+#[derive(Clone, Debug)]
+pub struct Exec {
+    argv: Vec<String>,
+    result_limit: usize,
+    error_limit: usize,
+    output_grace: Duration,
+    zero_after_stop_is_done: bool,
+}
+
+/// What the command was told so far.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+enum Told {
+    Nothing,
+    ToStop,
+    NoMore,
+}
+
+// === impl Exec ===
+
+impl Exec {
+    /// Runs this program with these arguments, found by `PATH`, without a shell.
+    pub fn new(argv: Vec<String>) -> Self {
+        Self {
+            argv,
+            result_limit: RESULT_LIMIT,
+            error_limit: ERROR_LIMIT,
+            output_grace: OUTPUT_GRACE,
+            zero_after_stop_is_done: false,
+        }
+    }
+
+    /// Keeps so many bytes of stdout as the result (default: 64 KiB). What comes after them is read, so
+    /// that the command does not block, and dropped.
+    pub fn result_limit(mut self, bytes: usize) -> Self {
+        self.result_limit = bytes;
+        self
+    }
+
+    /// Keeps so many of the last bytes of stderr as the error (default: 8 KiB).
+    pub fn error_limit(mut self, bytes: usize) -> Self {
+        self.error_limit = bytes;
+        self
+    }
+
+    /// Waits so long for the end of the output when the command has ended (default: 1 s).
+    pub fn output_grace(mut self, grace: Duration) -> Self {
+        self.output_grace = grace;
+        self
+    }
+
+    /// Whether exit 0 after SIGTERM means that the job is done (default: no, it is released). Many
+    /// programs exit with 0 when they were merely asked to go.
+    pub fn zero_after_stop_is_done(mut self, yes: bool) -> Self {
+        self.zero_after_stop_is_done = yes;
+        self
+    }
+
+    fn command(&self, job: &Job, context: &Context) -> io::Result<Command> {
+        let (program, arguments) = match self.argv.split_first() {
+            Some((program, arguments)) => (OsStr::new(program), arguments),
+            None => (OsStr::new(""), [].as_slice()),
+        };
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .env("LAMEDUCK_JOB_ID", job.id.to_string())
+            .env("LAMEDUCK_QUEUE", job.queue.as_str())
+            .env("LAMEDUCK_ATTEMPT", job.attempt.to_string())
+            .env("LAMEDUCK_MAX_ATTEMPTS", job.max_attempts.to_string())
+            .env("LAMEDUCK_CONTENT_TYPE", &job.content_type)
+            .env("LAMEDUCK_CLAIM", &context.claim)
+            .env_remove(SECRET)
+            .stdin(input::of(&job.payload)?)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let deadline = context.deadline().and_then(at_the_wall);
+        // What the service itself may have of these is not the job's.
+        set_or_remove(&mut command, "LAMEDUCK_DEADLINE", deadline);
+        set_or_remove(&mut command, "TRACEPARENT", job.traceparent.clone());
+        Ok(command)
+    }
+
+    async fn attend(&self, mut group: Group, context: &Context) -> Verdict {
+        let mut result = Head::new(self.result_limit);
+        let mut error = Tail::new(self.error_limit);
+        let (stdout, stderr) = group.pipes();
+        let (told, status) = {
+            let mut pipes = pin!(async {
+                tokio::join!(result.read(stdout), error.read(stderr));
+            });
+            let (told, at_end) = until_ended(&group, context, pipes.as_mut()).await;
+            let status = group.reap().await;
+            if !at_end {
+                let _ = timeout(self.output_grace, pipes).await;
+            }
+            (told, status)
+        };
+        match status {
+            Ok(status) => self.verdict(status, told, result, &error),
+            Err(lost) => failed(format!("the exit status of the command was lost: {lost}")),
+        }
+    }
+
+    fn verdict(&self, status: ExitStatus, told: Told, result: Head, error: &Tail) -> Verdict {
+        let counts = told == Told::Nothing || self.zero_after_stop_is_done;
+        if status.success() && counts {
+            return Verdict::Done {
+                result: result.into_bytes(),
+            };
+        }
+        if told != Told::Nothing {
+            return Verdict::Released;
+        }
+        failed(match error.to_text() {
+            text if text.is_empty() => how_it_ended(status),
+            text => format!("{}: {text}", how_it_ended(status)),
+        })
+    }
+
+    fn not_started(&self, error: &io::Error) -> Verdict {
+        let Some(program) = self.argv.first() else {
+            return failed("no command is configured for this queue".to_owned());
+        };
+        if let Some(remedy) = remedy_of_a_shortage(error) {
+            return Verdict::Postponed {
+                error: format!(
+                    "no process could be had for the command '{program}' ({error}); {remedy}"
+                ),
+                // So that those who met it together do not come back together.
+                wait: SHORTAGE_WAIT.mul_f64(0.5 + fastrand::f64()),
+            };
+        }
+        let remedy = match error.kind() {
+            io::ErrorKind::NotFound => "; is it in the image, and on PATH?".to_owned(),
+            io::ErrorKind::PermissionDenied => {
+                let user = rustix::process::geteuid().as_raw();
+                format!("; is it executable for user {user}?")
+            }
+            _ => {
+                return failed(format!(
+                    "the command '{program}' can't be started ({error})"
+                ));
+            }
+        };
+        // No job is to blame for it, and none is to be lost by it.
+        Verdict::Postponed {
+            error: format!("the command '{program}' can't be started ({error}){remedy}"),
+            wait: MISSING_WAIT.mul_f64(0.5 + fastrand::f64()),
+        }
+    }
+
+    /// Why this command can't be started, as far as can be seen without doing it: there is no such program.
+    pub fn missing(&self) -> Option<String> {
+        let program = self.argv.first()?;
+        let is_there = |path: &Path| path.is_file();
+        let found = match program.contains('/') {
+            true => is_there(Path::new(program)),
+            false => {
+                let path = std::env::var_os("PATH").unwrap_or_default();
+                std::env::split_paths(&path).any(|folder| is_there(&folder.join(program)))
+            }
+        };
+        (!found)
+            .then(|| format!("there is no program '{program}'; is it in the image, and on PATH?"))
+    }
+}
+
+#[async_trait]
+impl Handler for Exec {
+    async fn run(&self, job: &Job, context: Context) -> Verdict {
+        if context.stop.is_cancelled() || context.cut.is_cancelled() {
+            return Verdict::Released;
+        }
+        let command = match self.command(job, &context) {
+            Ok(command) => command,
+            Err(error) => return self.not_started(&error),
+        };
+        match Group::spawn(command, &context.claim, Groups::of_this_process()) {
+            Ok(group) => self.attend(group, &context).await,
+            Err(NotStarted::ProcessEnds) => Verdict::Released,
+            Err(NotStarted::Failed(error)) => self.not_started(&error),
+        }
+    }
+}
+
+/// Passes on what the command is to be told, until it has ended. Says what it was told, and whether its
+/// pipes are at their end.
+async fn until_ended(
+    group: &Group,
+    context: &Context,
+    mut pipes: Pin<&mut impl Future<Output = ()>>,
+) -> (Told, bool) {
+    let (mut told, mut at_end) = (Told::Nothing, false);
+    loop {
+        tokio::select! {
+            // In this order, so that a command which has ended already was not told anything.
+            biased;
+            () = group.ended() => return (told, at_end),
+            () = context.cut.cancelled(), if told < Told::NoMore => {
+                group.signal(Signal::KILL);
+                told = Told::NoMore;
+            }
+            () = context.stop.cancelled(), if told < Told::ToStop => {
+                group.signal(Signal::TERM);
+                told = Told::ToStop;
+            }
+            () = &mut pipes, if !at_end => at_end = true,
+        }
+    }
+}
+
+/// What to do where the system has run out of something. `None` where it is the command that can't be started.
+fn remedy_of_a_shortage(error: &io::Error) -> Option<&'static str> {
+    match Errno::from_io_error(error)? {
+        Errno::AGAIN => Some(
+            "fewer workers, or a higher limit on processes: the container's (podPidsLimit of the kubelet, pids.max of \
+             the cgroup) or the user's (ulimit -u)",
+        ),
+        Errno::MFILE => Some("fewer workers, or a higher limit on open files (ulimit -n)"),
+        Errno::NFILE => {
+            Some("the whole machine is out of open files (sysctl fs.file-max): see who holds them")
+        }
+        Errno::NOMEM => Some("fewer workers, or more memory (the container's memory limit)"),
+        _ => None,
+    }
+}
+
+/// What clocks on the wall show at that instant, to the millisecond.
+fn at_the_wall(instant: Instant) -> Option<String> {
+    let left = instant.saturating_duration_since(Instant::now());
+    let at = Timestamp::now().checked_add(left).ok()?;
+    let at = Timestamp::from_millisecond(at.as_millisecond()).ok()?;
+    Some(at.to_string())
+}
+
+fn set_or_remove(command: &mut Command, name: &str, value: Option<String>) {
+    match value {
+        Some(value) => command.env(name, value),
+        None => command.env_remove(name),
+    };
+}
+
+fn how_it_ended(status: ExitStatus) -> String {
+    match (status.code(), status.signal()) {
+        (Some(code), _) => format!("the command ended with exit status {code}"),
+        (_, Some(9)) => {
+            "the command was killed by signal 9 (SIGKILL), as the kernel does at the memory limit"
+                .to_owned()
+        }
+        (_, Some(signal)) => format!("the command was killed by signal {signal}"),
+        _ => format!("the command ended with {status}"),
+    }
+}
+
+fn failed(error: String) -> Verdict {
+    Verdict::Failed {
+        error,
+        retry: Retry::Backoff,
+    }
+}

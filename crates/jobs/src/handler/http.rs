@@ -1,0 +1,314 @@
+//! Posts each job to an HTTP endpoint.
+//!
+//! ```text
+//!   payload ──▶ body            ┌────────┐ 2xx ──▶ done: the body is the result, its first bytes
+//!   lameduck-… in the headers   │ target │ 202 ──▶ deferred: the outcome will be told
+//!   signed, where there are     └────────┘ else ─▶ failed: the body's first bytes are in the error
+//!   secrets
+//! ```
+//!
+//! The target is the operator's: nothing that a submitter sends chooses where a job goes.
+//!
+//! | answer | the job | tried again |
+//! | --- | --- | --- |
+//! | 2xx | done: the body is the result, its first 64 KiB | |
+//! | 202 | deferred, for as long as `lameduck-deferred` says (`1800`, `30m`, at most `7d`), else an hour | when no outcome came by then |
+//! | 3xx | failed: redirects are not followed, the error says where it pointed | as below |
+//! | 410 | failed | never: dead |
+//! | another 4xx, 5xx | failed: the body's first 8 KiB are in the error | after its `Retry-After`, clamped by the queue; without one by the queue's backoff |
+//! | the connection breaks, or what comes is no HTTP | failed: the target may have done the work | by the queue's backoff |
+//! | no connection: refused, no such host, TLS, silence for 5 s | postponed | after 1 s, growing to 30 s |
+//! | the same, and for 5 min nobody got an answer | failed | by the queue's backoff |
+//!
+//! A 4xx is tried again though it blames the request: a rollout that goes wrong answers 404, 401 and 422 to
+//! jobs that nothing is wrong with, and a few wasted requests are cheaper than dead jobs. A target that knows
+//! better says 410. A `Retry-After` of 0, or in the past, counts for none: all attempts would be gone in
+//! milliseconds. The sizes and times are defaults.
+//!
+//! **Told to stop.** HTTP can't ask a target to come to an end. So a request that is on its way goes on until
+//! the job's time is over; then its connection is closed (over HTTP/2 its stream is reset) and the job is
+//! given back. A target that wants to know beforehand reads `lameduck-deadline`; one that can't have its work done
+//! twice at once fences it by `lameduck-claim`. A request of which nothing was sent is given back at once.
+//!
+//! **Long work.** A target that answers 202 keeps the claim, and ends the job by `POST
+//! /v1/jobs/{id}/outcome` with the header `Lameduck-Claim`. The job holds up neither a worker nor a drain meanwhile.
+//!
+//! Connections are kept and used again. `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` count as with other programs.
+
+use std::{sync::OnceLock, time::Duration};
+
+use async_trait::async_trait;
+use reqwest::{Client, RequestBuilder, Response, redirect};
+use rustls::pki_types::CertificateDer;
+use tokio_util::sync::CancellationToken;
+
+use super::{Context, Handler, Retry, Verdict};
+use crate::job::Job;
+
+mod answer;
+mod outage;
+mod payload;
+mod request;
+mod signature;
+mod target;
+mod trust;
+
+use outage::Outage;
+use payload::Begun;
+pub use signature::{InvalidSecret, Secret};
+pub use target::InvalidTarget;
+use target::Target;
+
+/// How much of an answer is kept as the result.
+const RESULT_LIMIT: usize = 64 << 10;
+/// How long a connection may take, TLS included.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long nobody may answer before attempts count. Longer than a rollout with an image to pull.
+const PATIENCE: Duration = Duration::from_secs(300);
+/// How long an unused connection is kept: shorter than the 5 s after which common servers (Node, uvicorn) close
+/// it, because a POST that meets their FIN is a failed attempt.
+const IDLE: Duration = Duration::from_secs(4);
+/// How often an HTTP/2 peer with open streams is asked whether it is there, and how long it may take.
+const PING: Duration = Duration::from_secs(20);
+/// How often a request is sent again at once that an HTTP/2 peer refused unread, as peers in a drain do.
+const RESENDS: usize = 2;
+
+/// A handler that posts to an HTTP endpoint.
+///
+/// ```
+/// use lameduck_jobs::handler::http::Http;
+///
+/// let resize = Http::new("http://resize.media.svc:8080/jobs")?
+///     .secrets(vec!["whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".parse()?]);
+/// # Ok::<_, Box<dyn std::error::Error>>(())
+/// ```
+#[derive(Debug)]
+pub struct Http {
+    target: Target,
+    secrets: Vec<Secret>,
+    roots: Vec<CertificateDer<'static>>,
+    result_limit: usize,
+    connect_timeout: Duration,
+    outage: Outage,
+    // Made with the first job, when nothing of the above changes any more.
+    client: OnceLock<Result<Client, String>>,
+}
+
+/// Why there is no answer.
+enum Unanswered {
+    /// Nothing reached the target.
+    NotSent(reqwest::Error),
+    /// The target may have the request, or part of it.
+    Broken(reqwest::Error),
+}
+
+/// How a client of ours knows who it talks to: by the system's certificate authorities where it has any, else by
+/// Mozilla's, which are compiled in; so also in an image that holds nothing but the program.
+///
+/// # Errors
+/// Where TLS itself can't be set up.
+pub fn client_tls() -> Result<rustls::ClientConfig, rustls::Error> {
+    trust::tls(&[])
+}
+
+// === impl Http ===
+
+impl Http {
+    /// Posts to this URL, of the scheme `http` or `https`. A user and a password in it are sent as basic
+    /// authentication.
+    ///
+    /// # Errors
+    /// Where it is no such URL.
+    pub fn new(url: &str) -> Result<Self, InvalidTarget> {
+        Ok(Self {
+            target: Target::parse(url)?,
+            secrets: Vec::new(),
+            roots: Vec::new(),
+            result_limit: RESULT_LIMIT,
+            connect_timeout: CONNECT_TIMEOUT,
+            outage: Outage::new(PATIENCE),
+            client: OnceLock::new(),
+        })
+    }
+
+    /// Signs each request with each of these, as Standard Webhooks say (default: none, not signed). Two of
+    /// them let the target change from one to the other without a moment in which nothing verifies.
+    pub fn secrets(mut self, secrets: Vec<Secret>) -> Self {
+        self.secrets = secrets;
+        self
+    }
+
+    /// Keeps so many bytes of an answer as the result (default: 64 KiB). What comes after them is read and
+    /// dropped as long as that is cheaper than a new connection.
+    pub fn result_limit(mut self, bytes: usize) -> Self {
+        self.result_limit = bytes;
+        self
+    }
+
+    /// Waits so long for a connection, TLS included (default: 5 s).
+    pub fn connect_timeout(mut self, timeout: Duration) -> Self {
+        self.connect_timeout = timeout;
+        self
+    }
+
+    /// For so long the target may be out of reach before attempts count (default: 5 min).
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.outage = Outage::new(patience);
+        self
+    }
+
+    /// Trusts these certificate authorities, too. Trusted anyway are those of the system (`SSL_CERT_FILE`,
+    /// `SSL_CERT_DIR`, else where distributions keep them); where it has none, as an image from scratch,
+    /// Mozilla's.
+    ///
+    /// # Errors
+    /// Where this is not PEM, or holds no certificate.
+    pub fn root_certificate_pem(mut self, pem: impl AsRef<[u8]>) -> Result<Self, InvalidTarget> {
+        self.roots.extend(trust::authorities(pem.as_ref())?);
+        Ok(self)
+    }
+
+    fn client(&self) -> Result<&Client, Verdict> {
+        let client = self.client.get_or_init(|| self.new_client());
+        client.as_ref().map_err(|error| Verdict::Failed {
+            error: format!("there is no HTTP client: {error}"),
+            retry: Retry::Backoff,
+        })
+    }
+
+    fn new_client(&self) -> Result<Client, String> {
+        let tls = trust::tls(&self.roots).map_err(|error| chain(&error))?;
+        let client = Client::builder()
+            .user_agent(concat!("lameduck/", env!("CARGO_PKG_VERSION")))
+            .redirect(redirect::Policy::none())
+            .connect_timeout(self.connect_timeout)
+            .pool_idle_timeout(IDLE)
+            .http2_keep_alive_interval(PING)
+            .http2_keep_alive_timeout(PING)
+            .tls_backend_preconfigured(tls);
+        client.build().map_err(|error| chain(&error))
+    }
+
+    /// Sends the request and reads its answer, however long that takes.
+    async fn exchange(
+        &self,
+        client: &Client,
+        job: &Job,
+        context: &Context,
+        begun: &Begun,
+    ) -> Verdict {
+        let mut refusals = 0;
+        loop {
+            let request = match self.request(client, job, context, begun) {
+                Ok(request) => request,
+                Err(verdict) => return verdict,
+            };
+            match send(request, begun).await {
+                Ok(response) => {
+                    self.outage.is_over();
+                    return answer::verdict(&self.target, response, self.result_limit).await;
+                }
+                Err(Unanswered::NotSent(error)) if refusals < RESENDS && was_refused(&error) => {
+                    refusals += 1;
+                }
+                Err(Unanswered::NotSent(error)) => return self.unreachable(&error),
+                Err(Unanswered::Broken(error)) => return self.broken(&error),
+            }
+        }
+    }
+
+    fn unreachable(&self, error: &reqwest::Error) -> Verdict {
+        let error = format!("{} can't be reached: {}", self.target, chain(error));
+        match self.outage.goes_on() {
+            Some(wait) => Verdict::Postponed { error, wait },
+            None => Verdict::Failed {
+                error,
+                retry: Retry::Backoff,
+            },
+        }
+    }
+
+    fn broken(&self, error: &reqwest::Error) -> Verdict {
+        Verdict::Failed {
+            error: format!(
+                "{} did not answer, and may have done the work: {}",
+                self.target,
+                chain(error)
+            ),
+            retry: Retry::Backoff,
+        }
+    }
+}
+
+#[async_trait]
+impl Handler for Http {
+    async fn run(&self, job: &Job, context: Context) -> Verdict {
+        if context.stop.is_cancelled() || context.cut.is_cancelled() {
+            return Verdict::Released;
+        }
+        let client = match self.client() {
+            Ok(client) => client,
+            Err(verdict) => return verdict,
+        };
+        let begun = Begun::new();
+        tokio::select! {
+            // In this order, so that an answer which is there counts.
+            biased;
+            verdict = self.exchange(client, job, &context, &begun) => verdict,
+            () = context.cut.cancelled() => Verdict::Released,
+            () = stopped_before(&begun, &context.stop) => Verdict::Released,
+        }
+    }
+}
+
+/// Returns when the run is told to stop before anything was sent; otherwise never.
+async fn stopped_before(begun: &Begun, stop: &CancellationToken) {
+    stop.cancelled().await;
+    if begun.is_set() {
+        std::future::pending().await
+    }
+}
+
+async fn send(request: RequestBuilder, begun: &Begun) -> Result<Response, Unanswered> {
+    // Without the URL, whose query may hold a token: errors are kept with the job.
+    request
+        .send()
+        .await
+        .map_err(|error| match error.without_url() {
+            error if error.is_connect() || was_refused(&error) || !begun.is_set() => {
+                Unanswered::NotSent(error)
+            }
+            error => Unanswered::Broken(error),
+        })
+}
+
+/// Whether an HTTP/2 peer says that it has not looked at the request: by REFUSED_STREAM, or by a GOAWAY
+/// whose last stream is an earlier one (RFC 9113, section 8.7).
+fn was_refused(error: &reqwest::Error) -> bool {
+    causes(error)
+        .filter_map(|cause| cause.downcast_ref::<h2::Error>())
+        .any(|error| match error.reason() {
+            Some(h2::Reason::NO_ERROR) => error.is_go_away() && error.is_remote(),
+            Some(h2::Reason::REFUSED_STREAM) => error.is_reset() && error.is_remote(),
+            _ => false,
+        })
+}
+
+/// An error and its causes, each once: some repeat their cause in their own words.
+fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = String::new();
+    for cause in causes(error).map(ToString::to_string) {
+        if text.is_empty() {
+            text = cause;
+        } else if !text.contains(&cause) {
+            text = format!("{text}: {cause}");
+        }
+    }
+    text
+}
+
+fn causes<'a>(
+    error: &'a (dyn std::error::Error + 'static),
+) -> impl Iterator<Item = &'a (dyn std::error::Error + 'static)> {
+    std::iter::successors(Some(error), |error| error.source())
+}

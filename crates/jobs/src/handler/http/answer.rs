@@ -1,0 +1,238 @@
+//! What an answer means for its job: the table of the module above, in code.
+
+use std::time::{Duration, SystemTime};
+
+use bytes::{Bytes, BytesMut};
+use jiff::{Span, SpanRelativeTo};
+use reqwest::{
+    Response, StatusCode,
+    header::{HeaderMap, HeaderName, LOCATION, RETRY_AFTER},
+};
+use tokio::time::timeout;
+
+use super::{Target, chain};
+use crate::handler::{Retry, Verdict};
+
+/// The longest wait that an answer can ask for: so long waits a job whose target forgot it.
+const LONGEST_WAIT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
+/// How long an outcome is waited for where the answer does not say.
+const DEFERRED: Duration = Duration::from_secs(60 * 60);
+/// How much of a failure's body is kept for people, and how long it is waited for.
+const ERROR_LIMIT: usize = 8 << 10;
+const ERROR_TIME: Duration = Duration::from_secs(5);
+/// What is read of a body that nobody wants, so that its connection can be used again. More of it costs more
+/// than a new connection does.
+const REST_LIMIT: usize = 1 << 20;
+const REST_TIME: Duration = Duration::from_secs(1);
+/// As much of a redirect's target as people can read.
+const LOCATION_LIMIT: usize = 300;
+
+/// What an answer whose head has come means. Only a success is read for as long as it takes.
+pub(super) async fn verdict(target: &Target, mut response: Response, limit: usize) -> Verdict {
+    let status = response.status();
+    if status == StatusCode::ACCEPTED {
+        let within = deferred(response.headers());
+        drop_rest(response);
+        return Verdict::Deferred { within };
+    }
+    if !status.is_success() {
+        return failed(target, response).await;
+    }
+    let (result, read) = first_bytes(&mut response, limit).await;
+    match read {
+        Ok(()) => {
+            drop_rest(response);
+            Verdict::Done { result }
+        }
+        Err(error) => Verdict::Failed {
+            error: format!(
+                "{target} answered {status}, and the connection broke before the answer was complete: {}",
+                chain(&error.without_url())
+            ),
+            retry: Retry::Backoff,
+        },
+    }
+}
+
+async fn failed(target: &Target, mut response: Response) -> Verdict {
+    let status = response.status();
+    let retry = match status {
+        StatusCode::GONE => Retry::Never,
+        _ => match retry_after(response.headers(), SystemTime::now()) {
+            Some(wait) => Retry::After(wait),
+            None => Retry::Backoff,
+        },
+    };
+    let mut error = format!("{target} answered {status}");
+    if status.is_redirection() {
+        let location = text(response.headers(), LOCATION).unwrap_or("nowhere");
+        let location: String = location.chars().take(LOCATION_LIMIT).collect();
+        error += &format!(
+            " and points to {location}; redirects are not followed: configure the URL that answers itself"
+        );
+    }
+    match said(&mut response).await {
+        text if text.is_empty() => {}
+        text => error += &format!(": {text}"),
+    }
+    drop_rest(response);
+    Verdict::Failed { error, retry }
+}
+
+/// The first bytes of a failure's body, for people, and for any database: PostgreSQL's text can't hold a NUL.
+async fn said(response: &mut Response) -> String {
+    let mut kept = BytesMut::new();
+    let read = timeout(ERROR_TIME, read_into(&mut kept, response, ERROR_LIMIT + 1)).await;
+    let cut = kept.len() > ERROR_LIMIT;
+    kept.truncate(ERROR_LIMIT);
+    let text = String::from_utf8_lossy(&kept).replace('\0', "\u{fffd}");
+    let text = text.trim();
+    match cut || !matches!(read, Ok(Ok(()))) {
+        true => format!("{text}…"),
+        false => text.to_owned(),
+    }
+}
+
+async fn first_bytes(response: &mut Response, limit: usize) -> (Bytes, reqwest::Result<()>) {
+    let mut kept = BytesMut::new();
+    let read = read_into(&mut kept, response, limit).await;
+    (kept.freeze(), read)
+}
+
+/// Reads to the body's end, or until so many bytes are there.
+async fn read_into(
+    kept: &mut BytesMut,
+    response: &mut Response,
+    limit: usize,
+) -> reqwest::Result<()> {
+    while kept.len() < limit {
+        let Some(chunk) = response.chunk().await? else {
+            break;
+        };
+        let room = limit - kept.len();
+        kept.extend_from_slice(&chunk[..chunk.len().min(room)]);
+    }
+    Ok(())
+}
+
+/// Reads on for a moment beside the worker, who knows enough.
+fn drop_rest(mut response: Response) {
+    tokio::spawn(timeout(REST_TIME, async move {
+        let mut read = 0;
+        while let Ok(Some(chunk)) = response.chunk().await
+            && read < REST_LIMIT
+        {
+            read += chunk.len();
+        }
+    }));
+}
+
+fn deferred(headers: &HeaderMap) -> Duration {
+    let asked = text(headers, HeaderName::from_static("lameduck-deferred"));
+    let within = asked.and_then(|asked| {
+        let within = duration(asked);
+        if within.is_none() {
+            tracing::warn!(
+                asked,
+                "the answer's lameduck-deferred is no duration, as in 1800 or 30m: it is taken for {DEFERRED:?}"
+            );
+        }
+        within
+    });
+    within.unwrap_or(DEFERRED).min(LONGEST_WAIT)
+}
+
+/// Seconds, or a duration as people write it; none that is nothing or less.
+fn duration(text: &str) -> Option<Duration> {
+    let duration = seconds(text).or_else(|| {
+        let span: Span = text.parse().ok()?;
+        let duration = span.to_duration(SpanRelativeTo::days_are_24_hours()).ok()?;
+        Duration::try_from(duration).ok()
+    });
+    duration.filter(|duration| !duration.is_zero())
+}
+
+/// How long to wait, where the answer says so: seconds, or a date (RFC 9110, section 10.2.3). Nothing, and a
+/// date in the past, count for none.
+fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
+    let text = text(headers, RETRY_AFTER)?;
+    let wait = seconds(text).or_else(|| {
+        let date = httpdate::parse_http_date(text).ok()?;
+        date.duration_since(now).ok()
+    });
+    wait.filter(|wait| !wait.is_zero())
+        .map(|wait| wait.min(LONGEST_WAIT))
+}
+
+/// A whole number of seconds; one that is larger than all numbers is the largest.
+fn seconds(text: &str) -> Option<Duration> {
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| Duration::from_secs(text.parse().unwrap_or(u64::MAX)))
+}
+
+fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
+    headers.get(name)?.to_str().ok().map(str::trim)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn retried(value: &str) -> Option<Duration> {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(784_111_777);
+        let headers = HeaderMap::from_iter([(RETRY_AFTER, value.parse().unwrap())]);
+        retry_after(&headers, now)
+    }
+
+    fn waits(value: &str) -> Duration {
+        let name = HeaderName::from_static("lameduck-deferred");
+        deferred(&HeaderMap::from_iter([(name, value.parse().unwrap())]))
+    }
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        assert_eq!(retried("17"), seconds(17));
+        assert_eq!(retried(" 17 "), seconds(17));
+        // 784,111,777 is 08:49:37.
+        assert_eq!(retried("Sun, 06 Nov 1994 08:50:07 GMT"), seconds(30));
+        assert_eq!(retried("Sunday, 06-Nov-94 08:50:07 GMT"), seconds(30));
+    }
+
+    #[test]
+    fn an_absurd_retry_after_is_none_or_the_longest() {
+        for absurd in [
+            "",
+            "0",
+            "-5",
+            "+5",
+            "1.5",
+            "soon",
+            "1e9",
+            "Sun, 06 Nov 1994 08:49:36 GMT",
+        ] {
+            assert_eq!(retried(absurd), None, "{absurd}");
+        }
+        for long in [
+            "99999999999999999999999",
+            "18446744073709551615",
+            "Fri, 31 Dec 9999 23:59:59 GMT",
+        ] {
+            assert_eq!(retried(long), Some(LONGEST_WAIT), "{long}");
+        }
+    }
+
+    #[test]
+    fn deferred_is_seconds_or_as_people_write_it() {
+        assert_eq!(waits("1800"), Duration::from_secs(1800));
+        assert_eq!(waits("30m"), Duration::from_secs(1800));
+        assert_eq!(waits("1h 30m"), Duration::from_secs(5400));
+        assert_eq!(waits("2d"), Duration::from_secs(172_800));
+        assert_eq!(waits("30d"), LONGEST_WAIT);
+        assert_eq!(waits("99999999999999999999"), LONGEST_WAIT);
+        for absurd in ["", "0", "0s", "-5", "-5m", "1 month", "a while"] {
+            assert_eq!(waits(absurd), DEFERRED, "{absurd}");
+        }
+        assert_eq!(deferred(&HeaderMap::new()), DEFERRED);
+    }
+}

@@ -1,0 +1,244 @@
+//! What this room exports of its queues, beside the ledger's totals. One set of families for all pools of a
+//! program, every known series at 0 from the start.
+//!
+//! ```text
+//!   could run ───── wait ─────▶ reserved ─── begun ─────── run ─────── ended ───▶ outcome is durable
+//!                               └──────────── a worker is busy with it ──────────────────┘
+//! ```
+//!
+//! | metric | says |
+//! | --- | --- |
+//! | `lameduck_job_wait_seconds{queue}` | from when a job could run until it was reserved |
+//! | `lameduck_job_run_seconds{queue,outcome}` | runs that ended by themselves |
+//! | `lameduck_job_outcomes_total{queue,outcome}` | what became of reservations, one of the words of [`Ending`] each |
+//! | `lameduck_job_timeouts_total{queue}` | runs that were told to stop because their time was over |
+//! | `lameduck_stale_outcomes_total{queue}` | outcomes that came too late: somebody else owned the job |
+//! | `lameduck_reserves_after_drain_total{queue}` | a broken promise |
+//! | `lameduck_queue_jobs{queue,state}` … | what the engine says, see [`look`] |
+//! | `lameduck_workers_needed{queue}` | capacity is arithmetic, see [`demand`] |
+//! | `lameduck_job_grace_needed_seconds{queue}`, `lameduck_grace_configured_seconds` | whether runs are longer than a drain lets them be |
+//!
+//! What was given back by process id at the hard deadline has no outcome here: its handler had not ended. The
+//! report has it, and `lameduck_jobs_released_total{pool="process"}`.
+
+use std::{
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use jiff::Timestamp;
+use prometheus::{Gauge, Histogram, IntCounter, IntGauge};
+use tokio::time::Instant;
+
+use self::{demand::Tally, families::Families};
+use super::{
+    job::{AfterFailure, Job, Outcome, QueueName, QueueStats},
+    workers::Pool,
+};
+use lameduck_lifecycle::{Drain, Moment, Work};
+
+mod demand;
+mod families;
+pub(super) mod look;
+
+/// What became of a reservation: exactly one of these, so that they add up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Ending {
+    /// Done.
+    Completed,
+    /// The attempt counts, and there will be another.
+    Failed,
+    /// The attempt counts, and was the last.
+    Dead,
+    /// Given back, its handler ended.
+    Released,
+    /// Could not be begun.
+    Postponed,
+    /// Goes on outside of this process.
+    Deferred,
+    /// Somebody wanted it to end, and it did not complete.
+    Cancelled,
+}
+
+/// The metrics of one pool, every series made beforehand.
+pub(super) struct Meter {
+    queue: QueueName,
+    workers: usize,
+    window: Duration,
+    work: Arc<Work>,
+    wait: Histogram,
+    completed: Histogram,
+    failed: Histogram,
+    outcomes: [IntCounter; Ending::ALL.len()],
+    timeouts: IntCounter,
+    stale: IntCounter,
+    after_drain: IntCounter,
+    busy: IntGauge,
+    needed: Gauge,
+    grace: Gauge,
+    tally: Mutex<Tally>,
+}
+
+/// A worker is busy with a job while this lives: from its reservation until its outcome is durable.
+#[must_use = "the worker counts as busy while this lives"]
+pub(super) struct Busy {
+    meter: Arc<Meter>,
+    since: Instant,
+    ran: Option<Duration>,
+    cancelled: bool,
+}
+
+// === impl Ending ===
+
+impl Ending {
+    const ALL: [Self; 7] = [
+        Self::Completed,
+        Self::Failed,
+        Self::Dead,
+        Self::Released,
+        Self::Postponed,
+        Self::Deferred,
+        Self::Cancelled,
+    ];
+
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Dead => "dead",
+            Self::Released => "released",
+            Self::Postponed => "postponed",
+            Self::Deferred => "deferred",
+            Self::Cancelled => "cancelled",
+        }
+    }
+
+    /// What the engine makes of an outcome; of a job that was cancelled while it ran, only a good end counts.
+    fn of(outcome: &Outcome, cancelled: bool) -> Self {
+        match outcome {
+            Outcome::Completed { .. } => Self::Completed,
+            _ if cancelled => Self::Cancelled,
+            Outcome::Failed {
+                then: AfterFailure::Dead,
+                ..
+            } => Self::Dead,
+            Outcome::Failed { .. } => Self::Failed,
+            Outcome::Released => Self::Released,
+            Outcome::Postponed { .. } => Self::Postponed,
+            Outcome::Deferred { .. } => Self::Deferred,
+        }
+    }
+}
+
+// === impl Meter ===
+
+impl Meter {
+    /// The meter of a pool, whose jobs this gauge counts.
+    pub(super) fn new(drain: &Drain, pool: &Pool, work: Arc<Work>) -> Arc<Self> {
+        let families = Families::of(drain);
+        let queue = &[pool.queue.as_str()];
+        let outcome = |ending: Ending| [pool.queue.as_str(), ending.as_str()];
+        families.show(&QueueStats::empty(pool.queue.clone()), Timestamp::now());
+        let size = families.workers.with_label_values(queue);
+        size.add(i64::try_from(pool.workers).unwrap_or(i64::MAX));
+        Arc::new(Self {
+            queue: pool.queue.clone(),
+            workers: pool.workers,
+            window: pool.demand_window,
+            work,
+            wait: families.wait.with_label_values(queue),
+            completed: families.run.with_label_values(&outcome(Ending::Completed)),
+            failed: families.run.with_label_values(&outcome(Ending::Failed)),
+            outcomes: Ending::ALL.map(|e| families.outcomes.with_label_values(&outcome(e))),
+            timeouts: families.timeouts.with_label_values(queue),
+            stale: families.stale.with_label_values(queue),
+            after_drain: families.after_drain.with_label_values(queue),
+            busy: families.busy.with_label_values(queue),
+            needed: families.needed.with_label_values(queue),
+            grace: families.grace.with_label_values(queue),
+            tally: Mutex::new(Tally::new(Instant::now())),
+        })
+    }
+
+    /// The gauge that the drain waits for.
+    pub(super) fn work(&self) -> &Arc<Work> {
+        &self.work
+    }
+
+    /// A reserve is sent in this instant. Whoever sends it has looked for T0; that nobody forgets to is what is
+    /// counted here.
+    pub(super) fn reserve_sent(&self, drain: &Drain) {
+        if drain.has(Moment::Began) {
+            self.after_drain.inc();
+            tracing::error!(queue = %self.queue, "a reserve was sent after the drain had begun");
+        }
+    }
+
+    /// A worker has got this job.
+    pub(super) fn reserved(self: &Arc<Self>, job: &Job) -> Busy {
+        let waited = Timestamp::now().duration_since(job.run_at).as_secs_f64();
+        // The database's clock may be another one.
+        self.wait.observe(waited.max(0.0));
+        let since = Instant::now();
+        self.with_tally(|tally| tally.begin(since));
+        self.busy.inc();
+        Busy {
+            meter: self.clone(),
+            since,
+            ran: None,
+            cancelled: false,
+        }
+    }
+
+    /// An outcome was dropped.
+    pub(super) fn stale(&self) {
+        self.stale.inc();
+    }
+
+    fn with_tally<T>(&self, look: impl FnOnce(&mut Tally) -> T) -> T {
+        look(&mut self.tally.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+// === impl Busy ===
+
+impl Busy {
+    /// The run has come to an end: after so long, where it was begun; told to stop because its time was over;
+    /// or because somebody wanted it to end.
+    pub(super) fn ended(&mut self, took: Option<Duration>, timed_out: bool, cancelled: bool) {
+        self.ran = took;
+        self.cancelled = cancelled;
+        if timed_out {
+            self.meter.timeouts.inc();
+        }
+    }
+
+    /// The word for an outcome of this run.
+    pub(super) fn ending(&self, outcome: &Outcome) -> Ending {
+        Ending::of(outcome, self.cancelled)
+    }
+
+    /// Its outcome is durable.
+    pub(super) fn settled(&self, ending: Ending) {
+        self.meter.outcomes[ending as usize].inc();
+        let runs = match ending {
+            Ending::Completed => &self.meter.completed,
+            Ending::Failed | Ending::Dead => &self.meter.failed,
+            // What was cut short, or not even begun, says nothing about how long a job takes.
+            _ => return,
+        };
+        if let Some(ran) = self.ran {
+            runs.observe(ran.as_secs_f64());
+        }
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let since = self.since;
+        self.meter
+            .with_tally(|tally| tally.end(since, Instant::now()));
+        self.meter.busy.dec();
+    }
+}

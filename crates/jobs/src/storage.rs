@@ -1,0 +1,153 @@
+//! Whether the queue's storage answers, and what readiness makes of it.
+//!
+//! ```text
+//!   asked every second
+//!   ready ─── no answer for 5 s ──▶ not ready: clients are sent to whoever has a storage that answers
+//!     ▲                                  │
+//!     └──────── answers for 3 s ─────────┘
+//! ```
+//!
+//! Two figures and not one, so that a storage that comes and goes does not take the process in and out of its
+//! Services with it. Five seconds, because what a failover of PostgreSQL or a hiccup of a disk takes is bridged by
+//! the requests themselves: they wait, or are answered with 503 and `Retry-After`. Three, because a server that
+//! has just come back is at once asked by everybody who waited.
+//!
+//! Liveness never follows: a restart repairs no database, and costs every running job its work.
+
+use std::{sync::Arc, time::Duration};
+
+use prometheus::IntGauge;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::engine::{Engine, EngineError};
+use lameduck_lifecycle::{BoxError, Drain};
+
+/// Between two questions.
+const EVERY: Duration = Duration::from_secs(1);
+
+/// How long an answer may take. One that comes later is none.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// For how long it has to be silent before readiness fails.
+const SILENT: Duration = Duration::from_secs(5);
+
+/// For how long it has to answer before readiness passes again.
+const STEADY: Duration = Duration::from_secs(3);
+
+/// What the answers so far come to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Verdict {
+    passing: bool,
+    /// Since when the answers say the opposite.
+    doubted: Option<Instant>,
+}
+
+/// Asks for as long as the process lives, and lets readiness follow.
+pub(super) async fn watch(engine: Arc<dyn Engine>, drain: Drain) -> Result<(), BoxError> {
+    let check = drain.readiness_check("storage");
+    let answers = IntGauge::new(
+        "lameduck_storage_answers",
+        "1 while the queue's storage answers, as of the last second or two.",
+    )?;
+    drain.registry().register(Box::new(answers.clone()))?;
+    answers.set(1);
+    let mut verdict = Verdict::PASSING;
+    loop {
+        let asked = Instant::now();
+        let answer = match timeout(PATIENCE, engine.ping()).await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(EngineError::Closed)) => return Ok(()),
+            Ok(Err(error)) => Err(error.to_string()),
+            Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
+        };
+        answers.set(i64::from(answer.is_ok()));
+        let now = Instant::now();
+        // A silence began when the question was put that nobody answered.
+        let since = if answer.is_ok() { now } else { asked };
+        verdict = verdict.told(answer.is_ok(), since, now);
+        match answer {
+            _ if verdict.passing => check.pass(),
+            Err(why) => check.fail(why),
+            // Not for long enough yet: it fails for the reason that was given.
+            Ok(()) => {}
+        }
+        sleep_until(asked + EVERY).await;
+    }
+}
+
+// === impl Verdict ===
+
+impl Verdict {
+    const PASSING: Self = Self {
+        passing: true,
+        doubted: None,
+    };
+
+    /// Another answer, or none: what it says holds since then, as far as is known now.
+    fn told(self, answers: bool, since: Instant, now: Instant) -> Self {
+        if answers == self.passing {
+            return Self {
+                doubted: None,
+                ..self
+            };
+        }
+        let since = self.doubted.unwrap_or(since);
+        let enough = if self.passing { SILENT } else { STEADY };
+        match now.saturating_duration_since(since) >= enough {
+            true => Self {
+                passing: answers,
+                doubted: None,
+            },
+            false => Self {
+                doubted: Some(since),
+                ..self
+            },
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What readiness says after each of these seconds: `+` for an answer, `-` for none.
+    fn told(seconds: &str) -> String {
+        let begin = Instant::now();
+        let mut verdict = Verdict::PASSING;
+        let said = (0..).zip(seconds.chars()).map(|(second, answer)| {
+            let now = begin + EVERY * second;
+            verdict = verdict.told(answer == '+', now, now);
+            if verdict.passing { '+' } else { '-' }
+        });
+        said.collect()
+    }
+
+    #[test]
+    fn a_short_silence_is_bridged_and_a_long_one_is_not() {
+        assert_eq!(told("+----+++"), "++++++++");
+        assert_eq!(told("+-----++"), "++++++++");
+        assert_eq!(told("+------+"), "++++++--");
+    }
+
+    #[test]
+    fn who_has_failed_has_to_answer_for_a_while() {
+        assert_eq!(told("------+++++"), "+++++----++");
+        assert_eq!(told("------+++-+++-++++"), "+++++------------+");
+    }
+
+    #[test]
+    fn a_storage_that_comes_and_goes_takes_nobody_in_and_out() {
+        assert_eq!(told("+---+----+---+"), "++++++++++++++");
+        assert_eq!(told("------+--++-+-"), "+++++---------");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_question_that_hangs_counts_from_when_it_was_put() {
+        let asked = Instant::now();
+        let now = asked + PATIENCE;
+
+        let verdict = Verdict::PASSING.told(false, asked, now);
+
+        assert_eq!(verdict.doubted, Some(asked));
+    }
+}

@@ -1,0 +1,394 @@
+//! Workers: take jobs from the engine, hand each to its handler, write its outcome.
+//!
+//! ```text
+//!            T0                                soft deadline        hard deadline      teardown
+//!  reserve ──┤ none is sent; what one in flight │ Context::stop       │ Context::cut     │ what is still held is
+//!            │ brings is given back at once     │                     │                  │ given back by process id
+//!  running ──┴─ goes on, outcomes are written ──┴─────────────────────┴──────────────────┤
+//! ```
+//!
+//! A job is counted from *before* its reservation is sent until its outcome is durable. So there is no
+//! instant in which the conductor could believe that nothing is held while something is.
+//!
+//! `pool.rs` reserves, `run.rs` sees to one run and its end, `outcome.rs` writes what became of it.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use tokio::{
+    sync::{RwLock, broadcast},
+    time::{Instant, sleep, timeout, timeout_at},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{
+    engine::{Engine, EngineError, Event},
+    handler::Handler,
+    job::{JobId, Order, ProcessId, QueueName},
+    ledger::LastWord,
+    ledger_metrics,
+    metrics::{Meter, look},
+    storage,
+};
+use lameduck_lifecycle::{BoxError, Drain, Lifecycle, Moment, PoolGuard, Work};
+
+mod outcome;
+mod pool;
+mod run;
+
+pub use outcome::Backoff;
+use pool::Worker;
+
+/// How long after this process' deadline a job may run elsewhere whose handler has not provably ended.
+const UNENDED_DELAY: Duration = Duration::from_secs(1);
+
+/// How often this process looks whether somebody wants a job of its own to end, because events are hints.
+const LOOK_FOR_CANCELLED: Duration = Duration::from_secs(1);
+
+/// Between two attempts at what the storage could not do, doubled each time. Never long: it may be back just before
+/// the deadline.
+const AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(250));
+
+/// How often to say that it still fails.
+const TELL_AGAIN: Duration = Duration::from_secs(10);
+
+/// How often there is housekeeping; what was deferred may be overdue for so long.
+const HOUSEKEEPING: Duration = Duration::from_secs(5);
+
+/// Workers for one queue.
+#[derive(Clone)]
+#[non_exhaustive]
+pub struct Pool {
+    /// Where jobs come from.
+    pub queue: QueueName,
+    /// How many run at once.
+    pub workers: usize,
+    /// Who does the work.
+    pub handler: Arc<dyn Handler>,
+    /// Which job is the next.
+    pub order: Order,
+    /// How long a run may take where the submitter did not say. Then its handler is told to stop, and after
+    /// the stop notice of the drain's settings its time is over; the attempt has failed. Default 10 min.
+    pub timeout: Duration,
+    /// How long a failed job waits.
+    pub backoff: Backoff,
+    /// Over how long what arrives is compared with what the workers can do. They are complained of when they
+    /// have been too few for a fifth of it. Default 5 min.
+    pub demand_window: Duration,
+}
+
+/// What all pools of a process share.
+struct Shared {
+    engine: Arc<dyn Engine>,
+    drain: Drain,
+    /// Between being told to stop and being over.
+    stop_notice: Duration,
+    /// Jobs that are held, over all pools.
+    running: TaskTracker,
+    /// Those of them whose handlers have ended, and whose outcomes are on their way.
+    writing: TaskTracker,
+    /// Whoever runs has it; a suspect has it alone. Fair, so that a suspect waits for those who run and not
+    /// for those who come.
+    floor: Arc<RwLock<()>>,
+    /// By which each of them can be told that somebody wants it to end.
+    cancels: Mutex<HashMap<JobId, Cancel>>,
+}
+
+/// How a run is told to end before its time.
+#[derive(Clone)]
+struct Cancel {
+    /// Which process run the job belongs to.
+    process: ProcessId,
+    asked: CancellationToken,
+}
+
+struct Workers {
+    shared: Arc<Shared>,
+    _open: PoolGuard,
+}
+
+impl Lifecycle {
+    /// Runs workers over an engine, sees to its housekeeping, keeps the drain ledger in it, and exports what
+    /// the ledger says. Readiness follows whether the engine's storage answers, by a check named `storage`: not
+    /// ready after 5 s of silence, ready again after 3 s of answers.
+    ///
+    /// In a drain no job is reserved any more; those that run are finished, or given back at the hard
+    /// deadline, attempt not counted. Who wants a job to end is heard until then.
+    pub fn workers(self, engine: Arc<dyn Engine>, pools: Vec<Pool>) -> Self {
+        let drain = self.drain().clone();
+        let meters: Vec<_> = pools
+            .iter()
+            .map(|pool| Meter::new(&drain, pool, drain.work(pool.queue.as_str())))
+            .collect();
+        let everything = drain.work("process");
+        let workers = Workers {
+            shared: Arc::new(Shared {
+                engine: engine.clone(),
+                drain: drain.clone(),
+                stop_notice: self.drain_settings().stop_notice,
+                running: TaskTracker::new(),
+                writing: TaskTracker::new(),
+                floor: Arc::default(),
+                cancels: Mutex::default(),
+            }),
+            _open: everything.pool(),
+        };
+        let cancels = workers.shared.clone().follow_cancellations();
+        let storage = storage::watch(engine.clone(), drain.clone());
+        let ledger = engine.clone();
+        let totals = ledger_metrics::export(engine.clone(), drain.clone());
+        let settings = self.drain_settings().clone();
+        let figures = look::now_and_then(engine.clone(), drain, settings, meters.clone());
+        self.service("workers", workers.run(pools, meters, everything))
+            .background("cancellations", cancels)
+            .background("storage", storage)
+            .background("housekeeping", keep_house(engine))
+            .background("drain ledger", totals)
+            .background("queue figures", figures)
+            .on_report("drain ledger", move |report| async move {
+                let last = LastWord {
+                    drain_id: report.drain_id.clone(),
+                    cause: report.cause.as_str().to_owned(),
+                    outcome: report.outcome.as_str().to_owned(),
+                    seconds: report.seconds,
+                    figures: report.figures(),
+                    report: serde_json::to_string(&*report)?,
+                };
+                ledger.close_drain(&last).await?;
+                Ok::<_, BoxError>(())
+            })
+    }
+}
+
+// === impl Pool ===
+
+impl Pool {
+    /// Twenty workers for a queue, the rest by default.
+    pub fn new(queue: QueueName, handler: Arc<dyn Handler>) -> Self {
+        Self {
+            queue,
+            workers: 20,
+            handler,
+            order: Order::default(),
+            timeout: Duration::from_secs(600),
+            backoff: Backoff::default(),
+            demand_window: Duration::from_secs(300),
+        }
+    }
+}
+
+// === impl Workers ===
+
+impl Workers {
+    async fn run(
+        self,
+        pools: Vec<Pool>,
+        meters: Vec<Arc<Meter>>,
+        everything: Arc<Work>,
+    ) -> Result<(), BoxError> {
+        let reserving = TaskTracker::new();
+        for (pool, meter) in pools.into_iter().zip(meters) {
+            let worker = Worker::new(self.shared.clone(), pool, meter);
+            reserving.spawn(Arc::new(worker).reserve_until_t0());
+        }
+        let drain = &self.shared.drain;
+        drain.reached(Moment::Began).await;
+        tokio::select! {
+            // First, so that even the shortest drain is marked.
+            biased;
+            () = self.mark_drain() => {}
+            () = drain.reached(Moment::GiveBack) => {}
+        }
+        self.give_back(&everything).await;
+        Ok(())
+    }
+
+    /// Marks T0 in the ledger, and again whenever more is known of the cause: who is killed can't tell later.
+    async fn mark_drain(&self) {
+        let mut causes = self.shared.drain.causes();
+        loop {
+            let cause = causes.borrow_and_update().unwrap_or_default();
+            let marked = self.shared.engine.mark_drain(
+                self.shared.drain.id(),
+                cause.as_str(),
+                self.since_t0(),
+            );
+            if let Err(error) = marked.await {
+                tracing::warn!(%error, "the drain's begin is not in the ledger");
+            }
+            if causes.changed().await.is_err() {
+                return;
+            }
+        }
+    }
+
+    fn since_t0(&self) -> Duration {
+        let plan = self.shared.drain.plan();
+        plan.map_or(Duration::ZERO, |plan| plan.t0.elapsed())
+    }
+
+    /// Gives back, by process id, whatever is still held.
+    async fn give_back(&self, work: &Work) {
+        let Some(plan) = self.shared.drain.plan() else {
+            return;
+        };
+        self.shared.let_outcomes_land(plan.teardown_end).await;
+        // Only what has provably ended may run elsewhere at once.
+        let delay = if self.shared.handlers_have_ended() {
+            Duration::ZERO
+        } else {
+            plan.deadline.saturating_duration_since(Instant::now()) + UNENDED_DELAY
+        };
+        let give_back = retry("give back", || self.shared.engine.release_held(delay));
+        match timeout_at(plan.teardown_end, give_back).await {
+            Ok(Some(Done { answer: ids, .. })) => {
+                for id in ids {
+                    tracing::warn!(job = %id, delay = delay.as_secs_f64(), "job given back by process id");
+                    for pool in self.shared.drain.all_work() {
+                        pool.no_longer_held(&id.to_string());
+                    }
+                    work.released(id.to_string());
+                }
+            }
+            Ok(None) | Err(_) => {
+                tracing::error!("jobs could not be given back; their lease will free them");
+            }
+        }
+    }
+}
+
+// === impl Shared ===
+
+impl Shared {
+    /// Passes on that somebody wants a job to end, or has it by now, until the process does.
+    async fn follow_cancellations(self: Arc<Self>) -> Result<(), BoxError> {
+        let mut events = self.engine.events();
+        loop {
+            let heard = async {
+                loop {
+                    match events.recv().await {
+                        Ok(Event::CancelRequested(_))
+                        | Err(broadcast::error::RecvError::Lagged(_)) => return,
+                        Ok(_) => {}
+                        Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+                    }
+                }
+            };
+            tokio::select! {
+                () = heard => {}
+                () = sleep(LOOK_FOR_CANCELLED) => {}
+            }
+            if self.is_idle() {
+                continue;
+            }
+            self.give_up_what_is_lost();
+            match self.engine.cancel_requests().await {
+                Ok(asked) => asked.iter().for_each(|id| self.cancel(*id)),
+                Err(EngineError::Closed) => return Ok(()),
+                Err(error) => tracing::warn!(%error, "cannot look for jobs to cancel"),
+            }
+        }
+    }
+
+    /// This process was taken for dead. What it ran before runs elsewhere by now, or soon: its outcome would be
+    /// dropped, and each second more is one in which the work is done twice.
+    fn give_up_what_is_lost(&self) {
+        let process = self.engine.process();
+        for (job, cancel) in self.cancels().iter() {
+            if cancel.process != process && !cancel.asked.is_cancelled() {
+                tracing::warn!(%job, "told to stop: the job belongs to somebody else by now");
+                cancel.asked.cancel();
+            }
+        }
+    }
+
+    /// Work that is done must not be given back as if it were not: a storage that has been away gets the outcomes
+    /// first. But not for longer than half of what is left, since what runs still has to be given back.
+    async fn let_outcomes_land(&self, end: Instant) {
+        let half = end.saturating_duration_since(Instant::now()) / 2;
+        self.writing.close();
+        let _ = timeout(half, self.writing.wait()).await;
+    }
+
+    fn handlers_have_ended(&self) -> bool {
+        self.running.len() <= self.writing.len()
+    }
+
+    fn is_idle(&self) -> bool {
+        self.cancels().is_empty()
+    }
+
+    fn cancel(&self, id: JobId) {
+        if let Some(cancel) = self.cancels().get(&id) {
+            cancel.asked.cancel();
+        }
+    }
+
+    fn cancels(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, Cancel>> {
+        self.cancels.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Housekeeping, a piece at a time, so that it holds up nobody.
+async fn keep_house(engine: Arc<dyn Engine>) -> Result<(), BoxError> {
+    loop {
+        let more = match engine.maintain().await {
+            Ok(done) => done.more,
+            Err(EngineError::Closed) => return Ok(()),
+            Err(error) => {
+                tracing::warn!(%error, "housekeeping failed; the queue grows until it works again");
+                false
+            }
+        };
+        if !more {
+            sleep(HOUSEKEEPING).await;
+        }
+    }
+}
+
+/// What came of something that was tried until the storage did it.
+struct Done<T> {
+    answer: T,
+    /// It failed before, and may have been done all the same.
+    again: bool,
+}
+
+/// Repeats what the storage could not do; `None` once it is closed.
+async fn retry<T, F, Fut>(what: &str, mut attempt: F) -> Option<Done<T>>
+where
+    F: FnMut() -> Fut,
+    Fut: Future<Output = Result<T, EngineError>>,
+{
+    let mut wait = AGAIN.0;
+    let mut told: Option<Instant> = None;
+    loop {
+        match attempt().await {
+            Ok(answer) => {
+                let again = told.is_some();
+                return Some(Done { answer, again });
+            }
+            Err(EngineError::Closed) => return None,
+            Err(error) => {
+                if told.is_none_or(|told| told.elapsed() >= TELL_AGAIN) {
+                    told = Some(Instant::now());
+                    tracing::warn!(%error, what, "the storage failed; trying again until it works");
+                }
+            }
+        }
+        sleep(wait).await;
+        wait = (wait * 2).min(AGAIN.1);
+    }
+}
+
+impl fmt::Debug for Pool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Pool")
+            .field("queue", &self.queue)
+            .field("workers", &self.workers)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,171 @@
+//! From a run's end to a durable outcome.
+
+use std::{sync::Arc, time::Duration};
+
+use jiff::Timestamp;
+
+use super::{Done, pool::Worker, retry, run::Ended};
+use crate::{ handler::{Retry, Verdict}, job::{AfterFailure, Claim, Job, JobId, Outcome, Settled, Settlement, State}, metrics::{Busy, Ending}, };
+use lameduck_lifecycle::Moment;
+
+/// Exponential backoff with jitter.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Backoff {
+    /// After the first failure. Default 1 s.
+    pub first: Duration,
+    /// At the most; what a handler asks for is clamped to it, too. Default 5 min.
+    pub max: Duration,
+}
+
+// === impl Worker ===
+
+impl Worker {
+    /// What a run's end means for its job.
+    pub(super) fn judge(&self, job: &Job, ended: Ended) -> Outcome {
+        let Ended {
+            verdict, timed_out, ..
+        } = ended;
+        match verdict {
+            Verdict::Done { result } => Outcome::Completed { result },
+            Verdict::Released if !timed_out => Outcome::Released,
+            Verdict::Released => self.failed(job, self.timed_out(job), Retry::Backoff),
+            Verdict::Failed { error, retry } if timed_out => {
+                let error = format!("{}: {error}", self.timed_out(job));
+                self.failed(job, error, retry)
+            }
+            Verdict::Failed { error, retry } => self.failed(job, error, retry),
+            Verdict::Postponed { error, wait } => {
+                let wait = wait.min(self.pool.backoff.max);
+                tracing::warn!(
+                    job = %job.id, queue = %job.queue, error, retry_seconds = wait.as_secs_f64(),
+                    "job could not be begun"
+                );
+                let until = Timestamp::now() + wait;
+                Outcome::Postponed { error, until }
+            }
+            Verdict::Deferred { within } => Outcome::Deferred {
+                until: Timestamp::now()
+                    .saturating_add(within)
+                    .unwrap_or(Timestamp::MAX),
+            },
+        }
+    }
+
+    fn failed(&self, job: &Job, error: String, retry: Retry) -> Outcome {
+        let then = self
+            .pool
+            .backoff
+            .after_failure(job.attempt, job.max_attempts, retry);
+        tracing::warn!(
+            job = %job.id, queue = %job.queue, attempt = job.attempt, error,
+            dead = then == AfterFailure::Dead, "job failed"
+        );
+        Outcome::Failed { error, then }
+    }
+
+    fn timed_out(&self, job: &Job) -> String {
+        let timeout = job.timeout.unwrap_or(self.pool.timeout);
+        format!("it ran longer than its timeout of {timeout:?}")
+    }
+
+    /// Writes an outcome, again and again until it lands or the deadline comes.
+    pub(super) async fn settle(&self, claim: Claim, outcome: Outcome, busy: &Busy) {
+        let job = claim.job();
+        let released = outcome == Outcome::Released;
+        let failed = matches!(outcome, Outcome::Failed { .. });
+        let completed = matches!(outcome, Outcome::Completed { .. });
+        let ending = busy.ending(&outcome);
+        let settlement = Arc::new(vec![claim.settle(outcome)]);
+        let settled = match self.write(&settlement).await {
+            // Nobody wrote it before us under this claim, but whoever has the claim by the API.
+            Some(Done {
+                answer: Settled::Repeated,
+                again: false,
+            }) => return self.ended_elsewhere(job, busy).await,
+            Some(done) => Some(done.answer),
+            None => None,
+        };
+        if let Some(Settled::Written | Settled::Repeated) = settled {
+            busy.settled(ending);
+        }
+        match settled {
+            Some(Settled::Written | Settled::Repeated) if released => {
+                self.work.released(job.to_string());
+            }
+            Some(Settled::Written | Settled::Repeated) if failed => self.work.failed(),
+            Some(Settled::Written | Settled::Repeated) if completed => self.work.finished(),
+            Some(Settled::Written | Settled::Repeated) => {}
+            Some(Settled::Stale) => {
+                self.meter.stale();
+                tracing::warn!(job = %job, "the job belongs to somebody else by now; outcome dropped");
+            }
+            None => self.work.left_behind(job.to_string()),
+        }
+    }
+
+    /// The job's outcome came by its claim, from outside, while its handler still ran.
+    async fn ended_elsewhere(&self, job: JobId, busy: &Busy) {
+        tracing::info!(%job, "its outcome had come from outside before its handler ended");
+        let completed = self.shared.engine.job(job).await;
+        match completed.map(|job| job.map(|job| job.state)) {
+            Ok(Some(State::Completed)) => {
+                busy.settled(Ending::Completed);
+                self.work.finished();
+            }
+            _ => {
+                busy.settled(Ending::Failed);
+                self.work.failed();
+            }
+        }
+    }
+
+    async fn write(&self, settlement: &Arc<Vec<Settlement>>) -> Option<Done<Settled>> {
+        let landed = retry("write an outcome", || self.shared.engine.settle(settlement));
+        let given_up = async {
+            self.shared.drain.reached(Moment::GiveBack).await;
+            match self.shared.drain.plan() {
+                Some(plan) => tokio::time::sleep_until(plan.teardown_end).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            landed = landed => landed.and_then(|Done { answer, again }| {
+                let answer = answer.first().copied()?;
+                Some(Done { answer, again })
+            }),
+            () = given_up => None,
+        }
+    }
+}
+
+// === impl Backoff ===
+
+impl Backoff {
+    /// What follows the failure of this attempt.
+    pub fn after_failure(&self, attempt: u32, max_attempts: u32, retry: Retry) -> AfterFailure {
+        let wait = match retry {
+            Retry::Never => return AfterFailure::Dead,
+            _ if attempt >= max_attempts => return AfterFailure::Dead,
+            Retry::Backoff => self.after(attempt),
+            Retry::After(wait) => wait.min(self.max),
+        };
+        AfterFailure::RetryAt(Timestamp::now() + wait)
+    }
+
+    /// How long after the failure of this attempt, the first being 1: doubled each time, and between half
+    /// and the whole of that, so that what failed together does not come back together.
+    fn after(&self, attempt: u32) -> Duration {
+        let doubled = 2u32.saturating_pow(attempt.saturating_sub(1).min(30));
+        let whole = self.first.saturating_mul(doubled).min(self.max);
+        whole.mul_f64(0.5 + 0.5 * fastrand::f64())
+    }
+}
+
+impl Default for Backoff {
+    fn default() -> Self {
+        Self {
+            first: Duration::from_secs(1),
+            max: Duration::from_secs(300),
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Kubernetes: why this pod must go, until when, and who still routes to it.
+//!
+//! A termination, as Kubernetes runs it:
+//!
+//! ```text
+//!   somebody deletes the Pod: rollout, scale-down, eviction, kubectl
+//!        │
+//!        ├──▶ API server:  deletionTimestamp, deletionGracePeriodSeconds
+//!        │        │
+//!        │        ├──▶ EndpointSlice controller ──▶ ready=false, terminating=true ──▶ every kube-proxy,
+//!        │        │                                                                  ingress, mesh, DNS
+//!        │        └──▶ kubelet ──▶ preStop hook ──▶ SIGTERM ┄┄ grace period ┄┄▶ SIGKILL
+//! ```
+//!
+//! The two branches know nothing of each other. SIGTERM often comes first, and whoever closes the listener
+//! then refuses connections that the rest of the cluster still sends. So a drain must look: at the own Pod,
+//! to learn its deadline, and at the EndpointSlices, to learn when the other branch has come to its end. This
+//! room does that and tells the lifecycle, which decides what follows.
+//!
+//! | file | subject |
+//! | --- | --- |
+//! | `identity`, `access` | which Pod this is; how to reach the API server |
+//! | `pod` | cause and deadline, from a Pod; a table and arithmetic, no I/O |
+//! | `slices` | who routes here, from EndpointSlices; no I/O |
+//! | `observe` | when to ask what, and what to do where there is no answer |
+//! | `api`, `watch`, `backoff` | requests that are bounded in time and size |
+//! | `deletion_cost` | which pod a scale-down takes first |
+//! | `events`, `termination` | the drain where `kubectl describe pod` shows it |
+//! | `permissions` | the rules below, and how a missing one is named |
+//! | `doctor` | what would make a rollout lose work; nothing that a drain needs |
+//!
+//! # Permissions
+//!
+//! ```yaml
+//! rules:
+//!   - { apiGroups: [""], resources: [pods], verbs: [get, watch] }
+//!   - { apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [list, watch] }
+//!   - { apiGroups: [""], resources: [services], verbs: [get] }    # optional
+//!   - { apiGroups: [events.k8s.io], resources: [events], verbs: [create] }    # optional
+//! ```
+//!
+//! All in the pod's own namespace. Without the first, cause and deadline are those of the settings; with
+//! `get` alone, a second delete is seen up to two seconds late. Without the second, the endpoint wait goes
+//! by the clock. The third only matters to the readiness policy `auto`, for Services whose traffic stays on
+//! its node; without the fourth, `kubectl describe pod` does not tell of the drain. What is missing is said
+//! once, at start where it can be seen then, and nothing fails for it.
+//!
+//! # Example
+//!
+//! ```no_run
+//! # async fn example() -> Result<(), lameduck_lifecycle::Error> {
+//! use lameduck::{Lifecycle, kubernetes::Kubernetes};
+//!
+//! Lifecycle::builder()
+//!     .kubernetes(Kubernetes::in_cluster())
+//!     .run()
+//!     .await?;
+//! # Ok(())
+//! # }
+//! ```
+
+mod access;
+mod api;
+mod backoff;
+mod deletion_cost;
+#[cfg(feature = "service")]
+pub mod doctor;
+mod events;
+mod identity;
+mod metrics;
+mod observe;
+mod permissions;
+mod pod;
+mod slices;
+mod termination;
+mod watch;
+
+use std::{
+    convert::Infallible,
+    path::PathBuf,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+pub use self::identity::Identity;
+use self::{access::Access, metrics::Metrics, termination::TerminationLog};
+use lameduck_lifecycle::Lifecycle;
+
+/// The longest drain that no deletion stands behind, unless set otherwise.
+///
+/// Such a SIGTERM is a container restart, which leaves the whole grace period, or a node that goes down,
+/// which does not and says so only afterwards: kubelets are given tens of seconds for a shutdown (the
+/// documentation's example leaves 20 s to ordinary pods). Kubernetes' default grace period is 30 s, so this
+/// cap binds only those who asked for more; they lose progress in a restart, and nothing in a shutdown.
+const NO_DELETION_CAP: Duration = Duration::from_secs(30);
+
+/// Observes the own Pod and its EndpointSlices; hand it to [`Lifecycle::kubernetes`].
+#[derive(Clone, Debug)]
+#[must_use = "it observes nothing until it is part of a lifecycle"]
+pub struct Kubernetes {
+    access: Access,
+    identity: Identity,
+    no_deletion_cap: Option<Duration>,
+    termination_log: TerminationLog,
+    deletion_cost: bool,
+}
+
+// === impl Kubernetes ===
+
+impl Kubernetes {
+    /// By the service account and the downward API (see [`Identity`]); `None` outside of a cluster, where
+    /// there is nothing to observe.
+    ///
+    /// A cluster that can't be asked (no token is mounted, say) is still a cluster: the drain then waits by
+    /// the clock, and a warning says why.
+    ///
+    /// | variable | meaning |
+    /// | --- | --- |
+    /// | `LAMEDUCK_TERMINATION_LOG` | where the termination message goes, if `terminationMessagePath` is set |
+    /// | `LAMEDUCK_KUBERNETES_API` | another API server's URL, for development and tests |
+    /// | `LAMEDUCK_SERVICE_ACCOUNT_DIR` | another directory with `token`, `namespace` and `ca.crt`, for the same |
+    pub fn in_cluster() -> Option<Self> {
+        let env = |name: &str| std::env::var(name).ok();
+        let (access, namespace) = access::find(env)?;
+        let identity = Identity::from_env(env, &namespace, hostname);
+        let mut kubernetes = Self::new(access, identity);
+        if let Some(path) = env("LAMEDUCK_TERMINATION_LOG") {
+            kubernetes = kubernetes.termination_log(path);
+        }
+        Some(kubernetes)
+    }
+
+    /// By a client configuration of one's own.
+    pub fn with_config(config: kube::Config, identity: Identity) -> Self {
+        Self::new(Access::Config(Box::new(config)), identity)
+    }
+
+    fn new(access: Access, identity: Identity) -> Self {
+        Self {
+            access,
+            identity,
+            no_deletion_cap: Some(NO_DELETION_CAP),
+            termination_log: TerminationLog::Default,
+            deletion_cost: false,
+        }
+    }
+
+    /// The longest drain that no deletion stands behind; 30 s by default, `None` for what the Pod says.
+    ///
+    /// Set it to what the kubelets give ordinary pods at a shutdown (`shutdownGracePeriod` less
+    /// `shutdownGracePeriodCriticalPods`) where nodes are stopped under running pods: spot instances.
+    pub fn no_deletion_cap(mut self, cap: impl Into<Option<Duration>>) -> Self {
+        self.no_deletion_cap = cap.into();
+        self
+    }
+
+    /// Keeps the Pod's annotation `controller.kubernetes.io/pod-deletion-cost` at 1000 while requests or jobs
+    /// run and at 0 while none do, so that the scale-down of a ReplicaSet takes idle pods first. Off by
+    /// default; needs `patch` on pods, and costs a write for each change, at most one in ten seconds.
+    pub fn pod_deletion_cost(mut self, on: bool) -> Self {
+        self.deletion_cost = on;
+        self
+    }
+
+    /// Where the termination message goes; `/dev/termination-log` by default, where the kubelet has made it.
+    pub fn termination_log(mut self, path: impl Into<PathBuf>) -> Self {
+        self.termination_log = TerminationLog::Path(path.into());
+        self
+    }
+}
+
+fn hostname() -> Option<String> {
+    let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
+    Some(name.trim().to_owned())
+}
+
+impl Lifecycle {
+    /// Learns cause, deadline and endpoint removal from Kubernetes, and leaves the drain report as the
+    /// container's termination message. Nothing changes where it is `None`.
+    pub fn kubernetes(self, kubernetes: impl Into<Option<Kubernetes>>) -> Self {
+        let Some(kubernetes) = kubernetes.into() else {
+            return self;
+        };
+        let drain = self.drain().clone();
+        let metrics = Metrics::register(drain.registry());
+        let log = kubernetes.termination_log.clone();
+        let room = Arc::new(OnceLock::new());
+        let shared = room.clone();
+        let observer = async move {
+            observe::run(kubernetes, drain, metrics, &shared).await;
+            Ok::<_, Infallible>(())
+        };
+        self.is_observed()
+            .background("kubernetes", observer)
+            .on_report("Event", move |report| async move {
+                if let Some(room) = room.get() {
+                    room.tell_of_the_end(&report).await;
+                }
+                Ok::<_, Infallible>(())
+            })
+            .on_report("termination message", move |report| async move {
+                log.write(&report).await
+            })
+    }
+}

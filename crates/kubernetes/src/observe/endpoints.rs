@@ -1,0 +1,499 @@
+//! Follows the EndpointSlices that hold this pod, while the drain is in its lame-duck phase.
+//!
+//! ```text
+//!  T0   list, by pages ─▶ own slices ─▶ one watch each, by name, from the list's version
+//!                            ▲                     │ entry vanished while it was ready
+//!                            └── list, not older ──┘ (it may have moved)
+//! ```
+//!
+//! So after the first list a drain costs a watch for each slice that holds the pod (one a Service and
+//! address family, mostly), whatever the size of the Service.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
+
+use k8s_openapi::api::{core::v1::Service, discovery::v1::EndpointSlice};
+use kube::{
+    api::{ListParams, ObjectList},
+    core::{WatchEvent, params::VersionMatch},
+};
+use tokio::{
+    sync::mpsc,
+    task::JoinSet,
+    time::{Instant, sleep, sleep_until, timeout},
+};
+
+use super::{
+    super::{
+        api::ApiError,
+        backoff::Backoff,
+        metrics::word,
+        slices::{Me, Policy, SliceFacts, Slices, View},
+        watch::Watch,
+    },
+    GET_SERVICES, LIST_SLICES, Room, SILENCE, WATCH_SLICES,
+};
+use lameduck_lifecycle::{Endpoints, Peers, Phase, Unobservable};
+
+/// Slices a page; at a hundred endpoints each, some two megabytes.
+const PAGE: u32 = 50;
+/// The most pages read: a namespace of a million endpoints.
+const PAGES: usize = 200;
+/// Between two lists, where slices are moved about again and again.
+const LIST_AGAIN: Duration = Duration::from_secs(1);
+/// How long to wait for the own Pod where its uid is not known: without, endpoints can't be matched.
+const KNOW_MYSELF: Duration = Duration::from_secs(2);
+/// How long where it is. Addresses, node and owner matter too, but less than time does: an endpoint without
+/// a reference to a Pod would not be matched, and `auto` could hold readiness for a peer that never comes.
+const KNOW_MORE: Duration = Duration::from_millis(500);
+/// A watch that has lasted this long works.
+const PROVEN: Duration = Duration::from_secs(1);
+
+/// Tells who routes here and who else could, until nobody waits for it any more.
+pub(super) async fn follow(room: &Arc<Room>) {
+    // Without a listener there is no such phase, and nothing to wait for.
+    tokio::select! {
+        () = left_lame_duck(room) => {}
+        () = observe(room) => {}
+    }
+}
+
+async fn left_lame_duck(room: &Room) {
+    let mut phases = room.drain.phase_changes();
+    let over = phases.wait_for(|phases| {
+        let now = phases.last().map(|(phase, _)| *phase);
+        now > Some(Phase::LameDuck)
+    });
+    // Fails only where the drain itself is gone.
+    let _ = over.await;
+}
+
+async fn observe(room: &Arc<Room>) {
+    let mut phases = room.drain.phase_changes();
+    let _ = phases
+        .wait_for(|p| p.last().is_some_and(|(p, _)| *p >= Phase::LameDuck))
+        .await;
+    let me = know_myself(room).await;
+    let (news, inbox) = mpsc::channel(64);
+    let mut observer = Observer {
+        room: room.clone(),
+        slices: Slices::new(me),
+        watching: BTreeSet::new(),
+        lost: BTreeSet::new(),
+        denied: false,
+        news,
+        inbox,
+        tasks: JoinSet::new(),
+        asked: BTreeSet::new(),
+        not_older: None,
+        lists: Lists::new(),
+        removed: BTreeMap::new(),
+        said: (Endpoints::Unknown, Peers::Unknown),
+    };
+    loop {
+        observer.step().await;
+        if observer.denied {
+            // However long the answer took: it is one, and this is what it says.
+            break;
+        }
+        observer.tell();
+    }
+    observer.say(Endpoints::Unobservable(Unobservable::NoPermission));
+}
+
+/// What was read at start, or else what the read at T0 brings, which is under way: the read at start may have
+/// failed, or T0 may have come before its answer.
+async fn know_myself(room: &Room) -> Me {
+    let mut known = room.me.subscribe();
+    let bound = match room.identity.uid {
+        Some(_) => KNOW_MORE,
+        None => KNOW_MYSELF,
+    };
+    let _ = timeout(bound, known.wait_for(|known| known.settled)).await;
+    room.me.borrow().me.clone()
+}
+
+struct Observer {
+    room: Arc<Room>,
+    slices: Slices,
+    /// Slices that have a watch; it goes on where a slice is deleted, for it may come back.
+    watching: BTreeSet<String>,
+    /// Of these, those whose watch has been failing for a while.
+    lost: BTreeSet<String>,
+    denied: bool,
+    news: mpsc::Sender<News>,
+    inbox: mpsc::Receiver<News>,
+    /// Ends with the observer.
+    tasks: JoinSet<()>,
+    /// Services whose traffic policy has been asked for.
+    asked: BTreeSet<String>,
+    /// The version in which an entry vanished.
+    not_older: Option<String>,
+    lists: Lists,
+    /// When each Service was seen to route here no more.
+    removed: BTreeMap<String, Option<Instant>>,
+    said: (Endpoints, Peers),
+}
+
+/// How the lists went.
+struct Lists {
+    /// One has succeeded, so that something is known.
+    any: bool,
+    /// The next one, if one is wanted, comes no sooner.
+    next: Instant,
+    /// Since when they have been failing.
+    failing: Option<Instant>,
+    backoff: Backoff,
+}
+
+/// What a task has to say.
+enum News {
+    Slice(SliceFacts, Option<String>),
+    Deleted(String, Option<String>),
+    /// The watch of this slice works, or has not for a while.
+    Contact(String, bool),
+    Denied,
+    Policy(String, Policy),
+}
+
+// === impl Observer ===
+
+impl Observer {
+    /// Waits for something new.
+    async fn step(&mut self) {
+        let wanted = !self.lists.any || self.slices.view().vanished;
+        tokio::select! {
+            // All that is known already comes before the decision to list once more.
+            biased;
+            Some(news) = self.inbox.recv() => self.learn(news),
+            () = sleep_until(self.lists.next), if wanted => self.list().await,
+        }
+    }
+
+    fn learn(&mut self, news: News) {
+        match news {
+            News::Slice(slice, version) => {
+                self.not_older = version;
+                self.slices.applied(slice);
+            }
+            News::Deleted(name, version) => {
+                self.not_older = version;
+                self.slices.deleted(&name);
+            }
+            News::Contact(name, true) => drop(self.lost.remove(&name)),
+            News::Contact(name, false) => drop(self.lost.insert(name)),
+            News::Denied => self.denied = true,
+            News::Policy(service, policy) => self.slices.policy(&service, policy),
+        }
+    }
+
+    /// Lists once, then watches what holds this pod. Where it fails it comes again later; watches are read
+    /// meanwhile, for they may tell what the list was wanted for.
+    async fn list(&mut self) {
+        let begin = Instant::now();
+        match list(&self.room, self.slices.me(), self.not_older.as_deref()).await {
+            Ok((all, version)) => {
+                self.not_older = None;
+                self.lists.succeeded();
+                self.slices.listed(all);
+                self.watch_own(&version);
+            }
+            Err(error) => {
+                self.room.complain(LIST_SLICES, &error);
+                self.denied = error.is_denied();
+                self.lists.failed(begin, &error);
+            }
+        }
+    }
+
+    fn watch_own(&mut self, version: &str) {
+        let new: Vec<String> = self
+            .slices
+            .names()
+            .filter(|name| !self.watching.contains(*name))
+            .map(str::to_owned)
+            .collect();
+        for name in new {
+            self.watching.insert(name.clone());
+            let task = SliceWatch {
+                room: self.room.clone(),
+                me: self.slices.me().clone(),
+                name,
+                version: version.to_owned(),
+                news: self.news.clone(),
+                failing: None,
+                backoff: Backoff::new(),
+            };
+            self.tasks.spawn(task.run());
+        }
+    }
+
+    /// Tells what is known by now, where it is new.
+    fn tell(&mut self) {
+        let unavailable = Endpoints::Unobservable(Unobservable::Unavailable);
+        if !self.lists.any {
+            if self.lists.silent() {
+                self.say(unavailable);
+            }
+            return;
+        }
+        let view = self.slices.view();
+        self.measure(&view);
+        self.ask(&view);
+        let unclear = !self.lost.is_empty() || (view.vanished && self.lists.silent());
+        let endpoints = match view.endpoints {
+            // What was last seen may be long past.
+            Endpoints::Routed if unclear => unavailable,
+            endpoints => endpoints,
+        };
+        // Before the endpoints: once those are gone, readiness is decided.
+        if view.peers != Peers::Unknown && view.peers != self.said.1 {
+            self.said.1 = view.peers;
+            self.room.drain.observe_peers(view.peers);
+        }
+        self.say(endpoints);
+    }
+
+    fn say(&mut self, endpoints: Endpoints) {
+        if endpoints != self.said.0 {
+            self.said.0 = endpoints;
+            tracing::info!(endpoints = word(endpoints), peers = ?self.said.1, "who routes here");
+            self.room.metrics.endpoints(endpoints);
+            self.room.drain.observe_endpoints(endpoints);
+        }
+    }
+
+    /// How long each Service took.
+    fn measure(&mut self, view: &View) {
+        let Some(plan) = self.room.drain.plan() else {
+            return;
+        };
+        for (service, routed) in &view.services {
+            let known = self.removed.get(service).copied();
+            let at = match routed {
+                true => None,
+                false => known.flatten().or_else(|| Some(Instant::now())),
+            };
+            if known != Some(at) {
+                self.removed.insert(service.clone(), at);
+                let lag = at.map(|at| at - plan.t0);
+                self.room.metrics.removal(service, lag);
+                if let Some(lag) = lag {
+                    tracing::info!(
+                        service,
+                        seconds = lag.as_secs_f64(),
+                        "no longer routes here"
+                    );
+                }
+            }
+        }
+    }
+
+    /// Asks for traffic policies, each once.
+    fn ask(&mut self, view: &View) {
+        for service in &view.ask {
+            if self.asked.insert(service.clone()) {
+                let (room, news) = (self.room.clone(), self.news.clone());
+                self.tasks.spawn(ask_policy(room, service.clone(), news));
+            }
+        }
+    }
+}
+
+// === impl Lists ===
+
+impl Lists {
+    fn new() -> Self {
+        Self {
+            any: false,
+            next: Instant::now(),
+            failing: None,
+            backoff: Backoff::new(),
+        }
+    }
+
+    fn succeeded(&mut self) {
+        self.any = true;
+        self.next = Instant::now() + LIST_AGAIN;
+        self.failing = None;
+        self.backoff.reset();
+    }
+
+    fn failed(&mut self, begin: Instant, error: &ApiError) {
+        self.failing.get_or_insert(begin);
+        self.next = Instant::now() + self.backoff.after(error);
+    }
+
+    /// Nobody has answered for a while.
+    fn silent(&self) -> bool {
+        self.failing.is_some_and(|since| since.elapsed() >= SILENCE)
+    }
+}
+
+async fn ask_policy(room: Arc<Room>, service: String, news: mpsc::Sender<News>) {
+    let policy = match room.api.get::<Service>(&service).await {
+        Ok(answer) => Policy::read(&answer.object),
+        Err(error) => {
+            room.complain(GET_SERVICES, &error);
+            Policy::default()
+        }
+    };
+    let _ = news.send(News::Policy(service, policy)).await;
+}
+
+/// All slices of the namespace, page by page, each reduced to its facts at once. Without `not_older` this
+/// is a read with quorum: a cache might not yet know of a pod that has just become ready.
+async fn list(
+    room: &Room,
+    me: &Me,
+    not_older: Option<&str>,
+) -> Result<(Vec<SliceFacts>, String), ApiError> {
+    let first = ListParams::default().limit(PAGE);
+    let mut params = match not_older {
+        Some(version) => first.at(version).matching(VersionMatch::NotOlderThan),
+        None => first,
+    };
+    let mut all = Vec::new();
+    let mut listed_at = None;
+    for _ in 0..PAGES {
+        let page: ObjectList<EndpointSlice> = room.api.list(&params).await?;
+        all.extend(page.items.iter().map(|slice| SliceFacts::read(slice, me)));
+        let version = page.metadata.resource_version.unwrap_or_default();
+        let version = listed_at.get_or_insert(version);
+        match page.metadata.continue_.filter(|token| !token.is_empty()) {
+            Some(token) => params = ListParams::default().limit(PAGE).continue_token(&token),
+            None => return Ok((all, std::mem::take(version))),
+        }
+    }
+    Err(ApiError::Invalid(format!("more than {PAGES} pages")))
+}
+
+/// The watch of one slice, as long as anybody listens.
+struct SliceWatch {
+    room: Arc<Room>,
+    me: Me,
+    name: String,
+    version: String,
+    news: mpsc::Sender<News>,
+    /// Since when it has been failing, and whether that was said.
+    failing: Option<(Instant, bool)>,
+    backoff: Backoff,
+}
+
+// === impl SliceWatch ===
+
+impl SliceWatch {
+    async fn run(mut self) {
+        loop {
+            let opened = self
+                .room
+                .api
+                .watch::<EndpointSlice>(&self.name, &self.version);
+            let ended = match opened.await {
+                Ok(watch) => self.read(watch).await,
+                Err(error) => Err(error),
+            };
+            let Err(error) = ended else {
+                continue;
+            };
+            self.room.complain(WATCH_SLICES, &error);
+            if error.is_denied() {
+                return self.send(News::Denied).await;
+            }
+            self.failed().await;
+            // Versions that are too old, watches that end at once, or that a proxy does not let through: what cannot
+            // be followed can still be looked at. Whether that succeeds or not, do not spin.
+            if !self.read_again().await {
+                self.failed().await;
+            }
+            sleep(self.backoff.after(&error)).await;
+        }
+    }
+
+    /// Reads a watch to its end.
+    async fn read(&mut self, mut watch: Watch<EndpointSlice>) -> Result<(), ApiError> {
+        loop {
+            let event = match timeout(PROVEN, watch.next()).await {
+                Ok(Some(event)) => event?,
+                // Even one that brought an event: a server that ends each at once must not be spun on.
+                Ok(None) if watch.age() < PROVEN => return Err(ApiError::closed_at_once()),
+                Ok(None) => return Ok(()),
+                Err(_) => {
+                    self.backoff.reset();
+                    self.works().await;
+                    continue;
+                }
+            };
+            self.works().await;
+            self.take(event).await;
+        }
+    }
+
+    async fn take(&mut self, event: WatchEvent<EndpointSlice>) {
+        let version = match &event {
+            WatchEvent::Added(slice) | WatchEvent::Modified(slice) | WatchEvent::Deleted(slice) => {
+                slice.metadata.resource_version.clone()
+            }
+            WatchEvent::Bookmark(bookmark) => Some(bookmark.metadata.resource_version.clone()),
+            WatchEvent::Error(_) => None,
+        };
+        if let Some(version) = &version {
+            self.version.clone_from(version);
+        }
+        match event {
+            WatchEvent::Added(slice) | WatchEvent::Modified(slice) => {
+                let facts = SliceFacts::read(&slice, &self.me);
+                self.send(News::Slice(facts, version)).await;
+            }
+            WatchEvent::Deleted(_) => {
+                self.send(News::Deleted(self.name.clone(), version)).await;
+            }
+            WatchEvent::Bookmark(_) | WatchEvent::Error(_) => {}
+        }
+    }
+
+    /// What happened since is read from a list of this one slice, if there is an answer.
+    async fn read_again(&mut self) -> bool {
+        let this = ListParams::default().fields(&format!("metadata.name={}", self.name));
+        match self.room.api.list::<EndpointSlice>(&this).await {
+            Ok(list) => {
+                // As good as a watch, while it lasts: what is known is as old as the wait between two.
+                self.works().await;
+                let version = list.metadata.resource_version;
+                self.version = version.clone().unwrap_or_default();
+                let news = match list.items.first() {
+                    Some(slice) => News::Slice(SliceFacts::read(slice, &self.me), version),
+                    None => News::Deleted(self.name.clone(), version),
+                };
+                self.send(news).await;
+                true
+            }
+            Err(error) => {
+                self.room.complain(LIST_SLICES, &error);
+                false
+            }
+        }
+    }
+
+    async fn works(&mut self) {
+        if let Some((_, true)) = self.failing.take() {
+            self.send(News::Contact(self.name.clone(), true)).await;
+        }
+    }
+
+    async fn failed(&mut self) {
+        let (since, said) = *self.failing.get_or_insert((Instant::now(), false));
+        if !said && since.elapsed() >= SILENCE {
+            self.failing = Some((since, true));
+            self.send(News::Contact(self.name.clone(), false)).await;
+        }
+    }
+
+    async fn send(&self, news: News) {
+        // Fails only where nobody listens any more, and then this task ends as well.
+        let _ = self.news.send(news).await;
+    }
+}

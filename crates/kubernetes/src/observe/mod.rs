@@ -1,0 +1,312 @@
+//! What this room does, and when.
+//!
+//! ```text
+//!  start                      T0                    lame duck over       teardown     reporting
+//!  │ may I? rules, one GET,   │ own Pod: GET, then watch it ──────────────┤            │ Event
+//!  │ one LIST of one;         │ EndpointSlices: list, then watch ─┤
+//!  │ then nothing             │ Event
+//! ```
+//!
+//! Before T0 a pod costs the API server three requests in its whole life. Ten thousand pods that each kept a
+//! watch on a large Service would cost it a copy of every change to each of them.
+
+mod endpoints;
+mod pod;
+
+use std::{
+    collections::BTreeSet,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::Duration,
+};
+
+use k8s_openapi::api::{core::v1::Pod, discovery::v1::EndpointSlice};
+use kube::api::ListParams;
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout},
+};
+
+use super::{
+    Identity, Kubernetes,
+    access::Access,
+    api::{Api, ApiError},
+    backoff::Backoff,
+    deletion_cost,
+    events::Event,
+    metrics::Metrics,
+    permissions::{
+        self, CREATE_EVENTS, GET_PODS, GET_SERVICES, LIST_SLICES, Rule, WATCH_PODS, WATCH_SLICES,
+    },
+    pod::PodFacts,
+    slices::Me,
+};
+use lameduck_lifecycle::{Cause, Drain, DrainReport, Endpoints, Moment, Unobservable};
+
+/// For how long nobody may answer before it is said that nobody does.
+const SILENCE: Duration = Duration::from_secs(2);
+
+/// How long the first Event waits until it is known why the process must end.
+const KNOW_WHY: Duration = Duration::from_secs(1);
+
+/// How long the last Event may hold up the end.
+const TELL_THE_END: Duration = Duration::from_secs(1);
+
+/// How often an Event is tried.
+const TELLINGS: usize = 3;
+
+/// What all parts of the room share.
+pub(super) struct Room {
+    pub(super) api: Api,
+    pub(super) drain: Drain,
+    metrics: Metrics,
+    pub(super) identity: Identity,
+    no_deletion_cap: Option<Duration>,
+    deletion_cost: bool,
+    /// What is known of the own Pod.
+    me: watch::Sender<Known>,
+    warned: Mutex<BTreeSet<Rule>>,
+}
+
+/// What is known of the own Pod.
+#[derive(Clone, Debug)]
+struct Known {
+    me: Me,
+    /// It has been read, or never will be.
+    settled: bool,
+    /// It has been read.
+    seen: bool,
+}
+
+/// Runs for the life of the process.
+pub(super) async fn run(
+    kubernetes: Kubernetes,
+    drain: Drain,
+    metrics: Metrics,
+    shared: &OnceLock<Arc<Room>>,
+) {
+    let room = match Room::new(kubernetes, &drain, metrics.clone()) {
+        Ok(room) => shared.get_or_init(|| Arc::new(room)).clone(),
+        Err(why) => return blind(&drain, &metrics, &why).await,
+    };
+    tokio::select! {
+        biased;
+        () = drain.reached(Moment::Began) => {}
+        () = async { room.check_permissions().await; room.serve().await } => {}
+    }
+    tokio::join!(
+        pod::follow(&room),
+        endpoints::follow(&room),
+        room.tell_of_the_start()
+    );
+}
+
+/// In a cluster, with no way to ask it anything.
+async fn blind(drain: &Drain, metrics: &Metrics, why: &str) {
+    tracing::warn!(
+        why,
+        "no access to the Kubernetes API (automountServiceAccountToken?): a drain goes by the clock"
+    );
+    drain.reached(Moment::Began).await;
+    let endpoints = Endpoints::Unobservable(Unobservable::NoPermission);
+    metrics.endpoints(endpoints);
+    drain.observe_endpoints(endpoints);
+}
+
+// === impl Room ===
+
+impl Room {
+    fn new(kubernetes: Kubernetes, drain: &Drain, metrics: Metrics) -> Result<Self, String> {
+        let Kubernetes {
+            access,
+            identity,
+            no_deletion_cap,
+            deletion_cost,
+            ..
+        } = kubernetes;
+        let config = match access {
+            Access::Config(config) => *config,
+            Access::Refused(why) => return Err(why),
+        };
+        let api = Api::new(config, &identity.namespace, metrics.clone());
+        let me = Me {
+            namespace: identity.namespace.clone(),
+            name: identity.name.clone(),
+            uid: identity.uid.clone(),
+            addresses: identity.addresses.clone(),
+            node: identity.node.clone(),
+            ..Me::default()
+        };
+        let known = Known {
+            me,
+            settled: false,
+            seen: false,
+        };
+        Ok(Self {
+            api: api.map_err(|error| error.to_string())?,
+            drain: drain.clone(),
+            metrics,
+            identity,
+            no_deletion_cap,
+            deletion_cost,
+            me: watch::Sender::new(known),
+            warned: Mutex::default(),
+        })
+    }
+
+    /// What there is to do until a drain begins.
+    async fn serve(&self) {
+        if self.deletion_cost {
+            deletion_cost::follow(self).await;
+        }
+        self.drain.reached(Moment::Began).await;
+    }
+
+    /// Says at start what would be missing at the end, while there is still time to put it right.
+    async fn check_permissions(&self) {
+        self.review_rules().await;
+        let one = ListParams::default().limit(1);
+        let (pod, slices) = tokio::join!(
+            self.api.get::<Pod>(&self.identity.name),
+            self.api.list::<EndpointSlice>(&one),
+        );
+        match pod {
+            Ok(answer) => {
+                let container = self.identity.container.as_deref();
+                self.learn(&PodFacts::read(&answer.object, container));
+            }
+            Err(error) if error.is_missing() => tracing::warn!(
+                namespace = self.identity.namespace,
+                pod = self.identity.name,
+                "this process's own Pod is not there under this name; set POD_NAME and POD_NAMESPACE \
+                 by the downward API"
+            ),
+            Err(error) => self.complain(GET_PODS, &error),
+        }
+        if let Err(error) = slices {
+            self.complain(LIST_SLICES, &error);
+        }
+    }
+
+    /// Names all missing rules in one line, where the API server can say which there are.
+    async fn review_rules(&self) {
+        let status = match self.api.own_rules().await {
+            Ok(status) => status,
+            Err(error) => {
+                tracing::debug!(%error, "the API server does not say which rules there are");
+                return;
+            }
+        };
+        let missing = permissions::missing(&status.resource_rules, &self.identity.name);
+        if status.incomplete || missing.is_empty() {
+            return;
+        }
+        self.warned().extend(&missing);
+        let without: Vec<&str> = missing.iter().map(|rule| rule.without).collect();
+        tracing::warn!(
+            namespace = self.api.namespace(),
+            rules = permissions::remedy(&missing),
+            "missing permission: the service account's Role lacks these rules; without them: {}",
+            without.join("; "),
+        );
+    }
+
+    /// Leaves an Event on the own Pod when a drain has begun, as soon as it is known why.
+    async fn tell_of_the_start(&self) {
+        let mut causes = self.drain.causes();
+        let known = causes.wait_for(|cause| cause.is_some_and(|cause| cause != Cause::Unknown));
+        // Not knowing is told as well.
+        let _ = timeout(KNOW_WHY, known).await;
+        let Some(plan) = self.drain.plan() else {
+            return;
+        };
+        let cause = self.drain.causes().borrow().unwrap_or_default();
+        let left = plan.deadline.saturating_duration_since(Instant::now());
+        let event = Event::started(
+            self.drain.id(),
+            cause.as_str(),
+            left.as_secs_f64(),
+            &self.drain.load(),
+        );
+        self.tell(&event).await;
+    }
+
+    /// Leaves an Event on the own Pod when a drain has ended.
+    pub(super) async fn tell_of_the_end(&self, report: &DrainReport) {
+        let event = Event::ended(report);
+        // The process has nothing left to do but this.
+        let told = timeout(TELL_THE_END, self.tell(&event)).await;
+        if told.is_err() {
+            tracing::debug!("no Event about the drain's end: no answer in time");
+        }
+    }
+
+    async fn tell(&self, event: &Event) {
+        let uid = self.me.borrow().me.uid.clone();
+        let object = event.to_object(self.drain.id(), &self.identity, uid.as_deref());
+        let mut backoff = Backoff::new();
+        for _ in 0..TELLINGS {
+            match self.api.create_event(&object).await {
+                Ok(()) => return,
+                // An answer that was lost: it is there already.
+                Err(error) if error.is_conflict() => return,
+                Err(error) if error.is_denied() => return self.complain(CREATE_EVENTS, &error),
+                Err(error) => {
+                    tracing::debug!(%error, "no Event about the drain");
+                    sleep(backoff.after(&error)).await;
+                }
+            }
+        }
+    }
+
+    fn warned(&self) -> MutexGuard<'_, BTreeSet<Rule>> {
+        self.warned.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes over what the own Pod says of itself; `false` where it is another one of the same name.
+    fn learn(&self, pod: &PodFacts) -> bool {
+        let mut ours = true;
+        self.me.send_modify(|known| {
+            let me = &mut known.me;
+            ours = me.uid.is_none() || pod.uid.is_none() || me.uid == pod.uid;
+            known.settled = true;
+            if ours {
+                known.seen = true;
+                me.uid = me.uid.take().or_else(|| pod.uid.clone());
+                me.node = pod.node.clone().or_else(|| me.node.take());
+                me.replacement = pod.replacement;
+                if !pod.addresses.is_empty() {
+                    me.addresses.clone_from(&pod.addresses);
+                }
+            }
+        });
+        ours
+    }
+
+    /// Nothing more is to be learned of the own Pod.
+    fn settle(&self) {
+        self.me.send_modify(|known| known.settled = true);
+    }
+
+    /// Warns of a missing rule once, of anything else at `debug`: who retries says in the end how it went.
+    pub(super) fn complain(&self, rule: Rule, error: &ApiError) {
+        if !error.is_denied() {
+            tracing::debug!(verb = rule.verb, resource = rule.resource, %error, "no answer from the API server");
+            return;
+        }
+        if self.warned().insert(rule) {
+            let Rule {
+                verb,
+                group,
+                resource,
+                without,
+                ..
+            } = rule;
+            tracing::warn!(
+                %error,
+                "missing permission: the service account may not {verb} {resource} in API group '{group}' \
+                 in namespace '{}'; without it {without}",
+                self.api.namespace(),
+            );
+        }
+    }
+}

@@ -1,0 +1,373 @@
+//! [`Drain`]: the handle by which every part of a program knows how far a drain has come.
+
+use std::{
+    any::{Any, TypeId},
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, Mutex, OnceLock, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use jiff::Timestamp;
+use tokio::{
+    sync::{Notify, mpsc, watch},
+    time::Instant,
+};
+use tokio_util::sync::CancellationToken;
+
+use super::{
+    budget::Budget,
+    conductor::{Input, Record, RoutingEnd},
+    inflight::{Traffic, Work},
+    metrics,
+    observation::{Cause, DeadlineSource, Endpoints, Kill, Load, Peers},
+    phase::{Moment, Phase},
+    readiness::{Check, CheckResult, Readiness},
+};
+
+/// Knows how far a drain has come; cheap to clone, handed to every room, handler and hook.
+///
+/// ```
+/// # use lameduck_lifecycle::{Drain, Moment};
+/// # async fn example(drain: Drain) {
+/// tokio::select! {
+///     _ = drain.reached(Moment::Stop) => { /* come to an end */ }
+///     _ = async { /* the work */ } => {}
+/// }
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Drain(Arc<Shared>);
+
+struct Shared {
+    id: String,
+    epoch: Instant,
+    moments: [CancellationToken; Moment::ALL.len()],
+    raised_at: [OnceLock<Instant>; Moment::ALL.len()],
+    /// T0 by the wall clock, read once: it may be set while the drain lasts.
+    began_at: OnceLock<Timestamp>,
+    plan: watch::Sender<Option<Budget>>,
+    cause: watch::Sender<Option<Cause>>,
+    phases: watch::Sender<Vec<(Phase, Instant)>>,
+    readiness: Readiness,
+    /// Somebody looks at the endpoints, so that there is such a thing as late.
+    observed: AtomicBool,
+    inputs: mpsc::UnboundedSender<Input>,
+    /// Something that the conductor waits for may have come to zero.
+    emptied: Notify,
+    traffic: Mutex<Vec<Arc<Traffic>>>,
+    work: Mutex<Vec<Arc<Work>>>,
+    known: Mutex<Known>,
+    registry: prometheus::Registry,
+    kept: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
+}
+
+/// What the conductor knows of the drain beside its plan and its [cause](Drain::causes).
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Known {
+    pub(super) source: Option<DeadlineSource>,
+    pub(super) routing: Option<RoutingEnd>,
+}
+
+// === impl Drain ===
+
+impl Drain {
+    /// A drain that has not begun, and the end at which the shell learns what is said through it.
+    pub(super) fn new() -> (Self, mpsc::UnboundedReceiver<Input>) {
+        let (inputs, receiver) = mpsc::unbounded_channel();
+        let epoch = Instant::now();
+        let drain = Self(Arc::new(Shared {
+            // Short enough to be read aloud, random enough for one Deployment's history.
+            id: format!("{:010x}", fastrand::u64(..1 << 40)),
+            epoch,
+            moments: std::array::from_fn(|_| CancellationToken::new()),
+            raised_at: Default::default(),
+            began_at: OnceLock::new(),
+            plan: watch::Sender::new(None),
+            cause: watch::Sender::new(None),
+            phases: watch::Sender::new(vec![(Phase::Starting, epoch)]),
+            readiness: Readiness::new(),
+            observed: AtomicBool::new(false),
+            inputs,
+            emptied: Notify::new(),
+            traffic: Mutex::default(),
+            work: Mutex::default(),
+            known: Mutex::default(),
+            registry: prometheus::Registry::new(),
+            kept: Mutex::default(),
+        }));
+        metrics::register(&drain);
+        (drain, receiver)
+    }
+
+    /// One that never begins, for what is not part of the drain.
+    #[cfg(feature = "http")]
+    pub(crate) fn detached() -> Self {
+        Self::new().0
+    }
+
+    // --- for everybody ---
+
+    /// Waits for a moment; at once where it has passed.
+    pub async fn reached(&self, moment: Moment) {
+        self.token(moment).cancelled().await;
+    }
+
+    /// Whether a moment has passed.
+    pub fn has(&self, moment: Moment) -> bool {
+        self.token(moment).is_cancelled()
+    }
+
+    /// A moment as a token, for code that takes one. Cancelling it would be a lie to everybody: use a
+    /// [child](CancellationToken::child_token) where the token leaves your hands.
+    pub fn token(&self, moment: Moment) -> &CancellationToken {
+        &self.0.moments[moment as usize]
+    }
+
+    /// The instants of the drain as they stand now, `None` before T0. A deadline may still move.
+    pub fn plan(&self) -> Option<Budget> {
+        *self.0.plan.borrow()
+    }
+
+    /// Follows the plan.
+    pub fn plans(&self) -> watch::Receiver<Option<Budget>> {
+        self.0.plan.subscribe()
+    }
+
+    /// Follows why the process must end: `None` before T0, then what is believed, which may change when
+    /// more becomes known.
+    pub fn causes(&self) -> watch::Receiver<Option<Cause>> {
+        self.0.cause.subscribe()
+    }
+
+    /// The phase now.
+    pub fn phase(&self) -> Phase {
+        self.0
+            .phases
+            .borrow()
+            .last()
+            .map_or(Phase::Starting, |(phase, _)| *phase)
+    }
+
+    /// Every phase so far and when it was entered.
+    pub fn phases(&self) -> Vec<(Phase, Instant)> {
+        self.0.phases.borrow().clone()
+    }
+
+    /// Follows the phases.
+    pub fn phase_changes(&self) -> watch::Receiver<Vec<(Phase, Instant)>> {
+        self.0.phases.subscribe()
+    }
+
+    /// What `/readyz` says: started, not failed by a drain, and every [check](Self::readiness_check) passes.
+    /// Once failed by a drain it stays so.
+    pub fn is_ready(&self) -> bool {
+        self.phase() >= Phase::Serving && self.0.readiness.is_ready()
+    }
+
+    /// Waits until a drain has failed readiness, for whoever says so in another way than by `/readyz`.
+    pub async fn readiness_failed(&self) {
+        self.0.readiness.failed_by_drain().await;
+    }
+
+    /// Follows what a drain and the checks say of readiness, for the same; that the process has started is
+    /// not asked.
+    pub fn readiness_changes(&self) -> watch::Receiver<bool> {
+        self.0.readiness.changes()
+    }
+
+    /// Registers a check of this name; readiness fails while it does. Two of one name are two checks.
+    pub fn readiness_check(&self, name: &str) -> Check {
+        self.0.readiness.check(name)
+    }
+
+    /// Everything that readiness consists of: `started`, `drain`, then the rooms' checks.
+    pub fn readiness_checks(&self) -> Vec<CheckResult> {
+        let started = (self.phase() < Phase::Serving).then(|| "starting".to_owned());
+        let drained = self.0.readiness.is_failed_by_drain().then(|| {
+            let cause = self.causes().borrow().unwrap_or_default();
+            format!(
+                "drain {} began ({}), phase {}",
+                self.id(),
+                cause.as_str(),
+                self.phase()
+            )
+        });
+        let own = [
+            CheckResult::new("started", started),
+            CheckResult::new("drain", drained),
+        ];
+        own.into_iter().chain(self.0.readiness.results()).collect()
+    }
+
+    /// The name of this process' drain, the same in every place where it is told of.
+    pub fn id(&self) -> &str {
+        &self.0.id
+    }
+
+    /// Begins a drain from inside the program, as a signal would; does nothing if one has begun.
+    pub fn begin(&self) {
+        self.say(Input::Shutdown(Cause::Requested));
+    }
+
+    /// Where all rooms register their metrics, and the program its own.
+    pub fn registry(&self) -> &prometheus::Registry {
+        &self.0.registry
+    }
+
+    // --- for whoever looks from outside ---
+
+    /// Says why the process must end.
+    pub fn observe_cause(&self, cause: Cause) {
+        self.say(Input::Cause(cause));
+    }
+
+    /// Says when SIGKILL comes.
+    pub fn observe_kill(&self, kill: Kill) {
+        self.say(Input::Kill(kill));
+    }
+
+    /// Says who routes here.
+    pub fn observe_endpoints(&self, endpoints: Endpoints) {
+        self.say(Input::Endpoints(endpoints));
+    }
+
+    /// Says who else could take the traffic.
+    pub fn observe_peers(&self, peers: Peers) {
+        self.say(Input::Peers(peers));
+    }
+
+    // --- for the rooms ---
+
+    /// A gauge of connections and requests, for one server; the drain waits for what it counts.
+    pub fn traffic(&self, server: &str) -> Arc<Traffic> {
+        let traffic = Arc::new(Traffic::new(self.clone(), server));
+        lock(&self.0.traffic).push(traffic.clone());
+        traffic
+    }
+
+    /// A gauge of jobs, for one pool; the drain waits for what it counts.
+    pub fn work(&self, pool: &str) -> Arc<Work> {
+        let work = Arc::new(Work::new(self.clone(), pool));
+        lock(&self.0.work).push(work.clone());
+        work
+    }
+
+    /// All gauges of connections and requests.
+    pub fn all_traffic(&self) -> Vec<Arc<Traffic>> {
+        lock(&self.0.traffic).clone()
+    }
+
+    /// All gauges of jobs.
+    pub fn all_work(&self) -> Vec<Arc<Work>> {
+        lock(&self.0.work).clone()
+    }
+
+    /// What a room keeps once for the whole program, such as the metrics of all its servers; made by
+    /// whoever asks first.
+    pub fn kept<T: Send + Sync + 'static>(&self, make: impl FnOnce() -> T) -> Arc<T> {
+        let mut kept = lock(&self.0.kept);
+        let entry = kept
+            .entry(TypeId::of::<T>())
+            .or_insert_with(|| Arc::new(make()));
+        let entry = entry.clone();
+        entry
+            .downcast()
+            .unwrap_or_else(|_| unreachable!("kept under its own type's id"))
+    }
+
+    // --- for the shell and the gauges ---
+
+    /// What is carried now.
+    pub(crate) fn load(&self) -> Load {
+        let mut load = Load::default();
+        for traffic in lock(&self.0.traffic).iter() {
+            traffic.add_to(&mut load);
+        }
+        for work in lock(&self.0.work).iter() {
+            work.add_to(&mut load);
+        }
+        load
+    }
+
+    pub(super) fn epoch(&self) -> Instant {
+        self.0.epoch
+    }
+
+    pub(super) fn emptied(&self) -> &Notify {
+        &self.0.emptied
+    }
+
+    pub(super) fn raise(&self, moment: Moment, at: Instant) {
+        // First, so that whoever has heard of it also finds when it was.
+        self.0.raised_at[moment as usize].get_or_init(|| at);
+        self.token(moment).cancel();
+    }
+
+    pub(super) fn raised_at(&self, moment: Moment) -> Option<Instant> {
+        self.0.raised_at[moment as usize].get().copied()
+    }
+
+    pub(super) fn began_at(&self) -> Option<Timestamp> {
+        self.0.began_at.get().copied()
+    }
+
+    pub(super) fn set_plan(&self, budget: Budget) {
+        self.0
+            .began_at
+            .get_or_init(|| Timestamp::now() - budget.t0.elapsed());
+        self.0.plan.send_replace(Some(budget));
+    }
+
+    /// What is known of the drain, for the metrics.
+    pub(super) fn known(&self) -> Known {
+        *lock(&self.0.known)
+    }
+
+    pub(super) fn set_known(&self, record: &Record) {
+        *lock(&self.0.known) = Known {
+            source: Some(record.deadline_source),
+            routing: record.routing,
+        };
+        self.0
+            .cause
+            .send_if_modified(|known| known.replace(record.cause) != Some(record.cause));
+    }
+
+    pub(super) fn enter(&self, phase: Phase, at: Instant) {
+        self.0.phases.send_modify(|phases| phases.push((phase, at)));
+    }
+
+    pub(super) fn set_observed(&self) {
+        self.0.observed.store(true, Ordering::Release);
+    }
+
+    /// Somebody looks at the endpoints, so that there is such a thing as late.
+    pub(crate) fn is_observed(&self) -> bool {
+        self.0.observed.load(Ordering::Acquire)
+    }
+
+    pub(super) fn fail_readiness(&self) {
+        self.0.readiness.fail_by_drain();
+    }
+
+    pub(super) fn say(&self, input: Input) {
+        // Fails only when the shell is gone, and with it everybody who could care.
+        let _ = self.0.inputs.send(input);
+    }
+}
+
+impl fmt::Debug for Drain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Drain")
+            .field("phase", &self.phase())
+            .finish_non_exhaustive()
+    }
+}
+
+/// A panic elsewhere must not take the drain with it.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,223 @@
+//! When a process ends: what it held is free again, and a crash is charged to those who may have caused it.
+//!
+//! ```text
+//!   ran in a crash ─▶ again ─▶ suspect: waits, runs alone ─▶ crashes alone ─▶ waits longer … ─▶ dead
+//!                       └── any outcome that is written clears it of all suspicion
+//! ```
+//!
+//! A process that was killed in its drain, or of whose machine is known that it has started anew, was not
+//! crashed by its jobs. Mostly a dead machine can't be told from a dead process; in doubt the jobs are
+//! charged: it takes two such ends in a row to make a suspect, and a suspect only runs alone.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::super::{
+    convert::{Columns, end_number, micros, micros_after, params, process_uuid},
+    drains,
+    session::{Command, Failure, Turn},
+};
+use lameduck_jobs::{
+    engine::{RUNS_KEPT, common::SUSPECT},
+    job::{JobId, ProcessId, RunEnd},
+};
+
+pub(in super::super) const RELEASE_HELD: &str = "
+    WITH held AS MATERIALIZED (
+        SELECT seq, runs, attempt, process, started_at FROM lameduck.jobs
+        WHERE state = 1 AND process = $1 AND ($5::uuid[] IS NULL OR claim = ANY ($5))
+        ORDER BY seq FOR UPDATE
+    ), told AS (
+        INSERT INTO lameduck.runs (job, number, attempt, process, started_at, ended_at, how)
+        SELECT seq, runs, attempt, process, started_at, $4, $6 FROM held
+    ), forgotten AS (
+        DELETE FROM lameduck.runs r USING held h WHERE r.job = h.seq AND r.number <= h.runs - $7 AND h.runs >= $7
+    )
+    UPDATE lameduck.jobs j
+    SET state = CASE WHEN cancel_requested THEN 4 ELSE 0 END, ended_at = CASE WHEN cancel_requested THEN $4::bigint END,
+        run_at = CASE WHEN $3 THEN least(run_at, $2) ELSE $2 END, attempt = j.attempt - 1, releases = releases + 1,
+        process = NULL, claim = NULL, crashes = 0, runs = j.runs + 1
+    FROM held h WHERE j.seq = h.seq
+    RETURNING j.id, (SELECT name FROM lameduck.queues q WHERE q.id = j.queue), j.state";
+
+// Nobody can reserve for it while it is locked like this.
+const LOCK: &str = "
+    SELECT beat, outcome IS NULL AND drain_at IS NULL AND NOT EXISTS (
+        SELECT FROM lameduck.processes later
+        WHERE later.node = p.node AND later.boot_id <> p.boot_id AND later.seq > p.seq
+    )
+    FROM lameduck.processes p WHERE id = $1 AND left_at IS NULL FOR UPDATE";
+
+const BURY: &str = "
+    UPDATE lameduck.processes
+    SET left_at = $2, outcome = coalesce(outcome, 'killed'), closed_at = coalesce(closed_at, $2)
+    WHERE id = $1";
+
+// Where one ran alone, the others had not begun.
+const CHARGE: &str = "
+    UPDATE lameduck.jobs
+    SET crashes = crashes + 1,
+        run_at = CASE WHEN crashes + 1 < $3 THEN run_at
+                 ELSE $2::bigint + 1000000 * least(60, 1 << least(crashes + 1 - $3, 6)) END
+    WHERE state = 1 AND process = $1
+      AND alone = (SELECT bool_or(alone) FROM lameduck.jobs WHERE state = 1 AND process = $1)";
+
+const CONDEMN: &str = "
+    UPDATE lameduck.jobs
+    SET state = 3, ended_at = $2, process = NULL, claim = NULL, runs = runs + 1,
+        last_error = 'its process crashed ' || crashes || ' times in a row while it ran, the last time alone'
+    WHERE state = 1 AND process = $1 AND alone AND crashes >= $3
+    RETURNING id";
+
+const ADD_LOST: &str = "
+    WITH told AS (
+        INSERT INTO lameduck.runs (job, number, attempt, process, started_at, ended_at, how)
+        SELECT seq, runs, attempt, process, started_at, $2, $3 FROM lameduck.jobs WHERE state = 1 AND process = $1
+        RETURNING job, number
+    )
+    DELETE FROM lameduck.runs r USING told t WHERE r.job = t.job AND r.number <= t.number - $4";
+
+pub(in super::super) const FREE: &str = "
+    UPDATE lameduck.jobs j
+    SET state = CASE WHEN cancel_requested THEN 4 ELSE 0 END, ended_at = CASE WHEN cancel_requested THEN $2::bigint END,
+        run_at = CASE WHEN crashes < $3 THEN least(run_at, $2) ELSE run_at END, attempt = attempt - 1,
+        releases = releases + 1, process = NULL, claim = NULL, runs = runs + 1
+    WHERE state = 1 AND process = $1
+    RETURNING id, (SELECT name FROM lameduck.queues q WHERE q.id = j.queue), state";
+
+/// Gives back everything that a process holds, runnable after `delay`.
+pub(in super::super) struct ReleaseHeld {
+    pub process: ProcessId,
+    pub delay: Duration,
+}
+
+/// Gives back what was reserved under these claims and never begun.
+pub(in super::super) struct GiveBack {
+    pub process: ProcessId,
+    pub tokens: Vec<Uuid>,
+}
+
+/// Ends the lease of a process: its jobs are free.
+pub(in super::super) struct Reap {
+    pub process: ProcessId,
+    pub why: Why,
+    pub max_crashes: u32,
+    pub ledger_rows: u32,
+}
+
+/// Why a lease ends.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(in super::super) enum Why {
+    /// The process itself gives it up.
+    Closed,
+    /// Its beat has stood still at this number.
+    StoodStill(i64),
+    /// Somebody knows that it is dead.
+    KnownDead,
+}
+
+/// What came of it.
+#[derive(Debug, Default, PartialEq)]
+pub(in super::super) struct Reaped {
+    /// Jobs that are free.
+    pub freed: usize,
+    /// Jobs that are dead because they crashed too often.
+    pub condemned: usize,
+}
+
+// === impl ReleaseHeld ===
+
+impl Command for ReleaseHeld {
+    type Answer = Vec<JobId>;
+
+    async fn run(&self, turn: &mut Turn) -> Result<Vec<JobId>, Failure> {
+        release(turn, self.process, self.delay, None).await
+    }
+}
+
+// === impl GiveBack ===
+
+impl Command for GiveBack {
+    type Answer = Vec<JobId>;
+
+    async fn run(&self, turn: &mut Turn) -> Result<Vec<JobId>, Failure> {
+        release(turn, self.process, Duration::ZERO, Some(&self.tokens)).await
+    }
+}
+
+async fn release(
+    turn: &mut Turn,
+    process: ProcessId,
+    delay: Duration,
+    tokens: Option<&[Uuid]>,
+) -> Result<Vec<JobId>, Failure> {
+    let released = params![
+        process_uuid(process) => UUID, micros_after(turn.now, delay) => INT8, delay.is_zero() => BOOL,
+        micros(turn.now) => INT8, tokens => UUID_ARRAY, end_number(RunEnd::Released) => INT2,
+        RUNS_KEPT as i32 => INT4,
+    ];
+    let rows = turn.query(RELEASE_HELD, released).await?;
+    rows.iter().map(|row| freed(turn, row)).collect()
+}
+
+/// Notes what the world has to hear of a job that nobody holds any more.
+fn freed(turn: &mut Turn, row: &tokio_postgres::Row) -> Result<JobId, Failure> {
+    let job = row.job_id(0)?;
+    turn.effects.runnable.insert(row.queue_name(1)?);
+    match row.try_get::<_, i16>(2)? {
+        0 => turn.effects.changed.push(job),
+        _ => turn.effects.ended.push(job),
+    }
+    Ok(job)
+}
+
+// === impl Reap ===
+
+impl Command for Reap {
+    /// `None` where there was nothing to reap: it had left, or it lives.
+    type Answer = Option<Reaped>;
+
+    async fn run(&self, turn: &mut Turn) -> Result<Option<Reaped>, Failure> {
+        let (process, now) = (process_uuid(self.process), micros(turn.now));
+        // The lock may be held by somebody who stands still in the middle of a reservation.
+        turn.execute("SET LOCAL lock_timeout = 5000", &[]).await?;
+        let Some(row) = turn.find(LOCK, params![process => UUID]).await? else {
+            return Ok(None);
+        };
+        let (beat, crashed): (i64, bool) = (row.try_get(0)?, row.try_get(1)?);
+        if matches!(self.why, Why::StoodStill(seen) if seen != beat) {
+            return Ok(None);
+        }
+        turn.execute(BURY, params![process => UUID, now => INT8])
+            .await?;
+        let mut reaped = Reaped::default();
+        if crashed {
+            let charged = params![process => UUID, now => INT8, SUSPECT as i32 => INT4];
+            turn.execute(CHARGE, charged).await?;
+        }
+        let lost = params![process => UUID, now => INT8, end_number(RunEnd::Lost) => INT2, RUNS_KEPT as i32 => INT4];
+        turn.execute(ADD_LOST, lost).await?;
+        // Not by crashes of before: this end was no crash of anybody's.
+        if crashed && self.max_crashes > 0 {
+            let most = i32::try_from(self.max_crashes).unwrap_or(i32::MAX);
+            let condemned = params![process => UUID, now => INT8, most => INT4];
+            for row in turn.query(CONDEMN, condemned).await? {
+                turn.effects.ended.push(row.job_id(0)?);
+                reaped.condemned += 1;
+            }
+        }
+        for row in turn
+            .query(
+                FREE,
+                params![process => UUID, now => INT8, SUSPECT as i32 => INT4],
+            )
+            .await?
+        {
+            freed(turn, &row)?;
+            reaped.freed += 1;
+        }
+        drains::prune(turn, self.ledger_rows).await?;
+        Ok(Some(reaped))
+    }
+}

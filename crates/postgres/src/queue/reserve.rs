@@ -1,0 +1,138 @@
+//! Reserve: the runnable jobs of a queue in their order, each for one process however many ask.
+//!
+//! ```text
+//!   own lease row, locked: a process that was reaped gets nothing, and one that reserves is not reaped meanwhile
+//!     the first few of each priority: a range of one index, already in its order
+//!       merged by the instant from which each could run, moved back by what its priority is worth
+//!         locked in that order, those that others hold skipped, until there are enough
+//! ```
+//!
+//! Of 100,000 jobs that wait it looks at some dozens: 20 are taken in 1 to 2 ms.
+
+use uuid::Uuid;
+
+use super::super::{
+    convert::{Columns, micros, params, process_uuid},
+    session::{Command, Failure, Turn},
+};
+use lameduck_jobs::{
+    engine::common::SUSPECT,
+    job::{Claim, Job, Order, ProcessId, QueueName, Reserved},
+};
+
+/// Jobs in one go.
+pub(in super::super) const MOST: usize = 1_000;
+
+/// So many more than are wanted are looked at, because others take the first ones at the same moment.
+const SPARE: i64 = 64;
+
+// `state + 0`, because the index of all that waits is not the way to a job whose number is known, whatever the planner
+// may believe of a table that it has not looked at for long.
+pub(in super::super) const RESERVE: &str = "
+    WITH lease AS MATERIALIZED (
+        SELECT 1 FROM lameduck.processes WHERE id = $1 AND left_at IS NULL FOR KEY SHARE
+    ), candidates AS MATERIALIZED (
+        SELECT j.seq, j.run_at - p.priority * $4 AS rank
+        FROM lameduck.queues q
+        CROSS JOIN generate_series(-9, 9) AS p (priority)
+        CROSS JOIN LATERAL (
+            SELECT seq, run_at FROM lameduck.jobs
+            WHERE state = 0 AND queue = q.id AND priority = p.priority AND run_at <= $3
+            ORDER BY run_at, seq LIMIT $6
+        ) AS j
+        WHERE q.name = $2 AND NOT q.paused AND EXISTS (SELECT FROM lease)
+        ORDER BY rank, j.seq LIMIT $6
+    ), locked AS MATERIALIZED (
+        SELECT j.seq FROM candidates c JOIN lameduck.jobs j ON j.seq = c.seq
+        WHERE j.state + 0 = 0 AND j.run_at <= $3
+        ORDER BY c.rank, c.seq LIMIT $5 FOR UPDATE OF j SKIP LOCKED
+    ), numbered AS (
+        SELECT seq, row_number() OVER () AS number FROM locked
+    ), taken AS (
+        UPDATE lameduck.jobs j
+        SET state = 1, attempt = attempt + 1, process = $1, claim = ($7)[numbered.number], started_at = $3,
+            alone = false
+        FROM numbered WHERE j.seq = numbered.seq
+        RETURNING j.seq, j.id, j.claim, j.attempt, j.max_attempts, j.content_type, j.timeout, j.traceparent, j.run_at,
+                  j.crashes, j.payload, j.run_at - j.priority * $4 AS rank
+    )
+    SELECT (SELECT count(*) FROM candidates), t.id, t.claim, t.attempt, t.max_attempts, t.content_type, t.timeout,
+           t.traceparent, t.run_at, t.crashes, t.payload
+    FROM (VALUES (1)) AS one LEFT JOIN taken t ON true ORDER BY t.rank, t.seq";
+
+/// Takes runnable jobs, under these claims.
+pub(in super::super) struct Reserve {
+    pub process: ProcessId,
+    pub queue: QueueName,
+    pub order: Order,
+    /// As many as jobs are wanted; not used by anybody else, so that those can be found whose answer was lost.
+    pub tokens: Vec<Uuid>,
+}
+
+// === impl Reserve ===
+
+impl Command for Reserve {
+    type Answer = Vec<Reserved>;
+
+    async fn run(&self, turn: &mut Turn) -> Result<Vec<Reserved>, Failure> {
+        let mut reserved = Vec::new();
+        let mut spare = SPARE;
+        while let Some(tokens) = self.tokens.get(reserved.len()..).filter(|t| !t.is_empty()) {
+            let looked = tokens.len() as i64 + spare;
+            let candidates = self.take(turn, tokens, looked, &mut reserved).await?;
+            // All that were looked at are somebody else's, and there may be more behind them.
+            if reserved.len() == self.tokens.len() || candidates < looked {
+                break;
+            }
+            spare *= 8;
+        }
+        let changed = reserved.iter().map(|reserved| reserved.job.id);
+        turn.effects.changed.extend(changed);
+        Ok(reserved)
+    }
+}
+
+impl Reserve {
+    /// Says how many there were to choose from.
+    async fn take(
+        &self,
+        turn: &Turn,
+        tokens: &[Uuid],
+        looked: i64,
+        reserved: &mut Vec<Reserved>,
+    ) -> Result<i64, Failure> {
+        let step = i64::try_from(self.order.step().as_micros()).unwrap_or(i64::MAX);
+        let asked = params![
+            process_uuid(self.process) => UUID, self.queue.as_str() => TEXT, micros(turn.now) => INT8, step => INT8,
+            tokens.len() as i64 => INT8, looked => INT8, tokens => UUID_ARRAY,
+        ];
+        let rows = turn.query(RESERVE, asked).await?;
+        let mut candidates = 0;
+        for row in &rows {
+            candidates = row.try_get(0)?;
+            if row.try_get::<_, Option<Uuid>>(1)?.is_none() {
+                continue;
+            }
+            let job = Job {
+                id: row.job_id(1)?,
+                queue: self.queue.clone(),
+                attempt: row.small(3)?,
+                max_attempts: u32::try_from(row.count(4)?).unwrap_or(u32::MAX),
+                content_type: row.try_get(5)?,
+                timeout: row.duration(6)?,
+                traceparent: row.try_get(7)?,
+                run_at: row.instant(8)?,
+                suspect: row.small(9)? >= SUSPECT,
+                payload: row.try_get::<_, Vec<u8>>(10)?.into(),
+            };
+            let token: Uuid = row.try_get(2)?;
+            let claim = Claim::from_bytes(job.id, token.into_bytes());
+            reserved.push(Reserved {
+                job,
+                claim,
+                process: self.process,
+            });
+        }
+        Ok(candidates)
+    }
+}

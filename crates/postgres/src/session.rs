@@ -1,0 +1,364 @@
+//! Transactions: begun with the database's time, committed or rolled back, told to the world.
+//!
+//! ```text
+//!   BEGIN; SET LOCAL …; what time is it?     one round trip
+//!     the command's statements
+//!   COMMIT ── answered ──▶ events, then the answer
+//!          ── no answer ─▶ an error, and nobody knows whether it happened
+//! ```
+//!
+//! Replicas' clocks differ, the database has one: what is due and when something happened is measured on it.
+//!
+//! All of it gets through a PgBouncer in transaction mode: settings are local to their transaction, statements
+//! have no names, nothing is kept in a session.
+
+use std::{
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use deadpool_postgres::{Object, Pool, PoolError};
+use jiff::Timestamp;
+use tokio_postgres::{
+    Error, Row, SimpleQueryMessage,
+    error::SqlState,
+    types::{ToSql, Type},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+
+use super::{failure, news::News};
+use lameduck_jobs::engine::{Clock, EngineError, common::Effects};
+
+/// How often a transaction is begun again after it lost a race that cost it nothing but time.
+const TRIES: u32 = 5;
+
+/// The statements are written for their indexes. A planner whose figures are an hour old must not get the idea to
+/// read or sort the backlog, nor to compile what runs for a millisecond.
+pub(super) const PLANNER: &str = "SET LOCAL jit = off; SET LOCAL enable_seqscan = off; \
+    SET LOCAL enable_bitmapscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off";
+
+/// One thing that is asked of the database, in one transaction.
+pub(super) trait Command: Send + Sync + 'static {
+    /// What comes of it.
+    type Answer: Send + 'static;
+
+    /// It only looks.
+    const LOOKS: bool = false;
+
+    /// Does the work. May be called again after a rollback.
+    fn run(&self, turn: &mut Turn) -> impl Future<Output = Result<Self::Answer, Failure>> + Send;
+}
+
+/// What a command gets to work with.
+pub(super) struct Turn {
+    // Taken when it goes back to the pool; what is left here was cut off in the middle of something.
+    connection: Option<Object>,
+    /// The database's time, the same for the whole transaction.
+    pub now: Timestamp,
+    /// What the world is to be told if this becomes durable.
+    pub effects: Effects,
+}
+
+/// Why a command did not happen.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// PostgreSQL said so, or the connection to it broke.
+    Database(Error),
+    /// There was no connection to be had.
+    NoConnection(PoolError),
+    /// It did not answer in time.
+    Silent(Duration),
+    /// Somebody else was faster, and everything has to be looked at again.
+    Raced,
+    /// There is something in the database that this program does not understand.
+    Unreadable(String),
+}
+
+/// What the caller hears.
+pub(super) struct Undone {
+    pub error: EngineError,
+    /// It is about what was to be written: other things may go through.
+    pub by_content: bool,
+    /// It may have happened all the same.
+    pub in_doubt: bool,
+}
+
+/// Where a transaction failed.
+enum Broken {
+    /// Before its COMMIT was sent: certainly nothing happened.
+    Before(Failure),
+    /// At its COMMIT: it may have happened.
+    AtCommit(Failure),
+}
+
+/// The way to the database.
+pub(super) struct Sessions {
+    pool: Pool,
+    begin: [String; 2],
+    clock: Option<Clock>,
+    patience: Duration,
+    news: News,
+    figures: Figures,
+    running: TaskTracker,
+    closed: CancellationToken,
+}
+
+/// What is counted.
+#[derive(Debug, Default)]
+pub(super) struct Figures {
+    pub commits: AtomicU64,
+    pub stale: AtomicU64,
+}
+
+// === impl Sessions ===
+
+impl Sessions {
+    /// Over this pool. A statement may take `timeout`; a process that stops in the middle of a transaction
+    /// gives up its locks before its `lease` is over.
+    pub fn new(
+        pool: Pool,
+        clock: Option<Clock>,
+        timeout: Duration,
+        lease: Duration,
+        news: News,
+    ) -> Arc<Self> {
+        let begin = |how: &str| {
+            format!(
+                "BEGIN {how}; SET LOCAL statement_timeout = {}; \
+                 SET LOCAL idle_in_transaction_session_timeout = {}; \
+                 {PLANNER}; \
+                 SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
+                timeout.as_millis().max(1),
+                (lease / 2).as_millis().max(1),
+            )
+        };
+        Arc::new(Self {
+            pool,
+            begin: [begin("READ WRITE"), begin("READ ONLY")],
+            clock,
+            patience: timeout * 2,
+            news,
+            figures: Figures::default(),
+            running: TaskTracker::new(),
+            closed: CancellationToken::new(),
+        })
+    }
+
+    /// What was counted.
+    pub fn figures(&self) -> &Figures {
+        &self.figures
+    }
+
+    /// Who tells what happens.
+    pub fn news(&self) -> &News {
+        &self.news
+    }
+
+    /// Has a command done; returns when it is durable. Once begun it goes on though the caller goes away.
+    pub async fn call<C: Command>(self: &Arc<Self>, command: C) -> Result<C::Answer, EngineError> {
+        if self.closed.is_cancelled() {
+            return Err(EngineError::Closed);
+        }
+        self.finish(command).await.map_err(|undone| undone.error)
+    }
+
+    /// The same for what was asked before everything closed.
+    pub async fn finish<C: Command>(self: &Arc<Self>, command: C) -> Result<C::Answer, Undone> {
+        self.run(command).await.map_err(|broken| match broken {
+            Broken::Before(failure) => Undone {
+                error: failure::explain(&failure, false),
+                by_content: failure.by_content(),
+                in_doubt: false,
+            },
+            Broken::AtCommit(failure) => Undone {
+                error: failure::explain(&failure, true),
+                by_content: false,
+                in_doubt: true,
+            },
+        })
+    }
+
+    /// Refuses what is asked from now on, and returns when everything that was begun has ended.
+    pub async fn settle_down(&self) {
+        self.closed.cancel();
+        self.running.close();
+        self.running.wait().await;
+    }
+
+    /// The same, and closes every connection.
+    pub async fn close(&self) {
+        self.settle_down().await;
+        self.pool.close();
+    }
+
+    async fn run<C: Command>(self: &Arc<Self>, command: C) -> Result<C::Answer, Broken> {
+        let sessions = Arc::clone(self);
+        // On a task of its own, so that no transaction is left in the middle.
+        let run = self.running.spawn(async move {
+            let mut tries = 1;
+            loop {
+                match sessions.transact(&command).await {
+                    Err(broken) if broken.cost_only_time() && tries < TRIES => tries += 1,
+                    result => return result,
+                }
+            }
+        });
+        run.await.unwrap_or_else(|panic| {
+            let why = Failure::Unreadable(format!("the command did not end: {panic}"));
+            Err(Broken::Before(why))
+        })
+    }
+
+    async fn transact<C: Command>(&self, command: &C) -> Result<C::Answer, Broken> {
+        let mut turn = self
+            .in_time(self.begin(C::LOOKS))
+            .await
+            .map_err(Broken::Before)?;
+        match self.in_time(command.run(&mut turn)).await {
+            Ok(answer) => {
+                self.in_time(turn.end("COMMIT"))
+                    .await
+                    .map_err(Broken::AtCommit)?;
+                if !C::LOOKS {
+                    self.figures.commits.fetch_add(1, Ordering::Relaxed);
+                }
+                let effects = std::mem::take(&mut turn.effects);
+                self.figures
+                    .stale
+                    .fetch_add(effects.stale, Ordering::Relaxed);
+                self.news.publish(effects);
+                Ok(answer)
+            }
+            Err(failure) => {
+                if !matches!(failure, Failure::Silent(_)) {
+                    // Where this fails, too, the connection is thrown away.
+                    let _ = self.in_time(turn.end("ROLLBACK")).await;
+                }
+                Err(Broken::Before(failure))
+            }
+        }
+    }
+
+    async fn begin(&self, looks: bool) -> Result<Turn, Failure> {
+        let connection = self.pool.get().await.map_err(Failure::NoConnection)?;
+        let mut turn = Turn {
+            connection: Some(connection),
+            now: Timestamp::UNIX_EPOCH,
+            effects: Effects::default(),
+        };
+        let begin = &self.begin[usize::from(looks)];
+        let said = turn.connection().simple_query(begin).await?;
+        let now = said.iter().find_map(|message| match message {
+            SimpleQueryMessage::Row(row) => row.get(0)?.parse::<i64>().ok(),
+            _ => None,
+        });
+        turn.now = match (&self.clock, now) {
+            (Some(clock), _) => clock(),
+            (None, Some(now)) => Timestamp::from_microsecond(now)
+                .map_err(|error| Failure::Unreadable(error.to_string()))?,
+            (None, None) => return Err(Failure::Unreadable("no time was told".to_owned())),
+        };
+        Ok(turn)
+    }
+
+    async fn in_time<T>(
+        &self,
+        work: impl Future<Output = Result<T, Failure>>,
+    ) -> Result<T, Failure> {
+        tokio::time::timeout(self.patience, work)
+            .await
+            .unwrap_or(Err(Failure::Silent(self.patience)))
+    }
+}
+
+// === impl Turn ===
+
+/// A parameter and its type.
+pub(super) type Param<'a> = (&'a (dyn ToSql + Sync), Type);
+
+impl Turn {
+    /// Rows.
+    pub async fn query(&self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Failure> {
+        Ok(self.connection().query_typed(sql, params).await?)
+    }
+
+    /// The one row that there may be.
+    pub async fn find(&self, sql: &str, params: &[Param<'_>]) -> Result<Option<Row>, Failure> {
+        Ok(self.connection().query_typed_opt(sql, params).await?)
+    }
+
+    /// How many rows it changed.
+    pub async fn execute(&self, sql: &str, params: &[Param<'_>]) -> Result<u64, Failure> {
+        Ok(self.connection().execute_typed(sql, params).await?)
+    }
+
+    /// Ends the transaction and gives the connection back.
+    async fn end(&mut self, how: &str) -> Result<(), Failure> {
+        self.connection().batch_execute(how).await?;
+        drop(self.connection.take());
+        Ok(())
+    }
+
+    fn connection(&self) -> &Object {
+        // Only `end` takes it, and nothing comes after that.
+        self.connection
+            .as_ref()
+            .unwrap_or_else(|| unreachable!("a transaction was used after its end"))
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        if let Some(connection) = self.connection.take() {
+            // Nobody may get it from the pool: who knows what is under way on it. PostgreSQL rolls back.
+            drop(Object::take(connection));
+        }
+    }
+}
+
+// === impl Broken ===
+
+impl Broken {
+    /// Nothing happened, and it may go better at once.
+    fn cost_only_time(&self) -> bool {
+        match self {
+            Self::Before(Failure::Raced) => true,
+            Self::Before(Failure::Database(error)) => {
+                // A connection that was closed while it lay in the pool, or that was just beginning.
+                error.is_closed()
+                    || error.code().is_some_and(|code| {
+                        *code == SqlState::T_R_SERIALIZATION_FAILURE
+                            || *code == SqlState::T_R_DEADLOCK_DETECTED
+                            || *code == SqlState::ADMIN_SHUTDOWN
+                    })
+            }
+            Self::Before(_) | Self::AtCommit(_) => false,
+        }
+    }
+}
+
+// === impl Failure ===
+
+impl Failure {
+    /// PostgreSQL took offence at a value, not at the state of the world.
+    fn by_content(&self) -> bool {
+        let Self::Database(error) = self else {
+            return false;
+        };
+        // Data exceptions, constraints, limits of the program: appendix A of PostgreSQL's manual.
+        let classes = ["22", "23", "54", "P0"];
+        error
+            .code()
+            .is_some_and(|code| classes.iter().any(|class| code.code().starts_with(class)))
+    }
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Database(error)
+    }
+}

@@ -1,0 +1,80 @@
+//! Between Rust's types and SQLite's.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use rusqlite::{Error, Result, Row, types::Type};
+
+use lameduck_jobs::job::{JobId, QueueName, State};
+
+/// An instant as it is stored.
+pub(super) fn micros(instant: Timestamp) -> i64 {
+    instant.as_microsecond()
+}
+
+/// An instant some time later; the end of time where there is none.
+pub(super) fn micros_after(instant: Timestamp, delay: Duration) -> i64 {
+    let delay = i64::try_from(delay.as_micros()).unwrap_or(i64::MAX);
+    micros(instant)
+        .saturating_add(delay)
+        .min(micros(Timestamp::MAX))
+}
+
+/// A duration as it is stored; the longest where it is longer.
+pub(super) fn stored_duration(duration: Duration) -> i64 {
+    i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
+}
+
+/// A stored duration that may be missing.
+pub(super) fn read_duration(row: &Row<'_>, column: usize) -> Result<Option<Duration>> {
+    let micros = row.get::<_, Option<i64>>(column)?;
+    Ok(micros.map(|micros| Duration::from_micros(micros.unsigned_abs())))
+}
+
+/// A state, by its number and by whether its time has come.
+pub(super) fn state(row: &Row<'_>, column: usize, run_at: usize, now: Timestamp) -> Result<State> {
+    Ok(match row.get(column)? {
+        0 if instant(row, run_at)? > now => State::Scheduled,
+        0 => State::Pending,
+        1 => State::Running,
+        2 => State::Completed,
+        3 => State::Dead,
+        4 => State::Cancelled,
+        5 => State::Deferred,
+        unknown => return Err(Error::IntegralValueOutOfRange(column, unknown)),
+    })
+}
+
+/// A stored instant.
+pub(super) fn instant(row: &Row<'_>, column: usize) -> Result<Timestamp> {
+    parse_instant(row.get(column)?, column)
+}
+
+/// A stored instant that may be missing.
+pub(super) fn instant_if_any(row: &Row<'_>, column: usize) -> Result<Option<Timestamp>> {
+    row.get::<_, Option<i64>>(column)?
+        .map(|micros| parse_instant(micros, column))
+        .transpose()
+}
+
+/// A count, which is never negative.
+pub(super) fn count(row: &Row<'_>, column: usize) -> Result<u64> {
+    row.get::<_, i64>(column).map(i64::unsigned_abs)
+}
+
+/// A stored job id.
+pub(super) fn job_id(row: &Row<'_>, column: usize) -> Result<JobId> {
+    row.get(column).map(JobId::from_bytes)
+}
+
+/// A stored queue name.
+pub(super) fn queue_name(row: &Row<'_>, column: usize) -> Result<QueueName> {
+    row.get::<_, String>(column)?
+        .parse()
+        .map_err(|error| Error::FromSqlConversionFailure(column, Type::Text, Box::new(error)))
+}
+
+fn parse_instant(micros: i64, column: usize) -> Result<Timestamp> {
+    Timestamp::from_microsecond(micros)
+        .map_err(|error| Error::FromSqlConversionFailure(column, Type::Integer, Box::new(error)))
+}

@@ -1,0 +1,415 @@
+//! The embedded engine: SQLite, one process, nothing else to run.
+//!
+//! ```text
+//!   submit, reserve, settle, …  ──▶ bounded channel ──▶ writer thread ──▶ one COMMIT for all that waited
+//!   job, queues, …              ──▶ bounded channel ──▶ reader thread ──▶ a connection of its own
+//! ```
+//!
+//! Throughput of a durable queue is the number of fsyncs a second times the commands that share one. So
+//! there is one writer, and whatever waits while it commits goes into its next transaction together. Polls
+//! go to another connection and never wait for an fsync.
+//!
+//! The database belongs to one process: an OS lock on a file beside it refuses a second one. A lock and not
+//! a PID file, because the kernel gives it up when the process dies, and in a container every process is
+//! PID 1. For the same reason what a predecessor still held when this one opens is free: its owner is dead.
+//!
+//! The files must be on a local file system (or a block volume). SQLite's locks and its shared memory do
+//! not work over NFS.
+
+use std::{
+    fmt,
+    path::Path,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use jiff::Timestamp;
+use rusqlite::{Connection, TransactionBehavior};
+use tokio::sync::broadcast;
+
+use super::{Clock, Engine, EngineError, Event, common::EVENTS};
+use lameduck_jobs::{
+    job::{
+        Cancelled, Claim, JobId, JobRecord, Listing, Maintained, NewJob, Order, Page, ProcessId,
+        QueueName, QueueStats, Rejected, Reserved, Retention, Revived, Run, Settled, Settlement,
+        Submitted,
+    },
+    ledger::{DrainRow, DrainTotal, LastWord, Ledger},
+    leftovers,
+};
+
+mod beside;
+mod connection;
+mod convert;
+mod directory;
+mod drains;
+mod file_system;
+mod lookup;
+mod queue;
+mod reader;
+mod schema;
+mod service;
+mod writer;
+
+pub use beside::read_drains;
+pub use directory::Directory;
+use queue::Room;
+use reader::Reader;
+use writer::{Desk, Figures, Writer};
+
+/// The embedded engine.
+///
+/// Dropping it ends its threads, which blocks for as long as the commands under way and a checkpoint take;
+/// [`close`](SqliteEngine::close) does the same without blocking the caller's thread.
+pub struct SqliteEngine {
+    process: ProcessId,
+    room: Arc<Room>,
+    retention: Retention,
+    clock: Clock,
+    events: broadcast::Sender<Event>,
+    figures: Arc<Figures>,
+    // Dropped in this order: the reader goes first, so that the writer's connection is the last one and
+    // folds the WAL in.
+    reader: Reader,
+    writer: Writer,
+}
+
+/// What can be set; the defaults are for production.
+#[derive(Clone)]
+pub struct SqliteOptions {
+    /// Says what time it is.
+    pub clock: Clock,
+    /// Commands in one transaction at most. Above a few hundred the fsync hardly counts any more, and the
+    /// first command of a batch waits for the last.
+    pub batch: usize,
+    /// Commands that may wait for the writer; whoever comes then waits to be let in.
+    pub backlog: usize,
+    /// Ended process runs that the ledger keeps one by one; older ones are only counted.
+    pub ledger_rows: u32,
+    /// Jobs that may wait in one queue; more are refused.
+    pub max_waiting: u64,
+    /// Bytes that the database may hold before jobs are refused.
+    pub max_bytes: u64,
+    /// Bytes that jobs leave free on its file system, so that there is room for their outcomes.
+    pub min_free: u64,
+    /// A job is dead when its process crashed so often in a row while it ran, the last time alone; 0 for
+    /// never.
+    pub max_crashes: u32,
+    /// How long what ended is kept.
+    pub retention: Retention,
+    /// What tells one boot of the machine from the next; where nothing does (outside of Linux), every end counts
+    /// as a crash of nobody's.
+    pub boot_id: Option<String>,
+}
+
+// === impl SqliteOptions ===
+
+impl Default for SqliteOptions {
+    fn default() -> Self {
+        Self {
+            clock: Arc::new(Timestamp::now),
+            batch: 512,
+            backlog: 4096,
+            ledger_rows: 1_000,
+            max_waiting: 1_000_000,
+            max_bytes: u64::MAX,
+            min_free: 64 << 20,
+            max_crashes: 10,
+            retention: Retention::default(),
+            boot_id: leftovers::boot_id(),
+        }
+    }
+}
+
+// === impl SqliteEngine ===
+
+impl SqliteEngine {
+    /// Opens the queue in `directory` for this process run, and makes it if there is none. Ends what the commands
+    /// of a dead predecessor left running, and frees the jobs that it held. Blocks.
+    pub fn open(directory: &Path, options: SqliteOptions) -> Result<Self, EngineError> {
+        Self::open_in(Directory::claim(directory)?, options)
+    }
+
+    /// The same in a directory that is ours already.
+    pub fn open_in(directory: Directory, options: SqliteOptions) -> Result<Self, EngineError> {
+        let room = Arc::new(Room {
+            max_waiting: options.max_waiting,
+            max_bytes: options.max_bytes,
+            min_free: options.min_free,
+            directory: directory.path().to_owned(),
+        });
+        // Before a job is free: it must not run again beside the command that still does its work.
+        leftovers::end(directory.path());
+        let database = directory.database();
+        let mut connection = connection::writer(&database)?;
+        let process = ProcessId::random();
+        take_over(&mut connection, process, &options)
+            .map_err(|error| EngineError::Storage(connection::explain(&database, &error)))?;
+
+        let (events, _) = broadcast::channel(EVENTS);
+        let figures = Arc::new(Figures::default());
+        let desk = Desk {
+            connection,
+            clock: options.clock.clone(),
+            batch: options.batch.max(1),
+            events: events.clone(),
+            figures: figures.clone(),
+            directory,
+        };
+        let reads = connection::reader(&database)?;
+        let no_thread = |error| EngineError::Storage(format!("no thread for the queue: {error}"));
+        Ok(Self {
+            process,
+            room,
+            retention: options.retention,
+            clock: options.clock,
+            events,
+            figures,
+            reader: Reader::spawn(options.backlog.max(1), reads, database).map_err(no_thread)?,
+            writer: Writer::spawn(options.backlog.max(1), desk).map_err(no_thread)?,
+        })
+    }
+
+    /// Commands that were answered after a commit.
+    pub fn commands(&self) -> u64 {
+        self.figures.commands.load(Ordering::Relaxed)
+    }
+
+    /// Commits that it took; the fewer for the same commands, the better they were grouped.
+    pub fn commits(&self) -> u64 {
+        self.figures.commits.load(Ordering::Relaxed)
+    }
+
+    /// Outcomes that came under a claim which was no longer the job's, and were not written.
+    pub fn stale_settlements(&self) -> u64 {
+        self.figures.stale.load(Ordering::Relaxed)
+    }
+}
+
+/// Ends what predecessors left behind and opens this process' row, all or nothing.
+fn take_over(
+    connection: &mut Connection,
+    process: ProcessId,
+    options: &SqliteOptions,
+) -> rusqlite::Result<()> {
+    let now = (options.clock)();
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let boot_id = options.boot_id.as_deref();
+    let charged = queue::charge_crashes(&transaction, boot_id, now)?;
+    let (freed, condemned) =
+        queue::take_from_the_dead(&transaction, boot_id, now, options.max_crashes)?;
+    let killed = drains::bury_predecessors(&transaction, now)?;
+    drains::open(&transaction, process, boot_id, now)?;
+    drains::prune(&transaction, options.ledger_rows)?;
+    transaction.commit()?;
+    if killed > 0 {
+        tracing::warn!(
+            killed,
+            freed,
+            charged,
+            "the process before this one ended without a report; its jobs are free again"
+        );
+    }
+    if condemned > 0 {
+        tracing::error!(
+            condemned,
+            "jobs are dead because their process crashed whenever they ran"
+        );
+    }
+    Ok(())
+}
+
+impl fmt::Debug for SqliteEngine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SqliteEngine")
+            .field("process", &self.process.to_string())
+            .field("figures", &self.figures)
+            .finish_non_exhaustive()
+    }
+}
+
+#[async_trait]
+impl Engine for SqliteEngine {
+    fn process(&self) -> ProcessId {
+        self.process
+    }
+
+    /// By the writer: it waits behind a disk that hangs.
+    async fn ping(&self) -> Result<(), EngineError> {
+        self.writer.call(|turn| lookup::ping(turn.connection)).await
+    }
+
+    async fn submit(
+        &self,
+        jobs: Vec<NewJob>,
+    ) -> Result<Vec<Result<Submitted, Rejected>>, EngineError> {
+        let room = self.room.clone();
+        self.writer
+            .call(move |turn| queue::submit(turn, &room, &jobs))
+            .await
+    }
+
+    async fn reserve(
+        &self,
+        queue: &QueueName,
+        order: Order,
+        limit: usize,
+    ) -> Result<Vec<Reserved>, EngineError> {
+        let (process, queue) = (self.process, queue.clone());
+        self.writer
+            .call(move |turn| queue::reserve(turn, process, &queue, order, limit))
+            .await
+    }
+
+    async fn runs_alone(&self, claim: &Claim) -> Result<(), EngineError> {
+        let claim = (claim.job(), *claim.token());
+        self.writer
+            .call(move |turn| queue::runs_alone(turn.connection, &claim))
+            .await
+    }
+
+    async fn settle(
+        &self,
+        settlements: &Arc<Vec<Settlement>>,
+    ) -> Result<Vec<Settled>, EngineError> {
+        let settlements = Arc::clone(settlements);
+        self.writer
+            .call(move |turn| queue::settle(turn, &settlements))
+            .await
+    }
+
+    async fn release_held(&self, delay: Duration) -> Result<Vec<JobId>, EngineError> {
+        let process = self.process;
+        self.writer
+            .call(move |turn| queue::release_held(turn, process, delay))
+            .await
+    }
+
+    async fn cancel(&self, id: JobId) -> Result<Option<Cancelled>, EngineError> {
+        self.writer.call(move |turn| queue::cancel(turn, id)).await
+    }
+
+    async fn cancel_dead(&self, queue: &QueueName, limit: usize) -> Result<u64, EngineError> {
+        let queue = queue.clone();
+        self.writer
+            .call(move |turn| queue::cancel_dead(turn, &queue, limit))
+            .await
+    }
+
+    async fn cancel_requests(&self) -> Result<Vec<JobId>, EngineError> {
+        let process = self.process;
+        self.reader
+            .call(move |connection| lookup::cancel_requests(connection, process))
+            .await
+    }
+
+    async fn revive(&self, id: JobId) -> Result<Option<Revived>, EngineError> {
+        self.writer.call(move |turn| queue::revive(turn, id)).await
+    }
+
+    async fn revive_all(&self, queue: &QueueName, limit: usize) -> Result<u64, EngineError> {
+        let queue = queue.clone();
+        self.writer
+            .call(move |turn| queue::revive_all(turn, &queue, limit))
+            .await
+    }
+
+    async fn set_paused(&self, queue: &QueueName, paused: bool) -> Result<(), EngineError> {
+        let queue = queue.clone();
+        self.writer
+            .call(move |turn| queue::set_paused(turn, &queue, paused))
+            .await
+    }
+
+    async fn maintain(&self) -> Result<Maintained, EngineError> {
+        let retention = self.retention.clone();
+        self.writer
+            .call(move |turn| queue::maintain(turn, &retention))
+            .await
+    }
+
+    async fn job(&self, id: JobId) -> Result<Option<JobRecord>, EngineError> {
+        let now = (self.clock)();
+        self.reader
+            .call(move |connection| lookup::job(connection, id, now))
+            .await
+    }
+
+    async fn payload(&self, id: JobId) -> Result<Option<(String, Bytes)>, EngineError> {
+        self.reader
+            .call(move |connection| lookup::payload(connection, id))
+            .await
+    }
+
+    async fn runs(&self, id: JobId) -> Result<Vec<Run>, EngineError> {
+        self.reader
+            .call(move |connection| lookup::runs(connection, id))
+            .await
+    }
+
+    async fn list(&self, listing: &Listing) -> Result<Page, EngineError> {
+        let (now, listing) = ((self.clock)(), listing.clone());
+        self.reader
+            .call(move |connection| lookup::list(connection, &listing, now))
+            .await
+    }
+
+    async fn queues(&self) -> Result<Vec<QueueStats>, EngineError> {
+        let now = (self.clock)();
+        self.reader
+            .call(move |connection| lookup::queues(connection, now))
+            .await
+    }
+
+    async fn next_run_at(&self, queue: &QueueName) -> Result<Option<Timestamp>, EngineError> {
+        let queue = queue.clone();
+        self.reader
+            .call(move |connection| lookup::next_run_at(connection, &queue))
+            .await
+    }
+
+    fn events(&self) -> broadcast::Receiver<Event> {
+        self.events.subscribe()
+    }
+
+    /// Folds the WAL in and frees the directory.
+    async fn close(&self) {
+        self.reader.close().await;
+        self.writer.close().await;
+    }
+}
+
+#[async_trait]
+impl Ledger for SqliteEngine {
+    async fn mark_drain(
+        &self,
+        drain_id: &str,
+        cause: &str,
+        ago: Duration,
+    ) -> Result<(), EngineError> {
+        let process = self.process;
+        let (drain_id, cause) = (drain_id.to_owned(), cause.to_owned());
+        self.writer
+            .call(move |turn| drains::mark(turn, process, &drain_id, &cause, ago))
+            .await
+    }
+
+    async fn close_drain(&self, last: &LastWord) -> Result<(), EngineError> {
+        let (process, last) = (self.process, last.clone());
+        self.writer
+            .call(move |turn| drains::close(turn, process, &last))
+            .await
+    }
+
+    async fn drain_totals(&self) -> Result<Vec<DrainTotal>, EngineError> {
+        self.reader.call(drains::totals).await
+    }
+
+    async fn drains(&self, limit: usize) -> Result<Vec<DrainRow>, EngineError> {
+        self.reader
+            .call(move |connection| drains::newest(connection, limit))
+            .await
+    }
+}

@@ -1,0 +1,280 @@
+//! Group commit: whatever waits goes into one transaction, and is answered after its one fsync.
+//!
+//! ```text
+//!   BEGIN IMMEDIATE
+//!     SAVEPOINT  first command   RELEASE
+//!     SAVEPOINT  second command  ROLLBACK TO   (it failed: its neighbours do not notice)
+//!     …
+//!   COMMIT ── durable ──▶ events, then every answer
+//!          ── failed  ──▶ every command gets the error, and nobody knows whether it happened
+//! ```
+//!
+//! What a command does is none of this file's business.
+
+use std::{
+    io,
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use jiff::Timestamp;
+use rusqlite::Connection;
+use tokio::sync::{broadcast, oneshot};
+
+use super::{
+    connection::explain,
+    directory::Directory,
+    service::{Inbox, Service},
+};
+use lameduck_jobs::engine::{Clock, EngineError, Event, common::Effects};
+
+/// The handle on the writer's thread.
+pub(super) struct Writer(Service<Box<dyn Command>>);
+
+/// Everything that the thread owns.
+pub(super) struct Desk {
+    pub connection: Connection,
+    pub clock: Clock,
+    pub batch: usize,
+    pub events: broadcast::Sender<Event>,
+    pub figures: Arc<Figures>,
+    /// Kept to the very end: the lock may go only when nothing is written any more.
+    pub directory: Directory,
+}
+
+/// What a command gets to work with.
+pub(super) struct Turn<'a> {
+    pub connection: &'a Connection,
+    /// The same for a whole batch.
+    pub now: Timestamp,
+    /// What the world is to be told if this becomes durable.
+    pub effects: &'a mut Effects,
+}
+
+/// What the writer counts.
+#[derive(Debug, Default)]
+pub(super) struct Figures {
+    pub commands: AtomicU64,
+    pub commits: AtomicU64,
+    pub stale: AtomicU64,
+}
+
+/// Why a command did not happen, as often as it has to be said.
+#[derive(Clone)]
+struct Failure(String);
+
+/// How a transaction went wrong.
+enum Broken {
+    /// One command took it down, and it was rolled back: certainly nothing happened.
+    ByOne(Failure),
+    /// It could not begin, or failed at its COMMIT: then it may have happened.
+    AsAWhole(Failure),
+}
+
+trait Command: Send {
+    /// True when nobody waits for the answer any more.
+    fn abandoned(&self) -> bool;
+
+    /// Does the work, keeps the answer. May be called again after a rollback.
+    fn run(&mut self, turn: &mut Turn<'_>) -> rusqlite::Result<()>;
+
+    /// Says why it did not happen instead.
+    fn fail(&mut self, failure: Failure);
+
+    /// Gives the answer away.
+    fn answer(self: Box<Self>);
+}
+
+struct Request<F, T> {
+    run: F,
+    result: Result<T, Failure>,
+    reply: oneshot::Sender<Result<T, EngineError>>,
+}
+
+// === impl Writer ===
+
+impl Writer {
+    /// Starts the thread.
+    pub fn spawn(backlog: usize, desk: Desk) -> io::Result<Self> {
+        Service::spawn("queue-writer", backlog, move |inbox| desk.serve(inbox)).map(Self)
+    }
+
+    /// Has `run` done in the next transaction; returns when it is durable.
+    pub async fn call<T, F>(&self, run: F) -> Result<T, EngineError>
+    where
+        T: Send + 'static,
+        F: FnMut(&mut Turn<'_>) -> rusqlite::Result<T> + Send + 'static,
+    {
+        let (reply, answer) = oneshot::channel();
+        let result = Err(Failure("the command was not run".to_owned()));
+        self.0
+            .send(Box::new(Request { run, result, reply }))
+            .await?;
+        answer.await.unwrap_or(Err(EngineError::Closed))
+    }
+
+    /// Returns when what was sent is durable, the files are closed and the directory is free.
+    pub async fn close(&self) {
+        self.0.close().await;
+    }
+}
+
+// === impl Desk ===
+
+impl Desk {
+    fn serve(self, mut inbox: Inbox<Box<dyn Command>>) {
+        while let Some(first) = inbox.next() {
+            let mut batch = vec![first];
+            while batch.len() < self.batch
+                && let Some(next) = inbox.next_waiting()
+            {
+                batch.push(next);
+            }
+            // Nothing has been done for these yet, and nobody would know of their claims.
+            batch.retain(|command| !command.abandoned());
+            self.settle(batch);
+        }
+        self.close();
+    }
+
+    /// Runs a batch to its answers.
+    fn settle(&self, mut batch: Vec<Box<dyn Command>>) {
+        match self.transact(&mut batch) {
+            Ok(effects) => self.publish(effects),
+            // One command took the whole transaction with it (a full disk does that). Alone, its
+            // neighbours may still go through: an outcome needs less room than a submission.
+            Err(Broken::ByOne(_)) if batch.len() > 1 => {
+                return batch.into_iter().for_each(|one| self.settle(vec![one]));
+            }
+            Err(Broken::ByOne(failure) | Broken::AsAWhole(failure)) => {
+                tracing::error!(error = failure.0, "the queue could not be written");
+                for command in &mut batch {
+                    command.fail(failure.clone());
+                }
+            }
+        }
+        for command in batch {
+            command.answer();
+        }
+    }
+
+    fn transact(&self, batch: &mut [Box<dyn Command>]) -> Result<Effects, Broken> {
+        if batch.is_empty() {
+            return Ok(Effects::default());
+        }
+        self.execute("BEGIN IMMEDIATE").map_err(Broken::AsAWhole)?;
+        let now = (self.clock)();
+        let mut effects = Effects::default();
+        for command in &mut *batch {
+            effects.merge(self.step(command.as_mut(), now)?);
+        }
+        if let Err(failure) = self.execute("COMMIT") {
+            // It may have rolled back already, and there is nothing to be done if this fails too.
+            let _ = self.execute("ROLLBACK");
+            return Err(Broken::AsAWhole(failure));
+        }
+        self.figures.commits.fetch_add(1, Ordering::Relaxed);
+        self.figures
+            .commands
+            .fetch_add(batch.len() as u64, Ordering::Relaxed);
+        Ok(effects)
+    }
+
+    /// Runs one command so that its failure is its own.
+    fn step(&self, command: &mut dyn Command, now: Timestamp) -> Result<Effects, Broken> {
+        let mut effects = Effects::default();
+        let mut turn = Turn {
+            connection: &self.connection,
+            now,
+            effects: &mut effects,
+        };
+        let undone = |failure| {
+            let _ = self.execute("ROLLBACK");
+            Broken::ByOne(failure)
+        };
+        self.execute("SAVEPOINT command").map_err(undone)?;
+        if let Err(error) = command.run(&mut turn) {
+            let failure = self.failure(&error);
+            command.fail(failure.clone());
+            // SQLite rolls everything back by itself when a disk is full, I/O or memory fail.
+            if self.connection.is_autocommit() {
+                return Err(Broken::ByOne(failure));
+            }
+            self.execute("ROLLBACK TO command").map_err(undone)?;
+            effects = Effects::default();
+        }
+        self.execute("RELEASE command").map_err(undone)?;
+        Ok(effects)
+    }
+
+    fn publish(&self, effects: Effects) {
+        self.figures
+            .stale
+            .fetch_add(effects.stale, Ordering::Relaxed);
+        for event in effects.into_events() {
+            // Nobody listens: fine.
+            let _ = self.events.send(event);
+        }
+    }
+
+    fn execute(&self, sql: &str) -> Result<(), Failure> {
+        self.connection
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.execute([]))
+            .map(drop)
+            .map_err(|error| self.failure(&error))
+    }
+
+    fn failure(&self, error: &rusqlite::Error) -> Failure {
+        Failure(explain(&self.database(), error))
+    }
+
+    fn database(&self) -> PathBuf {
+        self.directory.database()
+    }
+
+    fn close(self) {
+        // Optional: the next start would read the WAL. But a volume at rest is better one file.
+        let checkpoint = "PRAGMA wal_checkpoint(TRUNCATE)";
+        if let Err(error) = self.connection.query_row(checkpoint, [], |_| Ok(())) {
+            tracing::warn!(%error, "the write-ahead log was not folded in; the next start does it");
+        }
+        if let Err((_, error)) = self.connection.close() {
+            tracing::warn!(%error, "the database did not close cleanly; nothing is lost");
+        }
+        drop(self.directory);
+    }
+}
+
+// === impl Request ===
+
+impl<T, F> Command for Request<F, T>
+where
+    T: Send,
+    F: FnMut(&mut Turn<'_>) -> rusqlite::Result<T> + Send,
+{
+    fn abandoned(&self) -> bool {
+        self.reply.is_closed()
+    }
+
+    fn run(&mut self, turn: &mut Turn<'_>) -> rusqlite::Result<()> {
+        self.result = Ok((self.run)(turn)?);
+        Ok(())
+    }
+
+    fn fail(&mut self, failure: Failure) {
+        self.result = Err(failure);
+    }
+
+    fn answer(self: Box<Self>) {
+        let result = self
+            .result
+            .map_err(|failure| EngineError::Storage(failure.0));
+        // A caller that went away meanwhile is no concern: what it asked for is durable, and a
+        // reservation is found again by the process that holds it.
+        let _ = self.reply.send(result);
+    }
+}
