@@ -1,6 +1,17 @@
 # A tag, or a digest where the build has to be repeatable: rust@sha256:…
 ARG RUST_IMAGE=docker.io/library/rust:1.95-bookworm
 
+# The manifests alone, with placeholders for the sources. Their content decides whether the dependencies are built again.
+# Sections of benches, examples and tests are taken out, since Cargo refuses a manifest whose files are missing.
+FROM ${RUST_IMAGE} AS manifests
+COPY . /sources
+WORKDIR /manifests
+RUN cd /sources && cp --parents Cargo.toml Cargo.lock crates/*/Cargo.toml /manifests \
+    && cd /manifests \
+    && sed -i '/^\[\[\(bench\|example\|test\)\]\]/,/^$/d' Cargo.toml crates/*/Cargo.toml \
+    && for crate in crates/*; do mkdir "$crate/src" && touch "$crate/src/lib.rs"; done \
+    && mkdir src && echo 'fn main() {}' > src/main.rs
+
 FROM ${RUST_IMAGE} AS build
 
 # `dist` is what is shipped. `dev` builds in a fraction of the time and is for tests of this file.
@@ -21,19 +32,14 @@ RUN case "${TARGETARCH:-$(uname -m)}" in \
       *) echo "no target for architecture '${TARGETARCH:-$(uname -m)}'" >&2; exit 1 ;; \
     esac > /target-triple
 
-# Dependencies first, in a layer that only a change of the manifest or the lock file rebuilds: minutes against seconds.
-# Sections of benches, examples and tests are taken out, since Cargo refuses a manifest whose files are missing.
-COPY Cargo.toml Cargo.lock ./
-RUN mkdir src \
-    && touch src/lib.rs \
-    && echo 'fn main() {}' > src/main.rs \
-    && sed -i '/^\[\[\(bench\|example\|test\)\]\]/,/^$/d' Cargo.toml \
-    && cargo build --locked --bin lameduck --profile "${PROFILE}" --target "$(cat /target-triple)"
+# Dependencies first, in a layer that only a change of a manifest or the lock file rebuilds: minutes against seconds.
+COPY --from=manifests /manifests ./
+RUN cargo build --locked --bin lameduck --profile "${PROFILE}" --target "$(cat /target-triple)"
 
 # The touch: COPY keeps the times of the sources, which are older than the placeholders just built, and Cargo, which goes
 # by time, would ship the placeholders.
 COPY . .
-RUN touch src/lib.rs src/main.rs \
+RUN touch src/main.rs crates/*/src/lib.rs \
     && cargo build --locked --bin lameduck --profile "${PROFILE}" --target "$(cat /target-triple)" \
     && case "${PROFILE}" in dev) directory=debug ;; *) directory="${PROFILE}" ;; esac \
     && install -D -m 0755 "target/$(cat /target-triple)/${directory}/lameduck" /out/lameduck \

@@ -1,6 +1,8 @@
 # What everybody types. `make test` is what CI runs.
 
 CARGO ?= cargo
+# With the tests, so that the program is built of the same units as theirs and nothing is compiled twice.
+BUILD = $(CARGO) build --locked --bins --tests
 
 .PHONY: help test lint unit soak lag zoo cost story chaos model package features deploy watch image power-cuts durability rehearse e2e deny clean
 
@@ -13,11 +15,11 @@ lint:                     ## format, clippy, documentation and its pages
 	tests/docs/check.py
 	python3 -m unittest discover --quiet --start-directory tests/e2e
 	$(CARGO) fmt --check
-	$(CARGO) clippy --locked --all-targets --features grpc -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --features grpc
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --workspace --exclude lameduck-cli --all-features
 
 unit:                     ## unit, property, process and rollout tests
-	$(CARGO) test --locked --features grpc
+	$(CARGO) test --locked --workspace
 
 soak:                     ## rollouts under load, again and again (LAMEDUCK_SOAK=10 times; 20 s each)
 	$(CARGO) test --locked --test it rollouts_again -- --ignored --nocapture
@@ -38,40 +40,44 @@ model:                    ## the protocol of claims and leases, searched and rep
 	$(CARGO) test --locked --test it protocol -- --ignored --nocapture --test-threads=1
 
 package:                  ## what a registry would get
-	$(CARGO) package --locked --no-verify --allow-dirty --quiet
+	$(CARGO) package --locked --workspace --no-verify --allow-dirty --quiet
 
 zoo:                      ## rollouts behind curl, Python, Node, nginx, HAProxy: a row each (tests/zoo/packages)
 	tests/zoo/prepare
 	$(CARGO) build --locked --example rolled
 	$(CARGO) test --locked --test it zoo:: -- --ignored --nocapture --test-threads=1
 
-features:                 ## the library, as those take it who want only a part of it
-	$(CARGO) check --locked --no-default-features --lib
-	$(CARGO) check --locked --no-default-features --lib --features http
-	$(CARGO) check --locked --no-default-features --lib --features tls
-	$(CARGO) check --locked --no-default-features --lib --features http,kubernetes,k8s-openapi/latest
-	$(CARGO) check --locked --no-default-features --lib --features sqlite
-	$(CARGO) check --locked --no-default-features --lib --features http-handler
-	$(CARGO) check --locked --no-default-features --lib --features api
-	$(CARGO) check --locked --no-default-features --lib --features postgres
+features:                 ## each crate with each of its features alone, as those take it who want only a part
+	$(CARGO) check --locked -p lameduck --no-default-features
+	$(CARGO) check --locked -p lameduck
+	$(CARGO) check --locked -p lameduck-http
+	$(CARGO) check --locked -p lameduck-http --features tls
+	$(CARGO) check --locked -p lameduck-http --features ws
+	$(CARGO) check --locked -p lameduck-http --features grpc
+	$(CARGO) check --locked -p lameduck-kubernetes --features k8s-openapi/latest
+	$(CARGO) check --locked -p lameduck-jobs
+	$(CARGO) check --locked -p lameduck-jobs --features http-handler
+	$(CARGO) check --locked -p lameduck --features sqlite
+	$(CARGO) check --locked -p lameduck --features postgres
+	$(CARGO) check --locked -p lameduck --features api
 
 deploy:                   ## chart and manifests: rendered, linted, validated, compared
-	$(CARGO) build --locked --features grpc
+	$(BUILD)
 	tests/deploy/run
 
 watch:                    ## alerts, dashboard, Compose and systemd: unit-tested, and asked of a real Prometheus
-	$(CARGO) build --locked --features grpc
+	$(BUILD)
 	tests/deploy/watch
 
 image:                    ## the image: built, run as PID 1, drained (needs root and buildah)
 	tests/deploy/image
 
 power-cuts:               ## what was answered survives thousands of them (half a minute; needs strace)
-	$(CARGO) build --locked --features grpc
+	$(BUILD)
 	tests/durability/run
 
 durability:               ## the same with more jobs and more cuts (minutes)
-	$(CARGO) build --locked --features grpc
+	$(BUILD)
 	tests/durability/run --long
 
 rehearse:                 ## the cluster's suite against a double that can misbehave (minutes; needs make deploy's tools)

@@ -19,9 +19,10 @@ use axum::{
     routing::{get, post},
 };
 use futures_util::{Stream, stream};
+use lameduck::prelude::*;
 use lameduck::{
-    Drain, Lifecycle,
-    http::{Listener, Tls, WebSocket, until_leave},
+    Lifecycle,
+    http::{CurrentDrain, Listener, Tls, WebSocket, until_leave},
     kubernetes::Kubernetes,
 };
 use tokio::{
@@ -76,7 +77,9 @@ fn router() -> Router {
 }
 
 /// A tick every 50 ms, until clients are asked to leave.
-async fn events(drain: Drain) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+async fn events(
+    CurrentDrain(drain): CurrentDrain,
+) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let ticks = stream::unfold((), |()| async {
         sleep(Duration::from_millis(50)).await;
         Some((Ok(Event::default().data("tick")), ()))
@@ -85,7 +88,7 @@ async fn events(drain: Drain) -> Sse<impl Stream<Item = Result<Event, Infallible
 }
 
 /// Says back what it is told, until clients are asked to leave.
-async fn socket(upgrade: WebSocketUpgrade, drain: Drain) -> Response {
+async fn socket(upgrade: WebSocketUpgrade, CurrentDrain(drain): CurrentDrain) -> Response {
     upgrade.on_upgrade(|socket| async move {
         let mut socket = WebSocket::new(socket, drain);
         while let Some(Ok(message)) = socket.recv().await {

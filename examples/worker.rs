@@ -2,6 +2,7 @@
 
 use std::{error::Error, sync::Arc};
 
+use lameduck::prelude::*;
 use lameduck::{
     Lifecycle,
     api::{self, Api, ApiQueue},

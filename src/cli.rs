@@ -3,7 +3,7 @@
 use std::{num::NonZeroUsize, path::PathBuf};
 
 use clap::{Parser, Subcommand};
-use lameduck::kubernetes::doctor::Workload;
+use lameduck_doctor::Workload;
 
 use crate::config::{DEFAULT_ADMIN, Database, Settings, Time, Value};
 

@@ -3,10 +3,8 @@
 use std::{io::Write, process::ExitCode, time::Duration};
 
 use clap::{Args, FromArgMatches};
-use lameduck::{
-    kubernetes::doctor::{self, Diagnosis, Invocation, Program, Question, Severity},
-    lifecycle::LONGEST_RUN,
-};
+use lameduck::lifecycle::LONGEST_RUN;
+use lameduck_doctor::{self as doctor, Diagnosis, Invocation, Program, Question, Severity};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpStream,

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Context;
+use lameduck::prelude::*;
 use lameduck::{
     Drain, Lifecycle,
     api::{self, Api, ApiQueue, Tokens},

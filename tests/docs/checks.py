@@ -129,7 +129,7 @@ def findings(pages):
 
 def events(pages):
     """The reasons of Events."""
-    known = re.findall(r'"(Drain\w+)"', Path("src/kubernetes/events.rs").read_text())
+    known = re.findall(r'"(Drain\w+)"', Path("crates/kubernetes/src/events.rs").read_text())
     for page, text in pages.items():
         for reason in re.findall(r"`(Drain[A-Z]\w+|Drained)`", text) + re.findall(r"reason=(\w+)", text):
             if reason not in known and f"struct {reason}" not in facts.sources():
@@ -151,10 +151,10 @@ def timeouts(pages):
 
 def arithmetic(pages):
     """Worked examples come out as the program would have them."""
-    in_code = re.search(r"With the defaults and 30 s: ([\d., ]+) s", Path("src/lifecycle/budget.rs").read_text())[1]
+    in_code = re.search(r"With the defaults and 30 s: ([\d., ]+) s", Path("crates/lifecycle/src/budget.rs").read_text())[1]
     ours = ", ".join(f"{instant:.1f}".removesuffix(".0") for instant in facts.budget(30, 0.5).values())
     if ours != in_code:
-        yield f"tests/docs/facts.py: budget() says {ours}, and src/lifecycle/budget.rs {in_code}"
+        yield f"tests/docs/facts.py: budget() says {ours}, and crates/lifecycle/src/budget.rs {in_code}"
     for row in table(pages["docs/tune.md"], "| case | grace |"):
         budget = facts.budget(float(row["grace"]), float(row["lame-duck-share"]))
         for name in ("routing", "idle", "soft", "hard"):

@@ -22,8 +22,8 @@ def every_setting():
 
 @cache
 def sources():
-    """All of src/, with the texts that go over several lines in one."""
-    files = sorted(Path("src").rglob("*.rs"))
+    """All of the program and its crates, with the texts that go over several lines in one."""
+    files = sorted([*Path("src").rglob("*.rs"), *Path("crates").rglob("*.rs")])
     text = "\n".join(file.read_text() for file in files)
     return re.sub(r"\\\n\s*", "", text).replace('\\"', '"')
 
@@ -79,7 +79,7 @@ def seconds(duration):
 
 
 def budget(grace, share):
-    """src/lifecycle/budget.rs, with the defaults of everything else."""
+    """crates/lifecycle/src/budget.rs, with the defaults of everything else."""
     kept = {name: seconds(every_setting()[name]) for name in ("margin", "reporting", "teardown", "stop-notice")}
     usable = grace - min(kept["margin"], grace / 10)
     slack = min(0.1, usable / 20)

@@ -663,7 +663,7 @@ fn a_deadline_that_comes_near_leaves_time_to_give_back() {
     assert_eq!(exit, second + 200, "{history:#?}");
 }
 
-/// Seconds 0 to 8 of a drain in a cluster: what a reader of `src/lifecycle/` should be able to tell.
+/// Seconds 0 to 8 of a drain in a cluster: what a reader of `crates/lifecycle/src/` should be able to tell.
 #[test]
 fn second_seven_of_a_drain() {
     let mut world = quiet_world();

@@ -135,7 +135,7 @@ fn what_an_answer_means_is_said_alike_in_the_code_and_in_the_documentation() {
             .map(str::to_owned)
             .collect()
     };
-    let in_code = table(include_str!("../../src/jobs/handler/http.rs"));
+    let in_code = table(include_str!("../../crates/jobs/src/handler/http.rs"));
     assert_eq!(
         table(include_str!("../../docs/handlers.md")),
         in_code,

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use lameduck::prelude::*;
 use lameduck::{
     Lifecycle,
     lifecycle::{Outcome, Signals},

@@ -8,7 +8,7 @@ mod doctor;
 mod engine_contract;
 mod exec_handler;
 mod fake_api;
-#[cfg(feature = "grpc")]
+
 mod grpc;
 mod hooks;
 mod http;

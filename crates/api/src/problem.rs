@@ -126,6 +126,7 @@ impl From<Rejected> for Problem {
             Rejected::StorageFull(_) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(STORAGE_FULL)
             }
+            _ => Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail),
         }
     }
 }

@@ -4,10 +4,7 @@ use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
-use utoipa::{
-    PartialSchema, ToSchema,
-    openapi::{ObjectBuilder, RefOr, Schema, schema::Type},
-};
+use utoipa::ToSchema;
 
 use lameduck_jobs::job::{
     JobId, JobRecord, Priority, ProcessId, QueueName, QueueStats, Run, RunEnd, State,
@@ -208,49 +205,4 @@ impl QueueView {
                 .map(|since| now.duration_since(since).as_secs_f64().max(0.0)),
         }
     }
-}
-
-// === schemas of the queue's own words ===
-
-impl PartialSchema for State {
-    fn schema() -> RefOr<Schema> {
-        words(Self::ALL.map(Self::as_str))
-    }
-}
-
-impl ToSchema for State {}
-
-impl PartialSchema for RunEnd {
-    fn schema() -> RefOr<Schema> {
-        // By a match, so that a new one is not forgotten here.
-        let word = |end| match end {
-            Self::Completed => "completed",
-            Self::Failed => "failed",
-            Self::Released => "released",
-            Self::Postponed => "postponed",
-            Self::Cancelled => "cancelled",
-            Self::Lost => "lost",
-        };
-        words(
-            [
-                Self::Completed,
-                Self::Failed,
-                Self::Released,
-                Self::Postponed,
-                Self::Cancelled,
-                Self::Lost,
-            ]
-            .map(word),
-        )
-    }
-}
-
-impl ToSchema for RunEnd {}
-
-fn words<const N: usize>(words: [&'static str; N]) -> RefOr<Schema> {
-    ObjectBuilder::new()
-        .schema_type(Type::String)
-        .enum_values(Some(words))
-        .build()
-        .into()
 }

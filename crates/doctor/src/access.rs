@@ -11,12 +11,12 @@ use k8s_openapi::api::authorization::v1::{
 };
 
 use super::{
-    super::{
-        api::{Api, ApiError},
-        permissions,
-    },
     facts::{Rule, Seen},
     roles,
+};
+use lameduck_kubernetes::{
+    api::{Api, ApiError},
+    permissions,
 };
 
 /// Whose permissions.

@@ -11,18 +11,14 @@
 use std::time::Duration;
 
 use kube::{Config, config::KubeConfigOptions};
-use prometheus::Registry;
 use tokio::time::timeout;
 
-use super::{
-    super::{
-        access::{self, Access},
-        api::Api,
-        hostname,
-        identity::Identity,
-        metrics::Metrics,
-    },
-    CannotLook, Question, Workload,
+use super::{CannotLook, Question, Workload};
+use lameduck_kubernetes::{
+    Identity,
+    access::{self, Access},
+    api::Api,
+    hostname,
 };
 
 /// For reading the kubeconfig and whatever command it names for credentials.
@@ -93,9 +89,7 @@ async fn open(config: Config, namespace: String, target: Target) -> Result<Place
         why,
     };
     // On a thread of its own: a kubeconfig may name a command that makes credentials, and kube waits for it.
-    let client = tokio::task::spawn_blocking(move || {
-        Api::new(config, &namespace, Metrics::register(&Registry::new()))
-    });
+    let client = tokio::task::spawn_blocking(move || Api::uncounted(config, &namespace));
     let client = timeout(CREDENTIALS, client).await;
     let client = client.map_err(|_| refused("no credentials in time".to_owned()))?;
     let client = client.map_err(|error| refused(error.to_string()))?;

@@ -16,10 +16,8 @@ use k8s_openapi::{
 use kube::core::{Selector, SelectorExt};
 use tokio::time::Instant;
 
-use super::{
-    super::pod::{DEFAULT_GRACE, MINIMUM_GRACE},
-    program::Settings,
-};
+use super::program::Settings;
+use lameduck_kubernetes::{DEFAULT_GRACE, MINIMUM_GRACE};
 use lameduck_lifecycle::{Budget, DrainSettings};
 
 /// Something that was read, or why it was not.

@@ -17,15 +17,15 @@ use kube::{Resource, api::ListParams, core::Selector};
 use serde::de::DeserializeOwned;
 
 use super::{
-    super::{
-        api::{Api, ApiError},
-        identity::Identity,
-    },
     CannotLook, Question, Workload,
     access::{self, Subject},
     connect::{Place, Target},
     facts::{Claim, Controller, Facts, Seen, Template},
     program::{Invocation, Place as FilePlace, Reader, Settings},
+};
+use lameduck_kubernetes::{
+    Identity,
+    api::{Api, ApiError},
 };
 
 /// Objects a page, and pages at most: a namespace with more Services than that is read no further.

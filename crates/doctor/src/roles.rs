@@ -6,10 +6,10 @@
 use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding, Subject};
 
 use super::{
-    super::api::Api,
     facts::{Rule, Seen},
     read::all,
 };
+use lameduck_kubernetes::api::Api;
 
 /// The rules of all Roles that are bound to this account.
 pub(super) async fn granted(api: &Api, account: &str) -> Seen<Vec<PolicyRule>> {

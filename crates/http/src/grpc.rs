@@ -8,33 +8,15 @@ use lameduck_lifecycle::{Drain, Lifecycle};
 
 use super::leaving::leave;
 
-impl Lifecycle {
-    /// Turns these services, and the server as a whole (`""`), `NOT_SERVING` at the instant at which a drain
-    /// fails readiness, and while a [check](lameduck_lifecycle::Drain::readiness_check) does: a client that watches health is
-    /// its own load balancer, and goes elsewhere. When clients are asked to leave, those that still watch see their stream end, which would go on for ever
-    /// otherwise.
-    ///
-    /// Calls go on being served, as all requests are: see [`Lifecycle::http`], which takes tonic's `Routes`.
-    ///
-    /// ```no_run
-    /// # async fn example(listener: tokio::net::TcpListener) -> Result<(), Box<dyn std::error::Error>> {
-    /// use lameduck_lifecycle::Lifecycle;
-    /// use tonic::service::Routes;
-    ///
-    /// let (reporter, health) = tonic_health::server::health_reporter();
-    /// Lifecycle::builder()
-    ///     .grpc_health(reporter, &[])
-    ///     .http("grpc", listener, Routes::new(health))
-    ///     .run()
-    ///     .await?;
-    /// # Ok(())
-    /// # }
-    /// ```
-    pub fn grpc_health(self, reporter: HealthReporter, services: &[&str]) -> Self {
-        let services = [""].iter().chain(services).map(|&name| name.to_owned());
-        let health = follow(self.drain().clone(), reporter, services.collect());
-        self.background("grpc health", health)
-    }
+/// See [`ServeHttp::grpc_health`](crate::ServeHttp::grpc_health).
+pub(super) fn health(
+    lifecycle: Lifecycle,
+    reporter: HealthReporter,
+    services: &[&str],
+) -> Lifecycle {
+    let services = [""].iter().chain(services).map(|&name| name.to_owned());
+    let health = follow(lifecycle.drain().clone(), reporter, services.collect());
+    lifecycle.background("grpc health", health)
 }
 
 async fn follow(

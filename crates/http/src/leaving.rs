@@ -54,7 +54,7 @@ pub fn until_leave<S: Stream>(drain: &Drain, stream: S) -> UntilLeave<S> {
 }
 
 /// Waits until clients are asked to leave, and then for a moment that differs from caller to caller.
-pub(crate) async fn leave(drain: Drain) {
+pub async fn leave(drain: Drain) {
     drain.reached(Moment::Leave).await;
     tokio::time::sleep(SPREAD.mul_f64(fastrand::f64())).await;
 }

@@ -24,6 +24,7 @@ mod metrics;
 mod origin;
 mod patience;
 mod probes;
+mod render;
 mod scrapes;
 mod server;
 mod service;
@@ -41,35 +42,76 @@ pub use self::tls::{Tls, TlsError};
 pub use self::websocket::WebSocket;
 pub use self::{
     bounds::HttpService,
-    leaving::{UntilLeave, until_leave},
+    leaving::{UntilLeave, leave, until_leave},
     listener::{Listener, Peer},
-    origin::Origin,
+    origin::{CurrentDrain, Origin},
     probes::{drain_state, probes},
     settings::HttpSettings,
 };
 
-#[cfg(feature = "api")]
-pub(crate) use self::leaving::leave;
-
 use self::server::Server;
 use lameduck_lifecycle::{Drain, Lifecycle};
 
-impl Lifecycle {
+/// Adds HTTP servers to a [`Lifecycle`].
+pub trait ServeHttp: Sized {
     /// Serves a listener with any tower service: an axum `Router`, tonic's `Routes`, your own.
     ///
     /// In a drain it goes on serving; connections are asked to leave once nobody routes here, and the
     /// listener closes last.
-    pub fn http(
-        self,
-        name: &str,
-        listener: impl Into<Listener>,
-        service: impl HttpService,
-    ) -> Self {
+    fn http(self, name: &str, listener: impl Into<Listener>, service: impl HttpService) -> Self {
         self.http_with(name, listener, service, HttpSettings::default())
     }
 
     /// As [`http`](Self::http), with times and limits of its own.
-    pub fn http_with(
+    fn http_with(
+        self,
+        name: &str,
+        listener: impl Into<Listener>,
+        service: impl HttpService,
+        settings: HttpSettings,
+    ) -> Self;
+
+    /// Serves [probes and metrics](probes) and the [state of the drain](drain_state) on a listener of their
+    /// own, until after the last report. What comes here is no traffic: no drain waits for it.
+    fn admin(self, listener: impl Into<Listener>) -> Self;
+
+    /// As [`admin`](Self::admin), with a router of your own.
+    fn admin_with(self, listener: impl Into<Listener>, router: axum::Router) -> Self;
+
+    /// Waits at the end, after the report and inside the budget, for one scrape more of everybody who has
+    /// scraped the [admin](Self::admin) listener: a scrape is told by its header
+    /// `X-Prometheus-Scrape-Timeout-Seconds`. So the figures of the drain are seen, and the process goes up to
+    /// a scrape interval later, or at its deadline.
+    fn final_scrape(self) -> Self;
+
+    /// Turns these services, and the server as a whole (`""`), `NOT_SERVING` at the instant at which a drain
+    /// fails readiness, and while a [check](lameduck_lifecycle::Drain::readiness_check) does: a client that watches health is
+    /// its own load balancer, and goes elsewhere. When clients are asked to leave, those that still watch see their stream end, which would go on for ever
+    /// otherwise.
+    ///
+    /// Calls go on being served, as all requests are: see [`http`](Self::http), which takes tonic's `Routes`.
+    ///
+    /// ```no_run
+    /// # async fn example(listener: tokio::net::TcpListener) -> Result<(), Box<dyn std::error::Error>> {
+    /// use lameduck_lifecycle::Lifecycle;
+    /// use tonic::service::Routes;
+    ///
+    /// let (reporter, health) = tonic_health::server::health_reporter();
+    /// Lifecycle::builder()
+    ///     .grpc_health(reporter, &[])
+    ///     .http("grpc", listener, Routes::new(health))
+    ///     .run()
+    ///     .await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    #[cfg(feature = "grpc")]
+    fn grpc_health(self, reporter: tonic_health::server::HealthReporter, services: &[&str])
+    -> Self;
+}
+
+impl ServeHttp for Lifecycle {
+    fn http_with(
         self,
         name: &str,
         listener: impl Into<Listener>,
@@ -86,21 +128,31 @@ impl Lifecycle {
         self.serves_traffic().service(name, server.run())
     }
 
-    /// Serves [probes and metrics](probes) and the [state of the drain](drain_state) on a listener of their
-    /// own, until after the last report. What comes here is no traffic: no drain waits for it.
-    pub fn admin(self, listener: impl Into<Listener>) -> Self {
+    fn admin(self, listener: impl Into<Listener>) -> Self {
         let drain = self.drain();
         let router = probes(drain.clone()).merge(drain_state(drain.clone()));
         self.admin_with(listener, router)
     }
 
-    /// As [`admin`](Self::admin), with a router of your own.
-    pub fn admin_with(self, listener: impl Into<Listener>, router: axum::Router) -> Self {
+    fn admin_with(self, listener: impl Into<Listener>, router: axum::Router) -> Self {
         // Its own drain, which never begins: probes and scrapes are answered to the very end.
         let drain = Drain::detached();
         let settings = HttpSettings::default();
         let server = Server::new(listener.into(), "admin", router, drain, settings)
             .showing(self.drain().clone());
         self.background("admin", async move { server.run().await })
+    }
+
+    fn final_scrape(self) -> Self {
+        scrapes::final_scrape(self)
+    }
+
+    #[cfg(feature = "grpc")]
+    fn grpc_health(
+        self,
+        reporter: tonic_health::server::HealthReporter,
+        services: &[&str],
+    ) -> Self {
+        grpc::health(self, reporter, services)
     }
 }

@@ -60,12 +60,16 @@ impl Origin {
 /// }
 /// # async fn next_news() -> &'static str { "news" }
 /// ```
-impl<S: Sync> FromRequestParts<S> for Drain {
+#[derive(Clone, Debug)]
+pub struct CurrentDrain(pub Drain);
+
+impl<S: Sync> FromRequestParts<S> for CurrentDrain {
     type Rejection = Infallible;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
         let origin = parts.extensions.get::<Origin>();
-        Ok(origin.map_or_else(Self::detached, |origin| origin.drain().clone()))
+        let drain = origin.map_or_else(Drain::detached, |origin| origin.drain().clone());
+        Ok(Self(drain))
     }
 }
 

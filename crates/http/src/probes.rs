@@ -99,7 +99,7 @@ async fn metrics(
         let scraper = origin.map_or_else(String::new, |origin| origin.peer().to_string());
         drain.kept(Scrapes::default).begin(scraper)
     });
-    match crate::render(drain.registry()) {
+    match crate::render::render(drain.registry()) {
         Ok(text) => {
             let whole = stream::once(async move {
                 // Dropped when the answer is on its way.

@@ -90,22 +90,17 @@ impl Scrapes {
     }
 }
 
-impl Lifecycle {
-    /// Waits at the end, after the report and inside the budget, for one scrape more of everybody who has
-    /// scraped the [admin](Self::admin) listener: a scrape is told by its header
-    /// `X-Prometheus-Scrape-Timeout-Seconds`. So the figures of the drain are seen, and the process goes up to
-    /// a scrape interval later, or at its deadline.
-    pub fn final_scrape(self) -> Self {
-        let scrapes = self.drain().kept(Scrapes::default);
-        self.on_report("final scrape", move |_| async move {
-            let since = Instant::now();
-            let scrapers = scrapes.missing(since);
-            tracing::info!(scrapers, "waiting for the final scrape");
-            scrapes.once_more(since).await;
-            sleep(ON_ITS_WAY).await;
-            Ok::<_, Infallible>(())
-        })
-    }
+/// See [`ServeHttp::final_scrape`](crate::ServeHttp::final_scrape).
+pub(super) fn final_scrape(lifecycle: Lifecycle) -> Lifecycle {
+    let scrapes = lifecycle.drain().kept(Scrapes::default);
+    lifecycle.on_report("final scrape", move |_| async move {
+        let since = Instant::now();
+        let scrapers = scrapes.missing(since);
+        tracing::info!(scrapers, "waiting for the final scrape");
+        scrapes.once_more(since).await;
+        sleep(ON_ITS_WAY).await;
+        Ok::<_, Infallible>(())
+    })
 }
 
 #[cfg(test)]

@@ -369,9 +369,9 @@ pub struct Page {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cursor {
     /// The instant that the list is ordered by, as microseconds since 1970.
-    pub(super) micros: i64,
-    /// And within it.
-    pub(super) seq: i64,
+    pub micros: i64,
+    /// The place of a job among those of the same instant.
+    pub seq: i64,
 }
 
 /// What a request to cancel a job did.

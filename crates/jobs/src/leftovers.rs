@@ -46,7 +46,7 @@ mod proc;
 mod tests;
 
 use end::Leftovers;
-pub(crate) use proc::boot_id;
+pub use proc::boot_id;
 use proc::{Seen, pid_namespace};
 
 /// In the data directory.

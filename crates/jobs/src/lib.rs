@@ -7,5 +7,7 @@ pub mod ledger;
 mod ledger_metrics;
 pub mod leftovers;
 mod metrics;
+#[cfg(feature = "openapi")]
+mod openapi;
 mod storage;
 pub mod workers;

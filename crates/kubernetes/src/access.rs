@@ -19,7 +19,7 @@ const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// How to reach the API server, or why that can't be.
 #[derive(Clone, Debug)]
-pub(super) enum Access {
+pub enum Access {
     /// By this configuration.
     Config(Box<Config>),
     /// In a cluster, but without a usable service account: `automountServiceAccountToken: false`.
@@ -27,7 +27,7 @@ pub(super) enum Access {
 }
 
 /// `None` outside of a cluster; otherwise how to reach it, and the service account's namespace.
-pub(super) fn find(env: impl Fn(&str) -> Option<String>) -> Option<(Access, String)> {
+pub fn find(env: impl Fn(&str) -> Option<String>) -> Option<(Access, String)> {
     let url = env("LAMEDUCK_KUBERNETES_API");
     let dir = env("LAMEDUCK_SERVICE_ACCOUNT_DIR").map(PathBuf::from);
     if url.is_none() && env("KUBERNETES_SERVICE_HOST").is_none_or(|host| host.is_empty()) {

@@ -24,6 +24,7 @@ use kube::{
     client::Body,
     core::{Request, Status},
 };
+use prometheus::Registry;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 use tokio::time::{Instant, timeout, timeout_at};
@@ -44,7 +45,7 @@ const LARGEST_ERROR: usize = 16 << 10;
 
 /// The API server, for one namespace.
 #[derive(Clone)]
-pub(super) struct Api {
+pub struct Api {
     config: Arc<Config>,
     /// Made anew where its token is refused.
     client: Arc<Mutex<Client>>,
@@ -54,43 +55,61 @@ pub(super) struct Api {
 
 /// Why a request did not succeed.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum ApiError {
+#[non_exhaustive]
+pub enum ApiError {
+    /// The API server refused it.
     #[error("{code} {message}")]
     Status {
+        /// The status code of the answer.
         code: u16,
+        /// What the API server said of it.
         message: String,
+        /// How long it asked to wait.
         retry_after: Option<Duration>,
     },
+    /// No answer came in time.
     #[error("no answer in time")]
     Timeout,
+    /// The API server could not be reached.
     #[error("{0}")]
     Unreachable(String),
+    /// What answered does not speak as an API server does.
     #[error("not a Kubernetes answer: {0}")]
     Invalid(String),
 }
 
 /// An object, and the clocks when it was read.
 #[derive(Debug)]
-pub(super) struct Answer<K> {
-    pub(super) object: K,
-    pub(super) clock: Clock,
+pub struct Answer<K> {
+    /// The object.
+    pub object: K,
+    /// The API server's clock beside ours.
+    pub clock: Clock,
 }
 
 /// The API server's clock beside ours: when ours showed `local`, or a little later, it showed `server`, or
 /// up to a second more (`Date` has whole seconds).
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Clock {
+pub struct Clock {
     /// Just before the request was sent.
-    pub(super) local: Instant,
+    pub local: Instant,
     /// Seconds since 1970.
-    pub(super) server: i64,
+    pub server: i64,
 }
 
 // === impl Api ===
 
 impl Api {
+    /// A client whose requests are counted nowhere. Needs a runtime.
+    ///
+    /// # Errors
+    /// Where the configuration makes no client: a certificate that cannot be read, for example.
+    pub fn uncounted(config: Config, namespace: &str) -> Result<Self, kube::Error> {
+        Self::new(config, namespace, Metrics::register(&Registry::new()))
+    }
+
     /// Needs a runtime.
-    pub(super) fn new(
+    pub(crate) fn new(
         mut config: Config,
         namespace: &str,
         metrics: Metrics,
@@ -106,12 +125,13 @@ impl Api {
         })
     }
 
-    pub(super) fn namespace(&self) -> &str {
+    /// The namespace in which it asks.
+    pub fn namespace(&self) -> &str {
         &self.namespace
     }
 
     /// Reads one object with quorum: no `resourceVersion`, so no cache may answer.
-    pub(super) async fn get<K>(&self, name: &str) -> Result<Answer<K>, ApiError>
+    pub async fn get<K>(&self, name: &str) -> Result<Answer<K>, ApiError>
     where
         K: Resource<DynamicType = ()> + DeserializeOwned,
     {
@@ -121,7 +141,7 @@ impl Api {
     }
 
     /// Reads one page of a list.
-    pub(super) async fn list<K>(&self, params: &ListParams) -> Result<ObjectList<K>, ApiError>
+    pub async fn list<K>(&self, params: &ListParams) -> Result<ObjectList<K>, ApiError>
     where
         K: Resource<DynamicType = ()> + DeserializeOwned + Clone + Debug,
     {
@@ -130,8 +150,7 @@ impl Api {
     }
 
     /// Asks by creating an object that is nowhere kept, and reads the answer: a review.
-    #[cfg(feature = "service")]
-    pub(super) async fn create<K>(&self, object: &K) -> Result<K, ApiError>
+    pub async fn create<K>(&self, object: &K) -> Result<K, ApiError>
     where
         K: Resource<DynamicType = ()> + serde::Serialize + DeserializeOwned,
     {
@@ -141,7 +160,7 @@ impl Api {
     }
 
     /// Watches one object, by name, from a version on.
-    pub(super) async fn watch<K>(&self, name: &str, version: &str) -> Result<Watch<K>, ApiError>
+    pub(crate) async fn watch<K>(&self, name: &str, version: &str) -> Result<Watch<K>, ApiError>
     where
         K: Resource<DynamicType = ()>,
     {
@@ -156,7 +175,7 @@ impl Api {
     }
 
     /// Changes some fields of a Pod (RFC 7396).
-    pub(super) async fn patch_pod(&self, name: &str, patch: &Value) -> Result<(), ApiError> {
+    pub(crate) async fn patch_pod(&self, name: &str, patch: &Value) -> Result<(), ApiError> {
         let namespace = &self.namespace;
         let request = http::Request::patch(format!("/api/v1/namespaces/{namespace}/pods/{name}"))
             .header(http::header::CONTENT_TYPE, "application/merge-patch+json")
@@ -167,7 +186,7 @@ impl Api {
     }
 
     /// The rules that the service account has in this namespace.
-    pub(super) async fn own_rules(&self) -> Result<SubjectRulesReviewStatus, ApiError> {
+    pub async fn own_rules(&self) -> Result<SubjectRulesReviewStatus, ApiError> {
         let review = serde_json::json!({
             "apiVersion": "authorization.k8s.io/v1",
             "kind": "SelfSubjectRulesReview",
@@ -182,7 +201,7 @@ impl Api {
     }
 
     /// Creates an Event (`events.k8s.io/v1`).
-    pub(super) async fn create_event(&self, event: &Value) -> Result<(), ApiError> {
+    pub(crate) async fn create_event(&self, event: &Value) -> Result<(), ApiError> {
         let namespace = &self.namespace;
         let path = format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events");
         self.fetch::<Value>(post(&path, event)).await?;
@@ -325,7 +344,7 @@ fn server_time(headers: &http::HeaderMap) -> i64 {
 
 impl Clock {
     /// Our instant at which the server's clock shows this; up to two seconds early, never late.
-    pub(super) fn instant_of(&self, server: i64) -> Instant {
+    pub fn instant_of(&self, server: i64) -> Instant {
         let ahead = server - self.server;
         // `Date` may have shown up to a second less than the server's clock.
         let seconds = Duration::from_secs(ahead.unsigned_abs());
@@ -343,7 +362,7 @@ impl Clock {
 
 impl ApiError {
     /// An error inside a watch.
-    pub(super) fn from_status(status: &Status) -> Self {
+    pub fn from_status(status: &Status) -> Self {
         Self::Status {
             code: status.code,
             message: status.message.clone(),
@@ -352,32 +371,32 @@ impl ApiError {
     }
 
     /// A watch that ended before it could bring anything.
-    pub(super) fn closed_at_once() -> Self {
+    pub fn closed_at_once() -> Self {
         Self::Unreachable("the watch was closed at once".to_owned())
     }
 
     /// Asking again won't help: no permission (or no such thing, which RBAC may hide behind).
-    pub(super) fn is_denied(&self) -> bool {
+    pub fn is_denied(&self) -> bool {
         matches!(self.code(), Some(401 | 403 | 404))
     }
 
     /// There is no such object.
-    pub(super) fn is_missing(&self) -> bool {
+    pub fn is_missing(&self) -> bool {
         self.code() == Some(404)
     }
 
     /// There is one already.
-    pub(super) fn is_conflict(&self) -> bool {
+    pub(crate) fn is_conflict(&self) -> bool {
         self.code() == Some(409)
     }
 
     /// The version asked for is no longer kept: list again.
     #[cfg(test)]
-    pub(super) fn is_gone(&self) -> bool {
+    pub(crate) fn is_gone(&self) -> bool {
         self.code() == Some(410)
     }
 
-    pub(super) fn retry_after(&self) -> Option<Duration> {
+    pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Status { retry_after, .. } => *retry_after,
             _ => None,
@@ -385,7 +404,7 @@ impl ApiError {
     }
 
     /// The label `outcome`.
-    pub(super) fn outcome(&self) -> &'static str {
+    pub(crate) fn outcome(&self) -> &'static str {
         match self {
             Self::Status { code, .. } => match code {
                 401 | 403 | 404 => "denied",

@@ -63,6 +63,7 @@ impl Event {
                 "DrainAfterFailure",
                 "followed the failure of a part of the program",
             ),
+            other => ("DrainEnded", other.as_str()),
         };
         let mut note = format!(
             "Drain {} {how} after {:.1} s of {:.1} s: {}; {} served, {} of them late, {} cut with {}; {} finished, {} failed, {} given back",

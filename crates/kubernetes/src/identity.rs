@@ -59,7 +59,7 @@ impl Identity {
     }
 
     /// From the downward API's variables; `namespace` and `hostname` are used where they are not set.
-    pub(super) fn from_env(
+    pub fn from_env(
         env: impl Fn(&str) -> Option<String>,
         namespace: &str,
         hostname: impl FnOnce() -> Option<String>,

@@ -27,7 +27,6 @@
 //! | `deletion_cost` | which pod a scale-down takes first |
 //! | `events`, `termination` | the drain where `kubectl describe pod` shows it |
 //! | `permissions` | the rules below, and how a missing one is named |
-//! | `doctor` | what would make a rollout lose work; nothing that a drain needs |
 //!
 //! # Permissions
 //!
@@ -59,17 +58,15 @@
 //! # }
 //! ```
 
-mod access;
-mod api;
+pub mod access;
+pub mod api;
 mod backoff;
 mod deletion_cost;
-#[cfg(feature = "service")]
-pub mod doctor;
 mod events;
 mod identity;
 mod metrics;
 mod observe;
-mod permissions;
+pub mod permissions;
 mod pod;
 mod slices;
 mod termination;
@@ -82,8 +79,11 @@ use std::{
     time::Duration,
 };
 
-pub use self::identity::Identity;
 use self::{access::Access, metrics::Metrics, termination::TerminationLog};
+pub use self::{
+    identity::Identity,
+    pod::{DEFAULT_GRACE, MINIMUM_GRACE},
+};
 use lameduck_lifecycle::Lifecycle;
 
 /// The longest drain that no deletion stands behind, unless set otherwise.
@@ -92,9 +92,9 @@ use lameduck_lifecycle::Lifecycle;
 /// which does not and says so only afterwards: kubelets are given tens of seconds for a shutdown (the
 /// documentation's example leaves 20 s to ordinary pods). Kubernetes' default grace period is 30 s, so this
 /// cap binds only those who asked for more; they lose progress in a restart, and nothing in a shutdown.
-const NO_DELETION_CAP: Duration = Duration::from_secs(30);
+pub const NO_DELETION_CAP: Duration = Duration::from_secs(30);
 
-/// Observes the own Pod and its EndpointSlices; hand it to [`Lifecycle::kubernetes`].
+/// Observes the own Pod and its EndpointSlices; hand it to [`ObserveKubernetes::kubernetes`].
 #[derive(Clone, Debug)]
 #[must_use = "it observes nothing until it is part of a lifecycle"]
 pub struct Kubernetes {
@@ -169,15 +169,21 @@ impl Kubernetes {
     }
 }
 
-fn hostname() -> Option<String> {
+/// Returns the name of this host, which in a pod is the Pod's unless its spec says otherwise.
+pub fn hostname() -> Option<String> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
     Some(name.trim().to_owned())
 }
 
-impl Lifecycle {
+/// Adds the observation of the own Pod to a [`Lifecycle`].
+pub trait ObserveKubernetes: Sized {
     /// Learns cause, deadline and endpoint removal from Kubernetes, and leaves the drain report as the
     /// container's termination message. Nothing changes where it is `None`.
-    pub fn kubernetes(self, kubernetes: impl Into<Option<Kubernetes>>) -> Self {
+    fn kubernetes(self, kubernetes: impl Into<Option<Kubernetes>>) -> Self;
+}
+
+impl ObserveKubernetes for Lifecycle {
+    fn kubernetes(self, kubernetes: impl Into<Option<Kubernetes>>) -> Self {
         let Some(kubernetes) = kubernetes.into() else {
             return self;
         };

@@ -8,47 +8,50 @@ use k8s_openapi::api::authorization::v1::ResourceRule;
 
 /// An RBAC rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Rule {
-    pub(super) verb: &'static str,
-    pub(super) group: &'static str,
-    pub(super) resource: &'static str,
+pub struct Rule {
+    /// What it allows to do.
+    pub verb: &'static str,
+    /// The API group of the resource.
+    pub group: &'static str,
+    /// With what, in the plural.
+    pub resource: &'static str,
     /// What is lost without it.
-    pub(super) without: &'static str,
+    pub without: &'static str,
     /// Of no use for others than the own Pod.
-    pub(super) own_pod: bool,
+    pub own_pod: bool,
 }
 
-pub(super) const GET_PODS: Rule = Rule {
+pub(crate) const GET_PODS: Rule = Rule {
     verb: "get",
     group: "",
     resource: "pods",
     without: "the cause and the deadline of a termination are not known, only the setting `grace`",
     own_pod: true,
 };
-pub(super) const WATCH_PODS: Rule = Rule {
+pub(crate) const WATCH_PODS: Rule = Rule {
     verb: "watch",
     without: "a grace period that is shortened by a second delete is seen up to two seconds late",
     ..GET_PODS
 };
-pub(super) const LIST_SLICES: Rule = Rule {
+pub(crate) const LIST_SLICES: Rule = Rule {
     verb: "list",
     group: "discovery.k8s.io",
     resource: "endpointslices",
     without: "a drain waits by the clock (`fallback_wait`) instead of until nobody routes here",
     own_pod: false,
 };
-pub(super) const WATCH_SLICES: Rule = Rule {
+pub(crate) const WATCH_SLICES: Rule = Rule {
     verb: "watch",
     ..LIST_SLICES
 };
-pub(super) const GET_SERVICES: Rule = Rule {
+pub(crate) const GET_SERVICES: Rule = Rule {
     verb: "get",
     group: "",
     resource: "services",
     without: "the readiness policy `auto` takes every Service for one that routes to all nodes",
     own_pod: false,
 };
-pub(super) const CREATE_EVENTS: Rule = Rule {
+pub(crate) const CREATE_EVENTS: Rule = Rule {
     verb: "create",
     group: "events.k8s.io",
     resource: "events",
@@ -57,14 +60,14 @@ pub(super) const CREATE_EVENTS: Rule = Rule {
 };
 
 /// Not among those that are looked for at start: it is needed only where it is asked for.
-pub(super) const PATCH_PODS: Rule = Rule {
+pub(crate) const PATCH_PODS: Rule = Rule {
     verb: "patch",
     without: "a scale-down does not know which pods are idle",
     ..GET_PODS
 };
 
 /// All that every drain makes use of.
-pub(super) const ALL: [Rule; 6] = [
+pub const ALL: [Rule; 6] = [
     GET_PODS,
     WATCH_PODS,
     LIST_SLICES,
@@ -74,7 +77,7 @@ pub(super) const ALL: [Rule; 6] = [
 ];
 
 /// Those of ours that these rules do not grant.
-pub(super) fn missing(granted: &[ResourceRule], pod: &str) -> Vec<Rule> {
+pub(crate) fn missing(granted: &[ResourceRule], pod: &str) -> Vec<Rule> {
     let mut missing = ALL.to_vec();
     missing.retain(|rule| {
         !granted
@@ -85,7 +88,7 @@ pub(super) fn missing(granted: &[ResourceRule], pod: &str) -> Vec<Rule> {
 }
 
 /// What would grant them, as it stands in a Role: one line, to be copied.
-pub(super) fn remedy(missing: &[Rule]) -> String {
+pub(crate) fn remedy(missing: &[Rule]) -> String {
     let mut rules: Vec<(&str, &str, Vec<&str>)> = Vec::new();
     for rule in missing {
         match rules

@@ -34,46 +34,46 @@ use super::api::Clock;
 use lameduck_lifecycle::{Cause, DeadlineSource, Kill};
 
 /// What the kubelet leaves a container at the very least (`minimumGracePeriodInSeconds`).
-pub(super) const MINIMUM_GRACE: Duration = Duration::from_secs(2);
+pub const MINIMUM_GRACE: Duration = Duration::from_secs(2);
 
 /// The API server's default for `terminationGracePeriodSeconds`.
-pub(super) const DEFAULT_GRACE: Duration = Duration::from_secs(30);
+pub const DEFAULT_GRACE: Duration = Duration::from_secs(30);
 
 /// How long an event may have been under way on a watch that is open.
 const WATCH_LAG: Duration = Duration::from_secs(1);
 
 /// What matters of a Pod.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(super) struct PodFacts {
-    pub(super) uid: Option<String>,
-    pub(super) addresses: Vec<String>,
-    pub(super) node: Option<String>,
-    pub(super) replacement: Replacement,
-    pub(super) deletion: Option<Deletion>,
+pub(crate) struct PodFacts {
+    pub(crate) uid: Option<String>,
+    pub(crate) addresses: Vec<String>,
+    pub(crate) node: Option<String>,
+    pub(crate) replacement: Replacement,
+    pub(crate) deletion: Option<Deletion>,
     /// The condition `DisruptionTarget` is true.
-    pub(super) disrupted: bool,
+    pub(crate) disrupted: bool,
     /// `terminationGracePeriodSeconds` of the spec.
-    pub(super) grace: Duration,
+    pub(crate) grace: Duration,
     /// The shortest that a probe of the own container brings along.
-    pub(super) probe_grace: Option<Duration>,
+    pub(crate) probe_grace: Option<Duration>,
     /// Part of the grace period is spent before SIGTERM: a preStop hook, an ordered stop.
-    pub(super) late_signal: bool,
+    pub(crate) late_signal: bool,
     /// How much of it, where the hook says so (`preStop.sleep`).
-    pub(super) known_sleep: Duration,
+    pub(crate) known_sleep: Duration,
 }
 
 /// The Pod is being deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Deletion {
+pub(crate) struct Deletion {
     /// `deletionGracePeriodSeconds`.
-    pub(super) grace: Duration,
+    pub(crate) grace: Duration,
     /// `deletionTimestamp`, seconds since 1970 by the API server's clock.
-    pub(super) at: i64,
+    pub(crate) at: i64,
 }
 
 /// When whoever owns this Pod starts another in its place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Replacement {
+pub(crate) enum Replacement {
     /// While this one still ends, or nobody knows: a ReplicaSet does.
     #[default]
     Early,
@@ -83,20 +83,20 @@ pub(super) enum Replacement {
 
 /// One look at the own Pod.
 #[derive(Clone, Debug)]
-pub(super) struct Sighting {
+pub(crate) struct Sighting {
     /// `None`: there is no such Pod any more.
-    pub(super) pod: Option<PodFacts>,
+    pub(crate) pod: Option<PodFacts>,
     /// The clocks by which it was read.
-    pub(super) clock: Clock,
+    pub(crate) clock: Clock,
     /// When it was seen.
-    pub(super) seen: Instant,
+    pub(crate) seen: Instant,
     /// It came over a watch, and not by asking.
-    pub(super) watched: bool,
+    pub(crate) watched: bool,
 }
 
 /// The table above, and what it must remember.
 #[derive(Debug)]
-pub(super) struct Judge {
+pub(crate) struct Judge {
     t0: Instant,
     /// At most so long after T0 where no deletion is seen.
     cap: Option<Duration>,
@@ -111,7 +111,7 @@ pub(super) struct Judge {
 
 impl PodFacts {
     /// `container` is the own container's name, where it is known.
-    pub(super) fn read(pod: &Pod, container: Option<&str>) -> Self {
+    pub(crate) fn read(pod: &Pod, container: Option<&str>) -> Self {
         let meta = &pod.metadata;
         let spec = pod.spec.as_ref();
         let grace = spec.and_then(|spec| spec.termination_grace_period_seconds);
@@ -213,7 +213,7 @@ fn seconds(seconds: i64) -> Duration {
 // === impl Judge ===
 
 impl Judge {
-    pub(super) fn new(t0: Instant, cap: Option<Duration>) -> Self {
+    pub(crate) fn new(t0: Instant, cap: Option<Duration>) -> Self {
         Self {
             t0,
             cap,
@@ -224,7 +224,7 @@ impl Judge {
     }
 
     /// What this sighting means, where it means anything new.
-    pub(super) fn judge(&mut self, sighting: &Sighting) -> Option<(Cause, Kill)> {
+    pub(crate) fn judge(&mut self, sighting: &Sighting) -> Option<(Cause, Kill)> {
         let verdict = match &sighting.pod {
             None => self.forced(sighting.seen),
             Some(pod) => match pod.deletion {

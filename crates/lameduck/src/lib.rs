@@ -43,7 +43,7 @@
 //! [`Lifecycle`] is the builder behind [`serve`]. Rooms add themselves by methods of their own:
 //!
 //! ```no_run
-//! use lameduck::{Lifecycle, kubernetes::Kubernetes};
+//! use lameduck::{kubernetes::Kubernetes, prelude::*};
 //! # use axum::Router;
 //! # use tokio::net::TcpListener;
 //!
@@ -68,22 +68,45 @@
 //!
 //! How a drain goes, moment by moment, is told in [`lifecycle`] and, with the reason for every default, in
 //! `docs/architecture.md`.
-#![forbid(unsafe_code)]
-#![deny(missing_docs)]
 
 #[cfg(feature = "api")]
-pub mod api;
+pub use lameduck_api as api;
 #[cfg(feature = "http")]
-pub mod http;
-#[cfg(feature = "jobs")]
-pub mod jobs;
+pub use lameduck_http as http;
 #[cfg(feature = "kubernetes")]
-pub mod kubernetes;
-pub mod lifecycle;
-#[cfg(feature = "http")]
-mod metrics;
+pub use lameduck_kubernetes as kubernetes;
+pub use lameduck_lifecycle as lifecycle;
+pub use lameduck_lifecycle::{Drain, DrainReport, Error, Lifecycle, Moment};
 
-pub use lifecycle::{Drain, DrainReport, Error, Lifecycle, Moment};
+/// Jobs: the queue contract, the workers, the handlers.
+#[cfg(feature = "jobs")]
+pub mod jobs {
+    pub use lameduck_jobs::*;
+
+    /// Where jobs are kept: one small contract, one engine a crate.
+    pub mod engine {
+        pub use lameduck_jobs::engine::*;
+        #[cfg(feature = "postgres")]
+        pub use lameduck_postgres as postgres;
+        #[cfg(feature = "sqlite")]
+        pub use lameduck_sqlite as sqlite;
+    }
+}
+
+/// What a program that puts a [`Lifecycle`] together imports: the builder, and the methods by which each room adds
+/// itself to it.
+pub mod prelude {
+    #[cfg(feature = "http")]
+    pub use lameduck_http::ServeHttp as _;
+    #[cfg(feature = "jobs")]
+    pub use lameduck_jobs::workers::RunWorkers as _;
+    #[cfg(feature = "kubernetes")]
+    pub use lameduck_kubernetes::ObserveKubernetes as _;
+    pub use lameduck_lifecycle::{Drain, Lifecycle, Moment};
+}
+
+#[cfg(feature = "http")]
+use prelude::*;
 
 /// Serves a listener until SIGTERM or SIGINT, drains, and returns: the one call.
 ///

@@ -102,9 +102,8 @@ impl Drain {
         (drain, receiver)
     }
 
-    /// One that never begins, for what is not part of the drain.
-    #[cfg(feature = "http")]
-    pub(crate) fn detached() -> Self {
+    /// Returns a drain that never begins, for what is not part of one.
+    pub fn detached() -> Self {
         Self::new().0
     }
 
@@ -281,7 +280,7 @@ impl Drain {
     // --- for the shell and the gauges ---
 
     /// What is carried now.
-    pub(crate) fn load(&self) -> Load {
+    pub fn load(&self) -> Load {
         let mut load = Load::default();
         for traffic in lock(&self.0.traffic).iter() {
             traffic.add_to(&mut load);
@@ -344,8 +343,8 @@ impl Drain {
         self.0.observed.store(true, Ordering::Release);
     }
 
-    /// Somebody looks at the endpoints, so that there is such a thing as late.
-    pub(crate) fn is_observed(&self) -> bool {
+    /// Whether somebody looks at the endpoints, so that a request can be late.
+    pub fn is_observed(&self) -> bool {
         self.0.observed.load(Ordering::Acquire)
     }
 

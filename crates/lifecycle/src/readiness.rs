@@ -176,8 +176,7 @@ impl Drop for Check {
 
 impl CheckResult {
     /// One that never fails.
-    #[cfg(feature = "http")]
-    pub(crate) fn passing(name: &str) -> Self {
+    pub fn passing(name: &str) -> Self {
         Self::new(name, None)
     }
 

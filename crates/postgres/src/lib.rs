@@ -41,7 +41,7 @@ use tokio_util::{
 };
 use uuid::Uuid;
 
-use super::{Clock, Engine, EngineError, Event};
+use lameduck_jobs::engine::{Clock, Engine, EngineError, Event};
 use lameduck_jobs::{
     job::{
         Cancelled, Claim, JobId, JobRecord, Listing, Maintained, NewJob, Order, Page, ProcessId,

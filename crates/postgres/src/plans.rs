@@ -17,7 +17,7 @@ use super::{
 };
 
 #[allow(dead_code)]
-#[path = "../../../../tests/it/postgres_server.rs"]
+#[path = "../../../tests/it/postgres_server.rs"]
 mod postgres_server;
 
 use postgres_server::{Database, server};

@@ -76,11 +76,9 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::{SqliteEngine, SqliteOptions};
     use lameduck_jobs::{
-        engine::{
-            Engine,
-            sqlite::{SqliteEngine, SqliteOptions},
-        },
+        engine::Engine,
         ledger::{LastWord, Ledger},
     };
 

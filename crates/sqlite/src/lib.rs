@@ -29,8 +29,8 @@ use jiff::Timestamp;
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::broadcast;
 
-use super::{Clock, Engine, EngineError, Event, common::EVENTS};
 use lameduck_jobs::{
+    engine::{Clock, Engine, EngineError, Event, common::EVENTS},
     job::{
         Cancelled, Claim, JobId, JobRecord, Listing, Maintained, NewJob, Order, Page, ProcessId,
         QueueName, QueueStats, Rejected, Reserved, Retention, Revived, Run, Settled, Settlement,

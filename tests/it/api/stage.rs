@@ -3,6 +3,7 @@
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use jiff::Timestamp;
+use lameduck::prelude::*;
 use lameduck::{
     Drain, DrainReport, Error, Lifecycle,
     api::{self, Api, ApiQueue},

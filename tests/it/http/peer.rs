@@ -15,10 +15,7 @@ use axum::{
 };
 use futures_util::{Stream, stream};
 use hyper_util::rt::TokioIo;
-use lameduck::{
-    Drain,
-    http::{Origin, WebSocket, until_leave},
-};
+use lameduck::http::{CurrentDrain, Origin, WebSocket, until_leave};
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::TcpStream,
@@ -245,7 +242,7 @@ pub fn router(cues: Cues) -> Router {
     };
     let socket = {
         let cues = cues.clone();
-        move |upgrade: WebSocketUpgrade, drain: Drain| async move {
+        move |upgrade: WebSocketUpgrade, CurrentDrain(drain): CurrentDrain| async move {
             upgrade.on_upgrade(|socket| echo_messages(WebSocket::new(socket, drain), cues))
         }
     };
@@ -265,7 +262,9 @@ pub fn router(cues: Cues) -> Router {
 }
 
 /// A tick every few milliseconds, until clients are asked to leave.
-async fn events(drain: Drain) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
+async fn events(
+    CurrentDrain(drain): CurrentDrain,
+) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
     let ticks = stream::unfold((), |()| async {
         tokio::time::sleep(Duration::from_millis(5)).await;
         Some((Ok(Event::default().data("tick")), ()))
@@ -325,7 +324,7 @@ async fn tunnel(mut request: Request, cues: Cues) -> Response {
 }
 
 /// What a handler learns.
-async fn whoami(drain: Drain, request: Request) -> String {
+async fn whoami(CurrentDrain(drain): CurrentDrain, request: Request) -> String {
     let origin = request.extensions().get::<Origin>().unwrap();
     let late = if origin.is_late() { "late" } else { "in time" };
     let from = origin.peer();
@@ -333,7 +332,7 @@ async fn whoami(drain: Drain, request: Request) -> String {
 }
 
 /// A long poll that ends when clients are asked to leave.
-async fn poll(drain: Drain, _: HeaderMap) -> &'static str {
+async fn poll(CurrentDrain(drain): CurrentDrain, _: HeaderMap) -> &'static str {
     drain.reached(lameduck::Moment::Leave).await;
     "nothing new; ask again"
 }

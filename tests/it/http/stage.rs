@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use lameduck::prelude::*;
 use lameduck::{
     Drain, DrainReport, Error, Lifecycle, Moment,
     http::{HttpSettings, Listener, Tls},

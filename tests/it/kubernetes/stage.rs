@@ -10,6 +10,7 @@ use std::{
 };
 
 use axum::{Router, routing::get};
+use lameduck::prelude::*;
 use lameduck::{
     Drain, DrainReport, Lifecycle, Moment,
     kubernetes::{Identity, Kubernetes},

@@ -1,6 +1,7 @@
 //! Async functions as handlers.
 
 use lameduck::jobs::{handler::Context, job::State};
+use lameduck::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::*;

@@ -6,6 +6,7 @@ use std::{
 };
 
 use bytes::Bytes;
+use lameduck::prelude::*;
 use lameduck::{
     Drain, DrainReport, Error, Lifecycle,
     jobs::{

@@ -83,7 +83,7 @@ pub(super) const READINESS_SLOW: Check = Check {
         let grace = own
             .unwrap_or(Duration::MAX)
             .min(facts.left()?)
-            .min(super::super::super::NO_DELETION_CAP);
+            .min(lameduck_kubernetes::NO_DELETION_CAP);
         let (drain, budget) = (facts.drain(), facts.budget(grace));
         let mut room = (budget.route_end - budget.t0).saturating_sub(drain.settle + drain.quiet);
         let by_clock = facts.may("endpointslices") == Some(false);

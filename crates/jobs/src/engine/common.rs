@@ -11,25 +11,30 @@ use crate::{
 };
 
 /// How many events a slow receiver may be behind before it misses some; they are hints.
-pub(super) const EVENTS: usize = 4096;
+pub const EVENTS: usize = 4096;
 
 /// In so many crashes in a row it was there: from now on it waits, and runs alone, so that the next one is its
 /// own.
-pub(super) const SUSPECT: u32 = 2;
+pub const SUSPECT: u32 = 2;
 
 /// What was never answered, for people.
-pub(super) const OVERDUE: &str = "the handler answered 202 and no outcome came in time";
+pub const OVERDUE: &str = "the handler answered 202 and no outcome came in time";
 
 /// Bytes of an error that the history keeps; the job itself keeps all of the last one.
 const ERROR_IN_HISTORY: usize = 1024;
 
 /// What the world is told after a commit.
 #[derive(Default)]
-pub(super) struct Effects {
+pub struct Effects {
+    /// Queues in which a job became pending or scheduled.
     pub runnable: BTreeSet<QueueName>,
+    /// Jobs that were reserved, given back, deferred or failed.
     pub changed: Vec<JobId>,
+    /// Jobs that completed, died or were cancelled.
     pub ended: Vec<JobId>,
+    /// Running jobs that somebody wants to end.
     pub cancel_requested: Vec<JobId>,
+    /// Outcomes that came under a claim which was no longer the job's.
     pub stale: u64,
 }
 
@@ -37,7 +42,6 @@ pub(super) struct Effects {
 
 impl Effects {
     /// Those of another command in the same commit.
-    #[cfg(feature = "sqlite")]
     pub fn merge(&mut self, mut other: Self) {
         self.runnable.append(&mut other.runnable);
         self.changed.append(&mut other.changed);
@@ -59,7 +63,7 @@ impl Effects {
 
 /// What has to be the same for a repetition: the content type, its length before it so that no byte can
 /// move over to the payload, and the payload.
-pub(super) fn digest(job: &NewJob) -> [u8; 32] {
+pub fn digest(job: &NewJob) -> [u8; 32] {
     Sha256::new()
         .chain_update((job.content_type.len() as u64).to_le_bytes())
         .chain_update(&job.content_type)
@@ -69,7 +73,7 @@ pub(super) fn digest(job: &NewJob) -> [u8; 32] {
 }
 
 /// As they are stored: a JSON object. What is no number is left out.
-pub(super) fn figures_text(figures: &Figures) -> String {
+pub fn figures_text(figures: &Figures) -> String {
     let finite = figures.iter().filter(|(_, figure)| figure.is_finite());
     let object: serde_json::Map<_, _> = finite
         .map(|(name, figure)| (name.clone(), (*figure).into()))
@@ -78,13 +82,7 @@ pub(super) fn figures_text(figures: &Figures) -> String {
 }
 
 /// One more sum of those who ended so.
-pub(super) fn add_figure(
-    totals: &mut [DrainTotal],
-    cause: &str,
-    outcome: &str,
-    name: String,
-    sum: f64,
-) {
+pub fn add_figure(totals: &mut [DrainTotal], cause: &str, outcome: &str, name: String, sum: f64) {
     let total = totals
         .iter_mut()
         .find(|total| total.cause == cause && total.outcome == outcome);
@@ -94,7 +92,7 @@ pub(super) fn add_figure(
 }
 
 /// What the history keeps of an error: its first bytes, no character torn.
-pub(super) fn short_error(error: &str) -> &str {
+pub fn short_error(error: &str) -> &str {
     let end = (0..=ERROR_IN_HISTORY.min(error.len()))
         .rev()
         .find(|end| error.is_char_boundary(*end));

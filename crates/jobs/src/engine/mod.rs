@@ -17,12 +17,7 @@ use super::job::{
 };
 use super::ledger::Ledger;
 
-#[cfg(any(feature = "sqlite", feature = "postgres"))]
-mod common;
-#[cfg(feature = "postgres")]
-pub mod postgres;
-#[cfg(feature = "sqlite")]
-pub mod sqlite;
+pub mod common;
 
 /// Runs of one job that its history keeps.
 pub const RUNS_KEPT: usize = 20;

@@ -69,7 +69,7 @@ impl Seen {
 }
 
 /// Tells one boot of the machine from the next.
-pub(crate) fn boot_id() -> Option<String> {
+pub fn boot_id() -> Option<String> {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     Some(id.trim().to_owned())
 }

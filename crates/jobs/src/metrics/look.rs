@@ -7,7 +7,10 @@ use jiff::Timestamp;
 use tokio::time::{Instant, sleep};
 
 use super::{Meter, demand::Demand, families::Families};
-use crate::{ engine::{Engine, EngineError}, job::{QueueName, QueueStats}, };
+use crate::{
+    engine::{Engine, EngineError},
+    job::{QueueName, QueueStats},
+};
 use lameduck_lifecycle::{BoxError, Budget, Drain, DrainSettings, Moment};
 
 /// Where no pool says how often.
@@ -22,7 +25,7 @@ struct Watched {
 }
 
 /// Looks for as long as the process lives, at once and then as often as the shortest demand window wants it.
-pub(in crate) async fn now_and_then(
+pub(crate) async fn now_and_then(
     engine: Arc<dyn Engine>,
     drain: Drain,
     settings: DrainSettings,

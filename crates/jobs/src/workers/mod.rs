@@ -111,14 +111,19 @@ struct Workers {
     _open: PoolGuard,
 }
 
-impl Lifecycle {
+/// Adds workers to a [`Lifecycle`].
+pub trait RunWorkers: Sized {
     /// Runs workers over an engine, sees to its housekeeping, keeps the drain ledger in it, and exports what
     /// the ledger says. Readiness follows whether the engine's storage answers, by a check named `storage`: not
     /// ready after 5 s of silence, ready again after 3 s of answers.
     ///
     /// In a drain no job is reserved any more; those that run are finished, or given back at the hard
     /// deadline, attempt not counted. Who wants a job to end is heard until then.
-    pub fn workers(self, engine: Arc<dyn Engine>, pools: Vec<Pool>) -> Self {
+    fn workers(self, engine: Arc<dyn Engine>, pools: Vec<Pool>) -> Self;
+}
+
+impl RunWorkers for Lifecycle {
+    fn workers(self, engine: Arc<dyn Engine>, pools: Vec<Pool>) -> Self {
         let drain = self.drain().clone();
         let meters: Vec<_> = pools
             .iter()

@@ -5,7 +5,11 @@ use std::{sync::Arc, time::Duration};
 use jiff::Timestamp;
 
 use super::{Done, pool::Worker, retry, run::Ended};
-use crate::{ handler::{Retry, Verdict}, job::{AfterFailure, Claim, Job, JobId, Outcome, Settled, Settlement, State}, metrics::{Busy, Ending}, };
+use crate::{
+    handler::{Retry, Verdict},
+    job::{AfterFailure, Claim, Job, JobId, Outcome, Settled, Settlement, State},
+    metrics::{Busy, Ending},
+};
 use lameduck_lifecycle::Moment;
 
 /// Exponential backoff with jitter.

@@ -9,7 +9,12 @@ use tokio::{
 };
 
 use super::{Pool, Shared};
-use crate::{ engine::Event, handler::Verdict, job::{Outcome, Reserved}, metrics::Meter, };
+use crate::{
+    engine::Event,
+    handler::Verdict,
+    job::{Outcome, Reserved},
+    metrics::Meter,
+};
 use lameduck_lifecycle::{JobGuard, Moment, Work};
 
 /// How often an empty queue is looked at though no event came: the floor under all wake-ups.

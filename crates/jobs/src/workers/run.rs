@@ -14,7 +14,10 @@ use tokio::time::{Instant, sleep, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::{Cancel, Shared, pool::Worker};
-use crate::{ handler::{Context, Retry, Verdict}, job::{Claim, Job, JobId, ProcessId}, };
+use crate::{
+    handler::{Context, Retry, Verdict},
+    job::{Claim, Job, JobId, ProcessId},
+};
 use lameduck_lifecycle::Moment;
 
 /// How long after its time was over a handler has to ignore it before the log says so.

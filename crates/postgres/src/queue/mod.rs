@@ -49,7 +49,7 @@ async fn queue_number(turn: &Turn, name: &QueueName) -> Result<i32, Failure> {
 #[cfg(test)]
 pub(super) mod statements {
     //! What the plans are tested of.
-    pub(in crate) use super::{
+    pub(crate) use super::{
         ends::{FREE, RELEASE_HELD},
         housekeeping::{EXPIRE, FOLD_COUNTS, FORGET_KEYS, PRUNE},
         orders::{CANCEL_DEAD, REVIVE_ALL},

@@ -54,7 +54,7 @@ async fn a_schema_is_brought_up_to_date_once_and_while_others_work_with_it() {
             .get::<_, i32>(0)
     };
     // What the first version made, with a job in it.
-    let first = include_str!("../../../../src/jobs/engine/postgres/schema/1.sql");
+    let first = include_str!("../../../../crates/postgres/src/schema/1.sql");
     let old = format!(
         "CREATE SCHEMA lameduck; {first}; INSERT INTO lameduck.schema_version VALUES (1, 1);
          INSERT INTO lameduck.queues (name) VALUES ('mail');

@@ -1,0 +1,51 @@
+//! Schemas of the words by which jobs and their runs are described, for OpenAPI.
+
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{ObjectBuilder, RefOr, Schema, Type},
+};
+
+use crate::job::{RunEnd, State};
+
+impl PartialSchema for State {
+    fn schema() -> RefOr<Schema> {
+        words(Self::ALL.map(Self::as_str))
+    }
+}
+
+impl ToSchema for State {}
+
+impl PartialSchema for RunEnd {
+    fn schema() -> RefOr<Schema> {
+        // By a match, so that a new one is not forgotten here.
+        let word = |end| match end {
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::Released => "released",
+            Self::Postponed => "postponed",
+            Self::Cancelled => "cancelled",
+            Self::Lost => "lost",
+        };
+        words(
+            [
+                Self::Completed,
+                Self::Failed,
+                Self::Released,
+                Self::Postponed,
+                Self::Cancelled,
+                Self::Lost,
+            ]
+            .map(word),
+        )
+    }
+}
+
+impl ToSchema for RunEnd {}
+
+fn words<const N: usize>(words: [&'static str; N]) -> RefOr<Schema> {
+    ObjectBuilder::new()
+        .schema_type(Type::String)
+        .enum_values(Some(words))
+        .build()
+        .into()
+}
