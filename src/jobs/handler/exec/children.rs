@@ -335,6 +335,7 @@ mod tests {
     }
 
     /// A child that is in no list, and has ended.
+    #[allow(clippy::zombie_processes, reason = "a zombie is what is asked for")]
     fn zombie() -> Pid {
         let child = std::process::Command::new("true").spawn().unwrap();
         let pid = Pid::from_raw(child.id().cast_signed()).unwrap();
