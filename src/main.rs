@@ -16,7 +16,7 @@ mod storage;
 mod teardown;
 mod terminal;
 
-use std::process::ExitCode;
+use std::{io, process::ExitCode};
 
 use lameduck::{jobs::handler::exec, lifecycle::Signals};
 
@@ -29,14 +29,19 @@ use crate::{
 const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let status = obey(command_line::parse().command);
+    // First thing: a SIGTERM before this finds nobody. The other commands end by it, as programs do.
+    let serves = std::env::args_os()
+        .nth(1)
+        .is_some_and(|word| word == "serve");
+    let signals = serves.then(|| Signals::install().map(Signals::nothing_begun));
+    let status = obey(command_line::parse().command, signals);
     terminal::flush();
     status
 }
 
-fn obey(command: Command) -> ExitCode {
+fn obey(command: Command, signals: Option<io::Result<Signals>>) -> ExitCode {
     match command {
-        Command::Serve(serve) => run(*serve),
+        Command::Serve(serve) => run(*serve, signals.unwrap_or_else(Signals::install)),
         Command::Demo { duration } => demo::run(duration.0),
         Command::Config(cli::Config::Check(asked)) => {
             config::check(asked.file.as_deref(), asked.settings)
@@ -56,9 +61,8 @@ fn obey(command: Command) -> ExitCode {
     }
 }
 
-fn run(serve: Serve) -> ExitCode {
-    // First thing: a SIGTERM before this line finds nobody.
-    let signals = match Signals::install() {
+fn run(serve: Serve, signals: io::Result<Signals>) -> ExitCode {
+    let signals = match signals {
         Ok(signals) => signals,
         Err(error) => return fail(format_args!("cannot take SIGTERM and SIGINT: {error}")),
     };
@@ -67,6 +71,12 @@ fn run(serve: Serve) -> ExitCode {
         terminal::flush();
     });
     logging::install();
+    // Before there is anybody to adopt, or no process id for a thread.
+    if let Err(error) = exec::reap_orphans() {
+        return fail(format_args!(
+            "cannot watch over the processes that commands leave behind: {error}"
+        ));
+    }
     let Checked { config, warnings } = match config::load(serve.config.as_deref(), serve.settings) {
         Ok(checked) => checked,
         Err(problems) => {
@@ -76,6 +86,13 @@ fn run(serve: Serve) -> ExitCode {
     };
     for warning in warnings {
         tracing::warn!("{warning}");
+    }
+    for unstartable in config::unstartable(&config) {
+        tracing::error!("{unstartable}");
+    }
+    if !signals.begin() {
+        tracing::info!("told to end before anything was begun; there is nothing to drain");
+        return ExitCode::SUCCESS;
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .enable_all()

@@ -90,9 +90,6 @@ fn pool(queue: &Queue) -> anyhow::Result<Pool> {
         Handler::Exec(command) => {
             let exec = Exec::new(command.0.clone())
                 .zero_after_stop_is_done(values.zero_after_stop_is_done);
-            if let Some(why) = exec.missing() {
-                tracing::error!(queue = %queue.name, "{why} (setting 'exec'); its jobs wait until there is one");
-            }
             Arc::new(exec)
         }
         Handler::Http { url, secrets } => {

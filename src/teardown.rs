@@ -22,7 +22,7 @@ use http_body_util::{BodyExt, Full, Limited};
 use hyper_util::{client::legacy::Client, rt::TokioExecutor};
 use lameduck::{
     Lifecycle,
-    jobs::handler::exec,
+    jobs::handler::exec::{self, Exec},
     lifecycle::{BoxError, Deadline},
 };
 use rustix::process::{Pid, Signal, kill_process_group};
@@ -76,18 +76,20 @@ struct Said(Arc<Mutex<Vec<u8>>>);
 async fn run(command: &CommandLine, until: Instant) -> Result<(), BoxError> {
     let since = Instant::now();
     let (program, arguments) = command.0.split_first().ok_or("the command is empty")?;
-    let mut child = Command::new(program)
+    let mut process = Command::new(program);
+    process
         .args(arguments)
         .process_group(0)
         .env_remove(exec::SECRET)
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .map_err(|error| format!("'{program}' can't be started: {error}"))?;
-    let mut group = Group(child.id().and_then(|id| Pid::from_raw(id.cast_signed())));
+        .stderr(Stdio::piped());
+    // By this, so that the reaper of orphans leaves its exit status to us.
+    let mut child =
+        exec::spawn(&mut process).map_err(|error| cannot_be_started(command, program, &error))?;
+    let mut group = Group(Some(child.pid()));
     let said = Said::default();
-    let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+    let (stdout, stderr) = child.pipes();
     let reading = tokio::spawn({
         let said = said.clone();
         async move {
@@ -112,6 +114,14 @@ async fn run(command: &CommandLine, until: Instant) -> Result<(), BoxError> {
                     .into(),
             )
         }
+    }
+}
+
+/// The system's reason, and the program's own defect where one is seen.
+fn cannot_be_started(command: &CommandLine, program: &str, error: &io::Error) -> String {
+    match Exec::new(command.0.clone()).missing() {
+        Some(why) => format!("'{program}' can't be started: {error}; {why}"),
+        None => format!("'{program}' can't be started: {error}"),
     }
 }
 

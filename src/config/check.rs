@@ -2,6 +2,7 @@
 //! which setting, which value, by how much, and what to do.
 
 mod hooks;
+mod programs;
 mod queues;
 #[cfg(test)]
 mod tests;
@@ -20,6 +21,8 @@ use super::{
     settings::{ProcessSettings, ProcessValues},
     value::Time,
 };
+
+pub use programs::unstartable;
 
 /// Less than that is no drain.
 const SHORTEST_GRACE: Duration = Duration::from_secs(1);

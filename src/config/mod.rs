@@ -32,6 +32,7 @@ mod show;
 mod value;
 
 pub use self::{
+    check::unstartable,
     declare::{Entry, Section, Setting, Source, variable_of},
     file::Document,
     problem::{Problem, Problems},

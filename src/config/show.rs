@@ -4,7 +4,9 @@ use std::{io::Write, path::Path, process::ExitCode};
 
 use serde_json::{Value, json};
 
-use super::{Checked, DEFAULT_QUEUE, Entry, Given, Handler, Problems, Section, Settings, load};
+use super::{
+    Checked, DEFAULT_QUEUE, Entry, Given, Handler, Problems, Section, Settings, load, unstartable,
+};
 
 /// As for a wrong command line.
 const WRONG: u8 = 2;
@@ -15,6 +17,9 @@ pub fn check(file: Option<&Path>, flags: Settings) -> ExitCode {
         Ok(checked) => {
             for warning in &checked.warnings {
                 print(&format!("warning: {warning}"));
+            }
+            for unstartable in unstartable(&checked.config) {
+                print(&format!("warning: {unstartable}"));
             }
             print(&summary(&checked));
             ExitCode::SUCCESS

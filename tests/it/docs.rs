@@ -91,7 +91,7 @@ fn metrics_named(text: &str) -> impl Iterator<Item = &str> {
 fn every_metric_that_the_documentation_names_is_in_the_code() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let mut sources = String::new();
-    let mut folders = vec![root.join("src")];
+    let mut folders = vec![root.join("src"), root.join("crates")];
     while let Some(folder) = folders.pop() {
         for entry in fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();

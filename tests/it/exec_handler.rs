@@ -344,6 +344,33 @@ async fn what_is_ours_to_reap_is_reaped() {
 }
 
 #[tokio::test]
+async fn orphans_of_commands_are_reaped_and_nobody_elses_child() {
+    let me = rustix::process::getpid();
+    rustix::process::set_child_subreaper(Some(me)).unwrap();
+    // Somebody else's, who asks for it late.
+    let mut other = std::process::Command::new("sh")
+        .args(["-c", "exit 7"])
+        .spawn()
+        .unwrap();
+
+    let left = done(
+        run(&sh(
+            "setsid -f sh -c 'echo $$'; (timeout 9 sh -c 'echo $$') & wait",
+        ))
+        .await,
+    );
+
+    for pid in left.split_whitespace() {
+        let process = PathBuf::from(format!("/proc/{pid}"));
+        while process.exists() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+    assert_eq!(other.wait().unwrap().code(), Some(7));
+    rustix::process::set_child_subreaper(None).unwrap();
+}
+
+#[tokio::test]
 async fn the_whole_payload_is_there_before_the_command_begins() {
     // A pipe would say 0, and end early for a command that outlives its service.
     let exec = sh("stat -Lc %s /dev/stdin; wc -c; echo x >&0 || echo sealed");
@@ -378,8 +405,147 @@ async fn a_program_that_can_not_be_started_costs_no_attempt_and_is_missed_before
     );
     assert_eq!((missing("sh"), missing("/bin/sh")), (None, None));
 
-    let none = error(run(&Exec::new(vec![])).await);
+    let none = postponed(run(&Exec::new(vec![])).await);
     assert!(none.contains("no command is configured"), "{none}");
+}
+
+/// Why a job was postponed.
+fn postponed(verdict: Verdict) -> String {
+    match verdict {
+        Verdict::Postponed { error, .. } => error,
+        other => panic!("it should have been postponed: {other:?}"),
+    }
+}
+
+/// An executable file that no fork of this process can hold open for writing.
+fn program(directory: &TempDir, content: &[u8]) -> String {
+    let (from, to) = (
+        directory.path().join("content"),
+        directory.path().join("program"),
+    );
+    fs::write(&from, content).unwrap();
+    let installed = std::process::Command::new("install")
+        .arg("-m755")
+        .args([&from, &to])
+        .status();
+    assert!(installed.unwrap().success());
+    to.to_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn whatever_stops_a_command_from_being_started_costs_no_attempt_and_is_named() {
+    let mut foreign = vec![0; 64];
+    foreign[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
+    foreign[16] = 2;
+    // s390x, which nobody emulates here.
+    foreign[18] = 22;
+    for (content, words) in [
+        (foreign.as_slice(), "is built for s390x"),
+        (b"echo hello\n", "a script without a '#!' line"),
+        (b"", "is empty"),
+        (
+            b"#!/opt/none/python3\n",
+            "needs the interpreter '/opt/none/python3'",
+        ),
+        (b"#!/bin/sh\r\n", "CR LF"),
+        (
+            b"#!/etc/passwd\n",
+            "'/etc/passwd' by its '#!' line, which has no permission",
+        ),
+        // These start an interpreter, which does not find what it is to run.
+        (
+            b"#!/usr/bin/env no-such-python\n",
+            "needs the interpreter 'no-such-python'",
+        ),
+        (b"#!/usr/bin/env sh\r\n", "CR LF"),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let program = program(&directory, content);
+        let exec = Exec::new(vec![program.clone()]);
+
+        let said = postponed(run(&exec).await);
+
+        assert!(said.contains(words), "{words}: {said}");
+        assert!(said.contains(&program), "{said}");
+        let missing = exec.missing().unwrap();
+        assert!(missing.contains(words), "{words}: {missing}");
+    }
+}
+
+#[tokio::test]
+async fn a_program_that_is_being_written_is_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let program = program(&directory, &fs::read("/bin/true").unwrap());
+    let writer = fs::OpenOptions::new().append(true).open(&program).unwrap();
+    let exec = Exec::new(vec![program]);
+
+    let verdict = run(&exec).await;
+
+    let Verdict::Postponed { error, wait } = verdict else {
+        panic!("{verdict:?}");
+    };
+    assert!(error.contains("somebody is writing to it"), "{error}");
+    assert!(wait < Duration::from_secs(2), "{wait:?}");
+    drop(writer);
+    // A fork of another test may hold it a moment longer.
+    while !matches!(run(&exec).await, Verdict::Done { .. }) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn links_in_a_circle_and_directories_cost_no_attempt() {
+    let directory = tempfile::tempdir().unwrap();
+    let link = directory.path().join("link");
+    std::os::unix::fs::symlink(&link, &link).unwrap();
+    for (path, words) in [
+        (link.as_path(), "Too many levels of symbolic links"),
+        (directory.path(), "is a directory"),
+    ] {
+        let path = path.to_str().unwrap().to_owned();
+        let said = postponed(run(&Exec::new(vec![path])).await);
+        assert!(said.contains(words), "{said}");
+    }
+}
+
+#[tokio::test]
+async fn exit_127_of_a_program_that_is_there_is_its_failure() {
+    assert_eq!(
+        error(run(&sh("exit 127")).await),
+        "the command ended with exit status 127"
+    );
+    let said = error(run(&sh("no-such-command")).await);
+    assert!(said.contains("exit status 127"), "{said}");
+}
+
+#[tokio::test]
+async fn what_the_submitter_chose_and_no_environment_can_hold_is_the_jobs_own_fault() {
+    let (mut long, mut nul, mut trace) = (job(""), job(""), job(""));
+    long.content_type = "x".repeat(200_000);
+    nul.content_type = "text/plain\0".to_owned();
+    trace.traceparent = Some("0".repeat(200_000));
+    for (job, words) in [
+        (long, "200000 bytes, do not fit"),
+        (nul, "content type contains a NUL"),
+        (trace, "do not fit"),
+    ] {
+        let verdict = sh("true").run(&job, context()).await;
+
+        let Verdict::Failed { error, retry } = verdict else {
+            panic!("{verdict:?}");
+        };
+        assert_eq!(retry, Retry::Never);
+        assert!(error.contains(words), "{error}");
+    }
+}
+
+#[tokio::test]
+async fn arguments_that_are_too_long_are_the_operators() {
+    let exec = Exec::new(vec!["true".to_owned(), "x".repeat(200_000)]);
+
+    let said = postponed(run(&exec).await);
+
+    assert!(said.contains("a quarter of the stack's limit"), "{said}");
 }
 
 #[tokio::test]

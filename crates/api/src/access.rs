@@ -8,7 +8,7 @@
 use std::{
     fmt, fs, io,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError, RwLock},
+    sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -24,6 +24,9 @@ use super::Problem;
 
 /// How often the file is looked at, at the most; only when somebody asks.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// How long a request waits for that look.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// Characters of a token at the least: whoever can guess it, may ask.
 const MIN_TOKEN: usize = 16;
@@ -95,6 +98,7 @@ pub(super) async fn check(State(access): State<Access>, request: Request, next: 
     let Access::Tokens(tokens) = access else {
         return next.run(request).await;
     };
+    tokens.refresh().await;
     let refusal = match bearer(&request) {
         Some(token) if tokens.know(token) => None,
         Some(_) => Some("this token is not known here"),
@@ -138,8 +142,16 @@ impl Tokens {
         })))
     }
 
+    /// Reads the file again where it is time to. Where its disk hangs, the tokens from before still hold.
+    async fn refresh(&self) {
+        if self.0.is_due() {
+            let file = self.0.clone();
+            let look = tokio::task::spawn_blocking(move || file.look_again());
+            let _ = tokio::time::timeout(PATIENCE, look).await;
+        }
+    }
+
     fn know(&self, token: &[u8]) -> bool {
-        self.0.look_again();
         let digest = digest(&self.0.salt, token);
         let digests = self
             .0
@@ -162,18 +174,26 @@ impl fmt::Debug for Tokens {
 // === impl File ===
 
 impl File {
+    fn looked(&self) -> MutexGuard<'_, (Instant, Option<Stamp>)> {
+        self.looked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it is time to look; whoever is told so does.
+    fn is_due(&self) -> bool {
+        let mut looked = self.looked();
+        let due = looked.0.elapsed() >= LOOK_EVERY;
+        if due {
+            looked.0 = Instant::now();
+        }
+        due
+    }
+
+    /// Holds no lock while it reads: every request takes it.
     fn look_again(&self) {
-        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
-        let (at, seen) = &mut *looked;
-        if at.elapsed() < LOOK_EVERY {
-            return;
-        }
-        *at = Instant::now();
         let now = stamp(&self.path);
-        if now == *seen {
+        if std::mem::replace(&mut self.looked().1, now) == now {
             return;
         }
-        *seen = now;
         match load(&self.path, &self.salt) {
             Ok(digests) => {
                 tracing::info!(path = %self.path.display(), tokens = digests.len(), "tokens read again");
@@ -236,8 +256,7 @@ mod tests {
     const NEW: &str = "0123456789abcdef-new";
 
     fn known(tokens: &Tokens) -> [bool; 2] {
-        // It is time to look again.
-        tokens.0.looked.lock().unwrap().0 -= LOOK_EVERY;
+        tokens.0.look_again();
         [OLD, NEW].map(|token| tokens.know(token.as_bytes()))
     }
 

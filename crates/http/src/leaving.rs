@@ -36,7 +36,8 @@ pin_project! {
 /// use std::{convert::Infallible, time::Duration};
 /// use axum::response::sse::{Event, Sse};
 /// use futures_util::{Stream, stream};
-/// use lameduck::{Drain, http::until_leave};
+/// use lameduck_http::until_leave;
+/// use lameduck_lifecycle::Drain;
 ///
 /// async fn ticks(drain: Drain) -> Sse<impl Stream<Item = Result<Event, Infallible>>> {
 ///     let ticks = stream::unfold((), |()| async {

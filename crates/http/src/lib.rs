@@ -93,6 +93,7 @@ pub trait ServeHttp: Sized {
     ///
     /// ```no_run
     /// # async fn example(listener: tokio::net::TcpListener) -> Result<(), Box<dyn std::error::Error>> {
+    /// use lameduck_http::ServeHttp as _;
     /// use lameduck_lifecycle::Lifecycle;
     /// use tonic::service::Routes;
     ///

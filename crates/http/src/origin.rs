@@ -51,8 +51,9 @@ impl Origin {
 /// begins.
 ///
 /// ```
-/// # use lameduck::{Drain, Moment};
-/// async fn poll(drain: Drain) -> &'static str {
+/// # use lameduck_http::CurrentDrain;
+/// # use lameduck_lifecycle::Moment;
+/// async fn poll(CurrentDrain(drain): CurrentDrain) -> &'static str {
 ///     tokio::select! {
 ///         () = drain.reached(Moment::Leave) => "nothing new; ask again",
 ///         news = next_news() => news,

@@ -180,14 +180,15 @@ impl Files {
     }
 
     fn reload(&self) {
+        // The lock is not held while files are read: every handshake takes it.
+        let looked = || self.looked.lock().unwrap_or_else(PoisonError::into_inner);
         let now = stamps(&self.cert, &self.key);
-        let mut looked = self.looked.lock().unwrap_or_else(PoisonError::into_inner);
-        if now == looked.1 {
+        if now == looked().1 {
             return;
         }
         match load(&self.cert, &self.key) {
             Ok(new) => {
-                looked.1 = now;
+                looked().1 = now;
                 *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
                 tracing::info!(cert = %self.cert.display(), "certificate reloaded");
             }

@@ -23,9 +23,9 @@ const ECHO: Duration = Duration::from_secs(5);
 ///
 /// ```
 /// use axum::{extract::ws::WebSocketUpgrade, response::Response};
-/// use lameduck::{Drain, http::WebSocket};
+/// use lameduck_http::{CurrentDrain, WebSocket};
 ///
-/// async fn echo(upgrade: WebSocketUpgrade, drain: Drain) -> Response {
+/// async fn echo(upgrade: WebSocketUpgrade, CurrentDrain(drain): CurrentDrain) -> Response {
 ///     upgrade.on_upgrade(|socket| async move {
 ///         let mut socket = WebSocket::new(socket, drain);
 ///         while let Some(Ok(message)) = socket.recv().await {

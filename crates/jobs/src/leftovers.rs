@@ -40,14 +40,17 @@ use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+mod background;
 mod end;
 mod proc;
 #[cfg(test)]
 mod tests;
 
+pub(crate) use background::{BackgroundList, Entry};
 use end::Leftovers;
+pub(crate) use proc::Seen;
 pub use proc::boot_id;
-use proc::{Seen, pid_namespace};
+use proc::pid_namespace;
 
 /// In the data directory.
 const FOLDER: &str = "running";
@@ -97,7 +100,7 @@ struct Record {
 
 /// The leader of a group, by whose process id the group is called.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-struct Leader {
+pub(crate) struct Leader {
     group: i32,
     start: u64,
 }
@@ -156,10 +159,11 @@ impl Listed {
     /// # Errors
     /// Where the file can't be written. The command is then known by its claim alone.
     pub fn started(&mut self, group: Pid) -> io::Result<()> {
-        self.record.leader = Seen::look(group).map(|seen| Leader {
-            group: group.as_raw_nonzero().get(),
-            start: seen.start,
-        });
+        self.led_by(Leader::look(group))
+    }
+
+    fn led_by(&mut self, leader: Option<Leader>) -> io::Result<()> {
+        self.record.leader = leader;
         self.file.take().map_or(Ok(()), |file| self.write(&file))
     }
 
@@ -195,6 +199,27 @@ fn remove(path: &Path) {
         && error.kind() != io::ErrorKind::NotFound
     {
         tracing::warn!(%error, path = %path.display(), "cannot remove a command from the list of those that run");
+    }
+}
+
+/// Says that a command runs without being in the list.
+pub(crate) fn not_listed(error: &io::Error) {
+    tracing::warn!(
+        %error,
+        "a command can't be put into the list of those that run; after a SIGKILL of this process it would run on \
+         beside its job's next run"
+    );
+}
+
+// === impl Leader ===
+
+impl Leader {
+    /// The leader of this group. Not to be called once it may have been reaped.
+    pub(crate) fn look(group: Pid) -> Option<Self> {
+        Seen::look(group).map(|seen| Self {
+            group: group.as_raw_nonzero().get(),
+            start: seen.start,
+        })
     }
 }
 

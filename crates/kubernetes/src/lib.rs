@@ -48,7 +48,8 @@
 //!
 //! ```no_run
 //! # async fn example() -> Result<(), lameduck_lifecycle::Error> {
-//! use lameduck::{Lifecycle, kubernetes::Kubernetes};
+//! use lameduck_kubernetes::{Kubernetes, ObserveKubernetes as _};
+//! use lameduck_lifecycle::Lifecycle;
 //!
 //! Lifecycle::builder()
 //!     .kubernetes(Kubernetes::in_cluster())

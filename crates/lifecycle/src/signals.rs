@@ -61,6 +61,20 @@ impl Signals {
         })
     }
 
+    /// Until [`begin`](Self::begin) nothing has been begun that would have to be drained: a signal ends the process
+    /// within a second, with exit status 0 and a line that says so, even where the main thread hangs in what it reads.
+    pub fn nothing_begun(self) -> Self {
+        self.watchdog.nothing_begun();
+        self
+    }
+
+    /// From now on a signal begins a drain. Returns `false` where one has come before: there is nothing to drain, and
+    /// the process is to end.
+    #[must_use = "where it is false the process was told to end"]
+    pub fn begin(&self) -> bool {
+        self.watchdog.begin()
+    }
+
     /// Takes no signals and watches nothing; a drain begins by the trigger.
     pub fn manual() -> (Self, Trigger) {
         let (sender, received) = mpsc::unbounded_channel();
@@ -119,7 +133,7 @@ impl Receiver {
                     self.first = Some(now);
                     let grace = *self.grace.lock().unwrap_or_else(PoisonError::into_inner);
                     // A drain that the program began itself may be under way, and end sooner.
-                    self.watchdog.arm_no_later(now + grace);
+                    self.watchdog.signalled(now, grace);
                 }
                 Some(first) if now.duration_since(first) >= SIGNAL_ECHO => {
                     self.watchdog.arm_no_later(now + HURRY);

@@ -18,6 +18,10 @@ const WILLS: Duration = Duration::from_millis(250);
 /// watchdog barks at all; so this, and no more, is what it costs of the margin behind the deadline.
 const LINE: Duration = Duration::from_millis(50);
 
+/// How long the main thread has to end the process by itself where it was told to before it had begun anything. It
+/// may hang: in a configuration file that is a pipe, on a network file system.
+const START: Duration = Duration::from_millis(500);
+
 /// How long it takes from barking to the end of the process, at the most.
 pub(super) const WORDS: Duration = WILLS.saturating_add(LINE);
 
@@ -39,6 +43,17 @@ struct Shared {
 struct State {
     deadline: Option<Instant>,
     last_will: Vec<Will>,
+    /// There is nothing yet that would have to be drained.
+    nothing_begun: bool,
+}
+
+/// How the process ends.
+#[derive(Clone, Copy, Debug)]
+enum Ending {
+    /// A drain took longer than it may.
+    Overdue,
+    /// It was told to end before it had begun anything.
+    NothingBegun,
 }
 
 // === impl Watchdog ===
@@ -53,18 +68,19 @@ impl Watchdog {
         let (spoken, end_of_words) = mpsc::channel();
         let thread = |name: &str| thread::Builder::new().name(name.to_owned());
         thread("lameduck-words").spawn(move || {
-            if let Ok(wills) = barked.recv() {
+            if let Ok((wills, ending)) = barked.recv() {
                 execute(wills);
                 let _ = spoken.send(());
-                say_so();
+                say_so(ending);
                 let _ = spoken.send(());
             }
         })?;
         thread("lameduck-watchdog").spawn(move || {
-            let _ = bark.send(shared.watch());
+            let (wills, ending) = shared.watch();
+            let _ = bark.send((wills, ending));
             let _ = end_of_words.recv_timeout(WILLS);
             let _ = end_of_words.recv_timeout(LINE);
-            signal_hook::low_level::exit(EXIT_WATCHDOG);
+            signal_hook::low_level::exit(ending.status());
         })?;
         Ok(watchdog)
     }
@@ -75,6 +91,7 @@ impl Watchdog {
             state: Mutex::new(State {
                 deadline: None,
                 last_will: Vec::new(),
+                nothing_begun: false,
             }),
             changed: Condvar::new(),
         }))
@@ -89,6 +106,29 @@ impl Watchdog {
     /// As [`arm`](Self::arm), where nothing earlier was said.
     pub fn arm_no_later(&self, deadline: Instant) {
         let mut state = self.0.lock();
+        state.deadline = Some(state.deadline.map_or(deadline, |d| d.min(deadline)));
+        self.0.changed.notify_all();
+    }
+
+    /// Until [`begin`](Self::begin) a signal ends the process after a moment, and with success.
+    pub(super) fn nothing_begun(&self) {
+        self.0.lock().nothing_begun = true;
+    }
+
+    /// From now on a signal begins a drain. `false` where one came before.
+    pub(super) fn begin(&self) -> bool {
+        let mut state = self.0.lock();
+        if state.nothing_begun && state.deadline.is_some() {
+            return false;
+        }
+        state.nothing_begun = false;
+        true
+    }
+
+    /// A signal came: the process ends after the grace period, or in a moment where nothing was begun.
+    pub(super) fn signalled(&self, now: Instant, grace: Duration) {
+        let mut state = self.0.lock();
+        let deadline = now + if state.nothing_begun { START } else { grace };
         state.deadline = Some(state.deadline.map_or(deadline, |d| d.min(deadline)));
         self.0.changed.notify_all();
     }
@@ -109,7 +149,7 @@ impl Shared {
     }
 
     /// Returns at the deadline, with what is still to be done.
-    fn watch(&self) -> Vec<Will> {
+    fn watch(&self) -> (Vec<Will>, Ending) {
         let mut state = self.lock();
         loop {
             let wait = match state.deadline {
@@ -125,7 +165,35 @@ impl Shared {
                 .unwrap_or_else(PoisonError::into_inner)
                 .0;
         }
-        std::mem::take(&mut state.last_will)
+        let ending = match state.nothing_begun {
+            true => Ending::NothingBegun,
+            false => Ending::Overdue,
+        };
+        (std::mem::take(&mut state.last_will), ending)
+    }
+}
+
+// === impl Ending ===
+
+impl Ending {
+    fn status(self) -> i32 {
+        match self {
+            Self::Overdue => EXIT_WATCHDOG,
+            Self::NothingBegun => 0,
+        }
+    }
+
+    fn line(self) -> &'static str {
+        match self {
+            Self::Overdue => {
+                "{\"level\":\"ERROR\",\"message\":\"the drain did not end before its deadline; \
+                 the watchdog ends the process\",\"outcome\":\"watchdog\"}\n"
+            }
+            Self::NothingBegun => {
+                "{\"level\":\"INFO\",\"message\":\"told to end before anything was begun; there is nothing to \
+                 drain\"}\n"
+            }
+        }
     }
 }
 
@@ -135,12 +203,9 @@ fn execute(wills: Vec<Will>) {
     }
 }
 
-fn say_so() {
+fn say_so(ending: Ending) {
     // Not through `tracing`: whoever holds its locks may be what hangs.
-    let _ = std::io::stderr().write_all(
-        b"{\"level\":\"ERROR\",\"message\":\"the drain did not end before its deadline; \
-          the watchdog ends the process\",\"outcome\":\"watchdog\"}\n",
-    );
+    let _ = std::io::stderr().write_all(ending.line().as_bytes());
 }
 
 impl std::fmt::Debug for State {

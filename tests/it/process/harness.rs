@@ -443,6 +443,11 @@ impl Log {
         self.reader.is_finished()
     }
 
+    /// Everything that it wrote, once it has ended.
+    pub async fn whole(self) -> Vec<Value> {
+        self.until_its_end().await
+    }
+
     async fn until_its_end(mut self) -> Vec<Value> {
         while self.lines.changed().await.is_ok() {}
         self.lines.borrow().clone()

@@ -11,8 +11,10 @@
 //! | exit 0 | done | released; done where [`zero_after_stop_is_done`](Exec::zero_after_stop_is_done) says so |
 //! | exit 75 (`EX_TEMPFAIL`), another failure, a signal | failed | released |
 //!
-//! Where it can't be started (there is no such program, or the system is out of processes, descriptors or memory),
-//! nothing was begun: the job is postponed, by about a second or some, and no attempt is counted.
+//! Where it can't be started nothing was begun: the job is postponed, by about a second or ten, and no attempt is
+//! counted, whatever the reason. The exceptions are named, and are the job's own fault: a content type or trace
+//! context that no environment can hold. Such a job is dead at once. An exit status of 126 or 127 counts as a command
+//! that was not started where its program is found to lack its interpreter (`#!/usr/bin/env python3` without Python).
 //!
 //! | in its environment | |
 //! | --- | --- |
@@ -35,7 +37,8 @@
 //! whatever it was waiting for.
 //!
 //! What leaves the group (`setsid`, daemons) escapes all this; the job does not wait for it longer than
-//! [`output_grace`](Exec::output_grace), even where it holds the output open.
+//! [`output_grace`](Exec::output_grace), even where it holds the output open. It may go on after the end of its job;
+//! where this process adopts it, as PID 1 or as a subreaper, it is [reaped](reap_orphans) when it ends.
 //!
 //! Not used is `PR_SET_PDEATHSIG`: it follows the *thread* that spawned, and a runtime's threads come and
 //! go. Instead, whoever ends this process calls [`kill_all_groups`] first. A SIGKILL from outside can't be
@@ -46,7 +49,6 @@ use std::{
     ffi::OsStr,
     io,
     os::unix::process::ExitStatusExt,
-    path::Path,
     pin::{Pin, pin},
     process::{ExitStatus, Stdio},
     time::Duration,
@@ -54,7 +56,7 @@ use std::{
 
 use async_trait::async_trait;
 use jiff::Timestamp;
-use rustix::{io::Errno, process::Signal};
+use rustix::process::Signal;
 use tokio::{
     process::Command,
     time::{Instant, timeout},
@@ -63,13 +65,21 @@ use tokio::{
 use super::{Context, Handler, Retry, Verdict};
 use crate::job::Job;
 
+mod children;
 mod group;
 mod input;
 mod output;
+mod program;
+mod reaper;
+mod refusal;
 
+pub use children::{Child, spawn};
 use group::{Group, Groups, NotStarted};
 pub use group::{keep_list_in, kill_all_groups};
 use output::{Head, Tail};
+use program::Known;
+pub use program::{Defect, Machine, Unfit};
+pub use reaper::reap_orphans;
 
 /// A variable that commands do not inherit: the database's URL holds a password, and a job's command may show its
 /// environment to anybody.
@@ -82,10 +92,8 @@ const ERROR_LIMIT: usize = 8 << 10;
 /// How long the output is waited for when the command has ended. It is at its end at once, unless
 /// somebody who left the group holds it open.
 const OUTPUT_GRACE: Duration = Duration::from_secs(1);
-/// About how long to wait where no process could be had: others have to end first.
-const SHORTAGE_WAIT: Duration = Duration::from_secs(1);
-/// About how long where there is no such program: somebody has to bring it.
-const MISSING_WAIT: Duration = Duration::from_secs(10);
+/// How long a program that could not be started is examined: its disk may be what hangs.
+const EXAMINATION: Duration = Duration::from_secs(1);
 
 /// A handler that runs a command.
 #[derive(Clone, Debug)]
@@ -186,7 +194,10 @@ impl Exec {
             (told, status)
         };
         match status {
-            Ok(status) => self.verdict(status, told, result, &error),
+            Ok(status) => match self.never_began(status, told).await {
+                Some(verdict) => verdict,
+                None => self.verdict(status, told, result, &error),
+            },
             Err(lost) => failed(format!("the exit status of the command was lost: {lost}")),
         }
     }
@@ -207,51 +218,52 @@ impl Exec {
         })
     }
 
-    fn not_started(&self, error: &io::Error) -> Verdict {
-        let Some(program) = self.argv.first() else {
-            return failed("no command is configured for this queue".to_owned());
-        };
-        if let Some(remedy) = remedy_of_a_shortage(error) {
-            return Verdict::Postponed {
-                error: format!(
-                    "no process could be had for the command '{program}' ({error}); {remedy}"
-                ),
-                // So that those who met it together do not come back together.
-                wait: SHORTAGE_WAIT.mul_f64(0.5 + fastrand::f64()),
-            };
+    async fn not_started(&self, job: &Job, error: io::Error) -> Verdict {
+        if let Some(fault) = refusal::fault_of_size(job, &error) {
+            return never(fault);
         }
-        let remedy = match error.kind() {
-            io::ErrorKind::NotFound => "; is it in the image, and on PATH?".to_owned(),
-            io::ErrorKind::PermissionDenied => {
-                let user = rustix::process::geteuid().as_raw();
-                format!("; is it executable for user {user}?")
-            }
-            _ => {
-                return failed(format!(
-                    "the command '{program}' can't be started ({error})"
-                ));
-            }
+        let Some(program) = self.argv.first().cloned() else {
+            return postponed(Unfit::NoCommand.to_string(), refusal::wait_for_program());
         };
-        // No job is to blame for it, and none is to be lost by it.
-        Verdict::Postponed {
-            error: format!("the command '{program}' can't be started ({error}){remedy}"),
-            wait: MISSING_WAIT.mul_f64(0.5 + fastrand::f64()),
+        let wait = refusal::wait_after(&error);
+        let said = match refusal::is_a_shortage(&error) {
+            true => format!("no process could be had for the command '{program}' ({error})"),
+            false => format!("the command '{program}' can't be started ({error})"),
+        };
+        let remedy = examined(move || refusal::remedy(&program, &error)).await;
+        match remedy {
+            Some(remedy) => postponed(format!("{said}; {remedy}"), wait),
+            None => postponed(said, wait),
         }
     }
 
-    /// Why this command can't be started, as far as can be seen without doing it: there is no such program.
+    /// Whether what ended so was only the interpreter, which did not find what it was to run: by the exit statuses that
+    /// shells and `env` have for it, and by a look at the program.
+    async fn never_began(&self, status: ExitStatus, told: Told) -> Option<Verdict> {
+        if told != Told::Nothing || !matches!(status.code(), Some(126 | 127)) {
+            return None;
+        }
+        let program = self.argv.first().cloned();
+        let unfit = examined(move || program::examine(program.as_deref(), Known::Refused).err());
+        let unfit = unfit.await.flatten()?;
+        let error = format!(
+            "{}, because it can't be started: {unfit}",
+            how_it_ended(status)
+        );
+        Some(postponed(error, refusal::wait_for_program()))
+    }
+
+    /// What is missing for this command to be started, as far as can be seen without doing it.
     pub fn missing(&self) -> Option<String> {
-        let program = self.argv.first()?;
-        let is_there = |path: &Path| path.is_file();
-        let found = match program.contains('/') {
-            true => is_there(Path::new(program)),
-            false => {
-                let path = std::env::var_os("PATH").unwrap_or_default();
-                std::env::split_paths(&path).any(|folder| is_there(&folder.join(program)))
-            }
-        };
-        (!found)
-            .then(|| format!("there is no program '{program}'; is it in the image, and on PATH?"))
+        self.check().err().map(|unfit| unfit.to_string())
+    }
+
+    /// Looks whether this command can be started, without doing it. Reads its files, and so may wait for a disk.
+    ///
+    /// # Errors
+    /// Where something is missing. Nothing is said of what an emulator may run.
+    pub fn check(&self) -> Result<(), Unfit> {
+        program::examine(self.argv.first().map(String::as_str), Known::Nothing)
     }
 }
 
@@ -261,14 +273,25 @@ impl Handler for Exec {
         if context.stop.is_cancelled() || context.cut.is_cancelled() {
             return Verdict::Released;
         }
+        if let Some(fault) = refusal::fault_of(job) {
+            return never(fault);
+        }
         let command = match self.command(job, &context) {
             Ok(command) => command,
-            Err(error) => return self.not_started(&error),
+            Err(error) => return self.not_started(job, error).await,
         };
-        match Group::spawn(command, &context.claim, Groups::of_this_process()) {
+        let spawned = tokio::select! {
+            // In this order, so that what was started is never taken for what was not.
+            biased;
+            spawned = Group::spawn(command, &context.claim, Groups::of_this_process()) => spawned,
+            // The disk hangs: nothing was started yet.
+            () = context.stop.cancelled() => return Verdict::Released,
+            () = context.cut.cancelled() => return Verdict::Released,
+        };
+        match spawned {
             Ok(group) => self.attend(group, &context).await,
             Err(NotStarted::ProcessEnds) => Verdict::Released,
-            Err(NotStarted::Failed(error)) => self.not_started(&error),
+            Err(NotStarted::Failed(error)) => self.not_started(job, error).await,
         }
     }
 }
@@ -296,22 +319,6 @@ async fn until_ended(
             }
             () = &mut pipes, if !at_end => at_end = true,
         }
-    }
-}
-
-/// What to do where the system has run out of something. `None` where it is the command that can't be started.
-fn remedy_of_a_shortage(error: &io::Error) -> Option<&'static str> {
-    match Errno::from_io_error(error)? {
-        Errno::AGAIN => Some(
-            "fewer workers, or a higher limit on processes: the container's (podPidsLimit of the kubelet, pids.max of \
-             the cgroup) or the user's (ulimit -u)",
-        ),
-        Errno::MFILE => Some("fewer workers, or a higher limit on open files (ulimit -n)"),
-        Errno::NFILE => {
-            Some("the whole machine is out of open files (sysctl fs.file-max): see who holds them")
-        }
-        Errno::NOMEM => Some("fewer workers, or more memory (the container's memory limit)"),
-        _ => None,
     }
 }
 
@@ -347,4 +354,21 @@ fn failed(error: String) -> Verdict {
         error,
         retry: Retry::Backoff,
     }
+}
+
+fn never(error: String) -> Verdict {
+    Verdict::Failed {
+        error,
+        retry: Retry::Never,
+    }
+}
+
+fn postponed(error: String, wait: Duration) -> Verdict {
+    Verdict::Postponed { error, wait }
+}
+
+/// What a look at files says, unless they can't be had.
+async fn examined<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) -> Option<T> {
+    let look = tokio::task::spawn_blocking(look);
+    timeout(EXAMINATION, look).await.ok()?.ok()
 }

@@ -11,26 +11,28 @@ const CLAIM: &[u8] = b"LAMEDUCK_CLAIM=";
 
 /// A process at the instant of a look.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Seen {
-    pub(super) pid: Pid,
-    pub(super) group: i32,
+pub(crate) struct Seen {
+    pub(crate) pid: Pid,
+    pub(crate) parent: i32,
+    pub(crate) group: i32,
+    pub(crate) session: i32,
     /// In ticks since boot. With the process id it is nobody else's: an id comes back only after all others.
-    pub(super) start: u64,
+    pub(crate) start: u64,
     /// It has ended, and waits for its parent to hear of it.
-    pub(super) ended: bool,
+    pub(crate) ended: bool,
 }
 
 // === impl Seen ===
 
 impl Seen {
     /// One process, if it is there.
-    pub(super) fn look(pid: Pid) -> Option<Self> {
+    pub(crate) fn look(pid: Pid) -> Option<Self> {
         let stat = fs::read_to_string(file(pid, "stat")).ok()?;
         Self::parse(pid, &stat)
     }
 
     /// Everybody that we may see.
-    pub(super) fn all() -> Vec<Self> {
+    pub(crate) fn all() -> Vec<Self> {
         let Ok(entries) = fs::read_dir("/proc") else {
             return Vec::new();
         };
@@ -48,11 +50,15 @@ impl Seen {
         let (_, fields) = stat.rsplit_once(") ")?;
         let mut fields = fields.split(' ');
         let state = fields.next()?;
-        let group = fields.nth(1)?.parse().ok()?;
-        let start = fields.nth(16)?.parse().ok()?;
+        let parent = fields.next()?.parse().ok()?;
+        let group = fields.next()?.parse().ok()?;
+        let session = fields.next()?.parse().ok()?;
+        let start = fields.nth(15)?.parse().ok()?;
         Some(Self {
             pid,
+            parent,
             group,
+            session,
             start,
             ended: matches!(state, "Z" | "X"),
         })
@@ -97,7 +103,9 @@ mod tests {
 
         let is = Seen {
             pid,
+            parent: 1,
             group: 15,
+            session: 14,
             start: 123_456,
             ended: false,
         };

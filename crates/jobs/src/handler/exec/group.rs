@@ -17,31 +17,30 @@ use std::{
     os::fd::OwnedFd,
     path::Path,
     process::ExitStatus,
-    sync::{
-        Mutex, MutexGuard, PoisonError, RwLock,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{LazyLock, Mutex, MutexGuard, PoisonError},
     thread,
     time::{Duration, Instant},
 };
 
 use rustix::{
     io::Errno,
-    process::{Pid, Signal, WaitId, WaitIdOptions},
+    process::{Pid, Signal},
 };
 use tokio::{
     io::{Interest, unix::AsyncFd},
-    process::{Child, ChildStderr, ChildStdout, Command},
+    process::{ChildStderr, ChildStdout, Command},
 };
 
-use crate::leftovers::{Listed, RunningList};
+use super::{
+    children::{Child, Children, look_at},
+    reaper,
+};
+use crate::leftovers::{self, BackgroundList, Entry, Leader, RunningList};
 
 /// How often to look where the kernel can't tell (no pidfd: before Linux 5.3, or forbidden).
 const LOOK: Duration = Duration::from_millis(20);
 /// How long [`kill_all_groups`] waits for a command that is just being started.
 const SPAWN_WAIT: Duration = Duration::from_millis(200);
-/// How long what was killed is waited for where it is ours to reap.
-const REAP_WAIT: Duration = Duration::from_secs(5);
 
 /// A running command.
 pub(super) struct Group {
@@ -50,7 +49,7 @@ pub(super) struct Group {
     child: Child,
     pidfd: Option<AsyncFd<OwnedFd>>,
     // Behind `living`: whoever is not killed yet stays in the list.
-    listed: Option<Listed>,
+    listed: Option<Entry>,
 }
 
 /// Why there is no command.
@@ -64,12 +63,10 @@ pub(super) enum NotStarted {
 
 /// The groups that live.
 pub(super) struct Groups {
-    closed: AtomicBool,
-    /// Held for reading from before a spawn until its group is in the list.
-    spawning: RwLock<()>,
+    pub children: Children,
     living: Mutex<Vec<Pid>>,
     /// For the next process, where there is a place for it.
-    list: Mutex<Option<RunningList>>,
+    list: Mutex<Option<BackgroundList>>,
 }
 
 /// The right to signal a group. Dropped, it kills what is left of it.
@@ -78,7 +75,7 @@ struct Living {
     groups: &'static Groups,
 }
 
-static GROUPS: Groups = Groups::new();
+static GROUPS: LazyLock<Groups> = LazyLock::new(Groups::new);
 
 /// Kills every command that [`Exec`](super::Exec) runs in this process, with all of its group, and lets
 /// none be started any more. For whoever is about to end the process: what a command does after it would
@@ -103,36 +100,29 @@ pub fn keep_list_in(data: &Path) -> io::Result<()> {
 
 impl Group {
     /// Starts the command as the leader of a new group. It has this claim in its environment.
-    pub fn spawn(
+    pub async fn spawn(
         mut command: Command,
         claim: &str,
         groups: &'static Groups,
     ) -> Result<Self, NotStarted> {
         command.process_group(0);
-        let listed = groups.note(claim);
+        reaper::reap_leftovers_of_commands();
+        let listed = groups.note(claim).await;
         let (child, living) = groups.spawn(command)?;
-        let mut group = Self {
+        if let Some(listed) = &listed {
+            listed.started(Leader::look(living.id));
+        }
+        Ok(Self {
             pidfd: watch(living.id),
             living,
             child,
             listed,
-        };
-        group.note_leader();
-        Ok(group)
-    }
-
-    fn note_leader(&mut self) {
-        if let Some(listed) = &mut self.listed
-            && let Err(error) = listed.started(self.living.id)
-        {
-            not_listed(&error);
-        }
+        })
     }
 
     /// Its ends of the pipes; there once.
     pub fn pipes(&mut self) -> (Option<ChildStdout>, Option<ChildStderr>) {
-        let child = &mut self.child;
-        (child.stdout.take(), child.stderr.take())
+        self.child.pipes()
     }
 
     /// Signals the leader and all that it started and that did not leave.
@@ -162,12 +152,10 @@ impl Group {
             listed,
             ..
         } = self;
-        let (id, groups) = (living.id, living.groups);
         drop(living);
         let status = child.wait().await;
-        drop(listed);
-        if adopts_orphans() {
-            tokio::spawn(reap_adopted(id, groups));
+        if let Some(listed) = listed {
+            listed.remove().await;
         }
         status
     }
@@ -193,35 +181,7 @@ fn watch(id: Pid) -> Option<AsyncFd<OwnedFd>> {
     }
 }
 
-/// True for PID 1, as which we run in most containers, and for a subreaper.
-fn adopts_orphans() -> bool {
-    #[cfg(target_os = "linux")]
-    if rustix::process::child_subreaper().is_ok_and(|subreaper| subreaper.is_some()) {
-        return true;
-    }
-    rustix::process::getpid().is_init()
-}
-
-/// Reaps what the leader left behind and we killed: adopted, it would stay a zombie for ever, one for each
-/// job, until the container is out of process ids.
-async fn reap_adopted(id: Pid, groups: &'static Groups) {
-    let deadline = Instant::now() + REAP_WAIT;
-    while Instant::now() < deadline {
-        match groups.reap_one(id) {
-            Reaped::One => {}
-            Reaped::NotYet => tokio::time::sleep(LOOK).await,
-            Reaped::All => return,
-        }
-    }
-}
-
 // === impl Groups ===
-
-enum Reaped {
-    One,
-    NotYet,
-    All,
-}
 
 impl Groups {
     /// The ones of this process.
@@ -229,48 +189,49 @@ impl Groups {
         &GROUPS
     }
 
-    const fn new() -> Self {
+    fn new() -> Self {
         Self {
-            closed: AtomicBool::new(false),
-            spawning: RwLock::new(()),
+            children: Children::new(),
             living: Mutex::new(Vec::new()),
             list: Mutex::new(None),
         }
     }
 
     fn keep_list_in(&self, data: &Path) -> io::Result<()> {
-        let list = RunningList::of(data)?;
+        let list = RunningList::of(data)?
+            .map(BackgroundList::new)
+            .transpose()?;
         *self.list.lock().unwrap_or_else(PoisonError::into_inner) = list;
         Ok(())
     }
 
     /// A command that can't be listed runs all the same: what it would take to do it harm is a SIGKILL.
-    fn note(&self, claim: &str) -> Option<Listed> {
-        let list = self.list.lock().unwrap_or_else(PoisonError::into_inner);
-        let list = list.clone()?;
-        list.note(claim).inspect_err(not_listed).ok()
+    async fn note(&self, claim: &str) -> Option<Entry> {
+        let list = self
+            .list
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone()?;
+        let noted = list.note(claim).await;
+        noted.inspect_err(leftovers::not_listed).ok()
     }
 
     fn spawn(&'static self, mut command: Command) -> Result<(Child, Living), NotStarted> {
-        let _spawning = self.spawning.read().unwrap_or_else(PoisonError::into_inner);
-        if self.closed.load(Ordering::SeqCst) {
-            return Err(NotStarted::ProcessEnds);
-        }
-        let child = command.spawn().map_err(NotStarted::Failed)?;
-        let id = child
-            .id()
-            .and_then(|id| Pid::from_raw(id.cast_signed()))
-            .ok_or_else(|| NotStarted::Failed(io::Error::other("it has no process id")))?;
+        let mut starting = self.children.starting().ok_or(NotStarted::ProcessEnds)?;
+        let child = starting.start(&mut command).map_err(NotStarted::Failed)?;
+        let id = child.pid();
         self.living().push(id);
+        // Until it was among the living it was being started: `kill_all` waits for that.
+        drop(starting);
         Ok((child, Living { id, groups: self }))
     }
 
     fn kill_all(&self) -> usize {
-        self.closed.store(true, Ordering::SeqCst);
+        self.children.close();
         // Whoever spawns now will be in the list in a moment. But a spawn can hang, on a dead network
         // file system for example, and must not keep the others alive.
         let deadline = Instant::now() + SPAWN_WAIT;
-        while self.spawning.try_write().is_err() && Instant::now() < deadline {
+        while self.children.is_starting() && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(1));
         }
         // Under the lock no leader can be reaped: each of these ids is still its group's.
@@ -279,23 +240,6 @@ impl Groups {
             signal_group(*id, Signal::KILL);
         }
         living.len()
-    }
-
-    /// Reaps a process of a group whose leader is gone.
-    fn reap_one(&self, id: Pid) -> Reaped {
-        // Nothing is spawned while we look: otherwise the id could just now become a new leader's.
-        let Ok(_nothing_spawns) = self.spawning.try_write() else {
-            return Reaped::NotYet;
-        };
-        if self.living().contains(&id) {
-            return Reaped::All;
-        }
-        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
-        match rustix::process::waitid(WaitId::Pgid(Some(id)), options) {
-            Ok(Some(_)) => Reaped::One,
-            Ok(None) | Err(Errno::INTR) => Reaped::NotYet,
-            Err(_) => Reaped::All,
-        }
     }
 
     fn living(&self) -> MutexGuard<'_, Vec<Pid>> {
@@ -323,21 +267,9 @@ impl Drop for Living {
         let mut living = self.groups.living();
         self.signal(Signal::KILL);
         living.retain(|id| *id != self.id);
+        drop(living);
+        self.groups.children.group_ended(self.id);
     }
-}
-
-/// Whether a leader has ended, without reaping it.
-fn look_at(leader: Pid) -> rustix::io::Result<bool> {
-    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
-    rustix::process::waitid(WaitId::Pid(leader), options).map(|status| status.is_some())
-}
-
-fn not_listed(error: &io::Error) {
-    tracing::warn!(
-        %error,
-        "a command can't be put into the list of those that run; after a SIGKILL of this process it would run on \
-         beside its job's next run"
-    );
 }
 
 fn signal_group(id: Pid, signal: Signal) {
@@ -372,8 +304,8 @@ mod tests {
     #[tokio::test]
     async fn killing_all_leaves_none_and_lets_none_be_started() {
         let groups = groups();
-        let first = Group::spawn(sleeper(), "claim", groups).unwrap();
-        let second = Group::spawn(sleeper(), "claim", groups).unwrap();
+        let first = Group::spawn(sleeper(), "claim", groups).await.unwrap();
+        let second = Group::spawn(sleeper(), "claim", groups).await.unwrap();
 
         assert_eq!(groups.kill_all(), 2);
 
@@ -381,7 +313,7 @@ mod tests {
             group.ended().await;
             assert_eq!(group.reap().await.unwrap().signal(), Some(9));
         }
-        let third = Group::spawn(sleeper(), "claim", groups);
+        let third = Group::spawn(sleeper(), "claim", groups).await;
         assert!(matches!(third, Err(NotStarted::ProcessEnds)));
         assert!(groups.living().is_empty());
     }
@@ -389,8 +321,8 @@ mod tests {
     #[tokio::test]
     async fn a_spawn_that_hangs_does_not_keep_the_others_alive() {
         let groups = groups();
-        let group = Group::spawn(sleeper(), "claim", groups).unwrap();
-        let hangs = groups.spawning.read().unwrap();
+        let group = Group::spawn(sleeper(), "claim", groups).await.unwrap();
+        let hangs = groups.children.starting().unwrap();
 
         assert_eq!(groups.kill_all(), 1);
 
@@ -402,7 +334,7 @@ mod tests {
     async fn the_end_is_seen_without_a_pidfd_too() {
         let mut command = Command::new("sh");
         command.args(["-c", "exit 3"]);
-        let mut group = Group::spawn(command, "claim", groups()).unwrap();
+        let mut group = Group::spawn(command, "claim", groups()).await.unwrap();
         group.pidfd = None;
 
         group.ended().await;
@@ -413,13 +345,14 @@ mod tests {
     #[tokio::test]
     async fn a_group_that_is_dropped_is_killed() {
         let groups = groups();
-        let group = Group::spawn(sleeper(), "claim", groups).unwrap();
+        let group = Group::spawn(sleeper(), "claim", groups).await.unwrap();
         let id = group.living.id;
 
         drop(group);
 
         assert!(groups.living().is_empty());
         // Returns when it is dead, or with an error when it was reaped already.
+        use rustix::process::{WaitId, WaitIdOptions};
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
         let _ = rustix::process::waitid(WaitId::Pid(id), options);
     }
