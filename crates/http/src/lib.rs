@@ -24,7 +24,6 @@ mod metrics;
 mod origin;
 mod patience;
 mod probes;
-mod render;
 mod scrapes;
 mod server;
 mod service;

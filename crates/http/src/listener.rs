@@ -12,7 +12,7 @@ use tokio_util::either::Either;
 
 use super::stream::Socket;
 
-/// A bound listener, as [`Lifecycle::http`](lameduck_lifecycle::Lifecycle::http) takes it. Made of tokio's listeners, or
+/// A bound listener, as [`ServeHttp::http`](crate::ServeHttp::http) takes it. Made of tokio's listeners, or
 /// [bound](Self::bind) by an address in words.
 #[derive(Debug)]
 pub struct Listener {

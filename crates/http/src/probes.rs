@@ -14,10 +14,11 @@ use axum::{
 use futures_util::stream;
 
 use lameduck_lifecycle::{CheckResult, Drain};
+use prometheus::TextEncoder;
 
 use super::{late::SCRAPE, origin::Origin, scrapes::Scrapes};
 
-/// Probes and metrics as a router, for a listener of its own ([`Lifecycle::admin`]) or to be merged into
+/// Probes and metrics as a router, for a listener of its own ([`ServeHttp::admin`]) or to be merged into
 /// another router.
 ///
 /// - `/livez` succeeds as long as the process can answer, through the whole drain: a container that is
@@ -30,7 +31,7 @@ use super::{late::SCRAPE, origin::Origin, scrapes::Scrapes};
 /// With `?verbose`, and whenever they fail, probes name each check, as the probes of Kubernetes' own API
 /// server do; otherwise they answer `ok`.
 ///
-/// [`Lifecycle::admin`]: lameduck_lifecycle::Lifecycle::admin
+/// [`ServeHttp::admin`]: crate::ServeHttp::admin
 pub fn probes(drain: Drain) -> Router {
     Router::new()
         .route("/livez", get(livez))
@@ -41,9 +42,9 @@ pub fn probes(drain: Drain) -> Router {
 }
 
 /// `/drain` as a router: the [state of the drain](lameduck_lifecycle::DrainState) as JSON, also before there is
-/// one. It names jobs, so it is for the eyes of operators: [`Lifecycle::admin`] has it, [`probes`] do not.
+/// one. It names jobs, so it is for the eyes of operators: [`ServeHttp::admin`] has it, [`probes`] do not.
 ///
-/// [`Lifecycle::admin`]: lameduck_lifecycle::Lifecycle::admin
+/// [`ServeHttp::admin`]: crate::ServeHttp::admin
 pub fn drain_state(drain: Drain) -> Router {
     Router::new().route("/drain", get(async move || Json(drain.state())))
 }
@@ -99,7 +100,7 @@ async fn metrics(
         let scraper = origin.map_or_else(String::new, |origin| origin.peer().to_string());
         drain.kept(Scrapes::default).begin(scraper)
     });
-    match crate::render::render(drain.registry()) {
+    match TextEncoder::new().encode_to_string(&drain.registry().gather()) {
         Ok(text) => {
             let whole = stream::once(async move {
                 // Dropped when the answer is on its way.

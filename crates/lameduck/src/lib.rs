@@ -24,19 +24,19 @@
 //! | --- | --- | --- |
 //! | (none) | [`lifecycle`]: signals, phases, budget, teardown hooks, report, metrics | |
 //! | `http` | [`http`]: the server for any tower service over HTTP/1.1 and h2c, probes, [`serve`] | yes |
-//! | `ws` | [`http::WebSocket`], which says goodbye | yes |
+//! | `ws` | [`http::WebSocket`], which says goodbye | |
 //! | `grpc` | gRPC health that turns `NOT_SERVING` with a drain | |
-//! | `tls` | [`http::Tls`]: rustls, certificates reloaded when their files change | yes |
-//! | `kubernetes` | [`kubernetes`]: cause and deadline from the own Pod, endpoint removal | yes |
-//! | `jobs` | [`jobs`]: the queue contract, workers, handlers | yes |
-//! | `http-handler` | [`jobs::handler::http`]: jobs posted to an HTTP endpoint | yes |
-//! | `sqlite` | the embedded engine | yes |
-//! | `api` | [`api`]: the HTTP API for jobs | yes |
-//! | `postgres` | the engine for any number of replicas | yes |
-//! | `service` | all of it, and the program `lameduck` | yes |
+//! | `tls` | [`http::Tls`]: rustls, certificates reloaded when their files change | |
+//! | `kubernetes` | [`kubernetes`]: cause and deadline from the own Pod, endpoint removal | |
+//! | `jobs` | [`jobs`]: the queue contract, workers, handlers | |
+//! | `http-handler` | [`jobs::handler::http`]: jobs posted to an HTTP endpoint | |
+//! | `sqlite` | the embedded engine | |
+//! | `api` | [`api`]: the HTTP API for jobs | |
+//! | `postgres` | the engine for any number of replicas | |
+//! | `full` | all of it | |
 //!
-//! The crate `k8s-openapi` wants exactly one Kubernetes version chosen by the final program. The feature
-//! `service` chooses the latest; whoever takes `kubernetes` alone chooses by a dependency of their own.
+//! With `kubernetes` the final program chooses the Kubernetes version, by a feature of its own dependency on the crate
+//! `k8s-openapi`: exactly one must be chosen.
 //!
 //! # More than one listener
 //!
@@ -62,9 +62,9 @@
 //! # }
 //! ```
 //!
-//! A handler learns how far the drain has come from a [`Drain`] (with axum an argument of that type, otherwise
-//! from the [`http::Origin`] in its request's extensions), so that what has no end of its own, an event stream
-//! or a long poll, ends when clients are asked to leave.
+//! A handler learns how far the drain has come from a [`Drain`]: with axum by the extractor [`http::CurrentDrain`],
+//! otherwise from the [`http::Origin`] in its request's extensions. So what has no end of its own, an event stream or a
+//! long poll, ends when clients are asked to leave.
 //!
 //! How a drain goes, moment by moment, is told in [`lifecycle`] and, with the reason for every default, in
 //! `docs/architecture.md`.
