@@ -16,7 +16,7 @@ lint:                     ## format, clippy, documentation and its pages
 	python3 -m unittest discover --quiet --start-directory tests/e2e
 	$(CARGO) fmt --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --workspace --exclude lameduck-cli --all-features
+	RUSTDOCFLAGS="-D warnings" $(CARGO) doc --locked --no-deps --workspace --all-features
 
 unit:                     ## unit, property, process and rollout tests
 	$(CARGO) test --locked --workspace
