@@ -109,7 +109,7 @@ impl Api {
     }
 
     /// Needs a runtime.
-    pub(crate) fn new(
+    pub(super) fn new(
         mut config: Config,
         namespace: &str,
         metrics: Metrics,
@@ -160,7 +160,7 @@ impl Api {
     }
 
     /// Watches one object, by name, from a version on.
-    pub(crate) async fn watch<K>(&self, name: &str, version: &str) -> Result<Watch<K>, ApiError>
+    pub(super) async fn watch<K>(&self, name: &str, version: &str) -> Result<Watch<K>, ApiError>
     where
         K: Resource<DynamicType = ()>,
     {
@@ -175,7 +175,7 @@ impl Api {
     }
 
     /// Changes some fields of a Pod (RFC 7396).
-    pub(crate) async fn patch_pod(&self, name: &str, patch: &Value) -> Result<(), ApiError> {
+    pub(super) async fn patch_pod(&self, name: &str, patch: &Value) -> Result<(), ApiError> {
         let namespace = &self.namespace;
         let request = http::Request::patch(format!("/api/v1/namespaces/{namespace}/pods/{name}"))
             .header(http::header::CONTENT_TYPE, "application/merge-patch+json")
@@ -201,7 +201,7 @@ impl Api {
     }
 
     /// Creates an Event (`events.k8s.io/v1`).
-    pub(crate) async fn create_event(&self, event: &Value) -> Result<(), ApiError> {
+    pub(super) async fn create_event(&self, event: &Value) -> Result<(), ApiError> {
         let namespace = &self.namespace;
         let path = format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events");
         self.fetch::<Value>(post(&path, event)).await?;
@@ -386,17 +386,17 @@ impl ApiError {
     }
 
     /// There is one already.
-    pub(crate) fn is_conflict(&self) -> bool {
+    pub(super) fn is_conflict(&self) -> bool {
         self.code() == Some(409)
     }
 
     /// The version asked for is no longer kept: list again.
     #[cfg(test)]
-    pub(crate) fn is_gone(&self) -> bool {
+    pub(super) fn is_gone(&self) -> bool {
         self.code() == Some(410)
     }
 
-    pub(crate) fn retry_after(&self) -> Option<Duration> {
+    pub(super) fn retry_after(&self) -> Option<Duration> {
         match self {
             Self::Status { retry_after, .. } => *retry_after,
             _ => None,
@@ -404,7 +404,7 @@ impl ApiError {
     }
 
     /// The label `outcome`.
-    pub(crate) fn outcome(&self) -> &'static str {
+    pub(super) fn outcome(&self) -> &'static str {
         match self {
             Self::Status { code, .. } => match code {
                 401 | 403 | 404 => "denied",

@@ -14,7 +14,7 @@ use prometheus::{GaugeVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registr
 use lameduck_lifecycle::{Endpoints, Unobservable};
 
 /// How a request to the API server ended, as the label `outcome` says it.
-pub(crate) const OUTCOMES: [&str; 8] = [
+pub(super) const OUTCOMES: [&str; 8] = [
     "ok",
     "denied",
     "gone",
@@ -36,7 +36,7 @@ const STATES: [Endpoints; 6] = [
 
 /// The room's metrics; cheap to clone.
 #[derive(Clone, Debug)]
-pub(crate) struct Metrics {
+pub(super) struct Metrics {
     removal: GaugeVec,
     endpoints: IntGaugeVec,
     requests: IntCounterVec,
@@ -44,7 +44,7 @@ pub(crate) struct Metrics {
 }
 
 impl Metrics {
-    pub(crate) fn register(registry: &Registry) -> Self {
+    pub(super) fn register(registry: &Registry) -> Self {
         let metrics = Self::new().expect("the names and labels below are valid");
         let parts: [Box<dyn prometheus::core::Collector>; 4] = [
             Box::new(metrics.removal.clone()),
@@ -96,7 +96,7 @@ impl Metrics {
         Ok(metrics)
     }
 
-    pub(crate) fn endpoints(&self, now: Endpoints) {
+    pub(super) fn endpoints(&self, now: Endpoints) {
         for state in STATES {
             self.endpoints
                 .with_label_values(&[word(state)])
@@ -105,23 +105,23 @@ impl Metrics {
     }
 
     /// The Service holds this pod, and the removal has been seen so long after T0, or not yet.
-    pub(crate) fn removal(&self, service: &str, lag: Option<Duration>) {
+    pub(super) fn removal(&self, service: &str, lag: Option<Duration>) {
         self.removal
             .with_label_values(&[service])
             .set(lag.unwrap_or_default().as_secs_f64());
     }
 
-    pub(crate) fn received(&self, bytes: usize) {
+    pub(super) fn received(&self, bytes: usize) {
         self.received.inc_by(bytes as u64);
     }
 
-    pub(crate) fn request(&self, outcome: &str) {
+    pub(super) fn request(&self, outcome: &str) {
         self.requests.with_label_values(&[outcome]).inc();
     }
 }
 
 /// The state's word in metrics and logs.
-pub(crate) const fn word(endpoints: Endpoints) -> &'static str {
+pub(super) const fn word(endpoints: Endpoints) -> &'static str {
     match endpoints {
         Endpoints::Unknown => "unknown",
         Endpoints::Routed => "routed",

@@ -21,37 +21,37 @@ pub struct Rule {
     pub own_pod: bool,
 }
 
-pub(crate) const GET_PODS: Rule = Rule {
+pub(super) const GET_PODS: Rule = Rule {
     verb: "get",
     group: "",
     resource: "pods",
     without: "the cause and the deadline of a termination are not known, only the setting `grace`",
     own_pod: true,
 };
-pub(crate) const WATCH_PODS: Rule = Rule {
+pub(super) const WATCH_PODS: Rule = Rule {
     verb: "watch",
     without: "a grace period that is shortened by a second delete is seen up to two seconds late",
     ..GET_PODS
 };
-pub(crate) const LIST_SLICES: Rule = Rule {
+pub(super) const LIST_SLICES: Rule = Rule {
     verb: "list",
     group: "discovery.k8s.io",
     resource: "endpointslices",
     without: "a drain waits by the clock (`fallback_wait`) instead of until nobody routes here",
     own_pod: false,
 };
-pub(crate) const WATCH_SLICES: Rule = Rule {
+pub(super) const WATCH_SLICES: Rule = Rule {
     verb: "watch",
     ..LIST_SLICES
 };
-pub(crate) const GET_SERVICES: Rule = Rule {
+pub(super) const GET_SERVICES: Rule = Rule {
     verb: "get",
     group: "",
     resource: "services",
     without: "the readiness policy `auto` takes every Service for one that routes to all nodes",
     own_pod: false,
 };
-pub(crate) const CREATE_EVENTS: Rule = Rule {
+pub(super) const CREATE_EVENTS: Rule = Rule {
     verb: "create",
     group: "events.k8s.io",
     resource: "events",
@@ -60,7 +60,7 @@ pub(crate) const CREATE_EVENTS: Rule = Rule {
 };
 
 /// Not among those that are looked for at start: it is needed only where it is asked for.
-pub(crate) const PATCH_PODS: Rule = Rule {
+pub(super) const PATCH_PODS: Rule = Rule {
     verb: "patch",
     without: "a scale-down does not know which pods are idle",
     ..GET_PODS
@@ -77,7 +77,7 @@ pub const ALL: [Rule; 6] = [
 ];
 
 /// Those of ours that these rules do not grant.
-pub(crate) fn missing(granted: &[ResourceRule], pod: &str) -> Vec<Rule> {
+pub(super) fn missing(granted: &[ResourceRule], pod: &str) -> Vec<Rule> {
     let mut missing = ALL.to_vec();
     missing.retain(|rule| {
         !granted
@@ -88,7 +88,7 @@ pub(crate) fn missing(granted: &[ResourceRule], pod: &str) -> Vec<Rule> {
 }
 
 /// What would grant them, as it stands in a Role: one line, to be copied.
-pub(crate) fn remedy(missing: &[Rule]) -> String {
+pub(super) fn remedy(missing: &[Rule]) -> String {
     let mut rules: Vec<(&str, &str, Vec<&str>)> = Vec::new();
     for rule in missing {
         match rules

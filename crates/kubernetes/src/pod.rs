@@ -44,36 +44,36 @@ const WATCH_LAG: Duration = Duration::from_secs(1);
 
 /// What matters of a Pod.
 #[derive(Clone, Debug, Default, PartialEq)]
-pub(crate) struct PodFacts {
-    pub(crate) uid: Option<String>,
-    pub(crate) addresses: Vec<String>,
-    pub(crate) node: Option<String>,
-    pub(crate) replacement: Replacement,
-    pub(crate) deletion: Option<Deletion>,
+pub(super) struct PodFacts {
+    pub(super) uid: Option<String>,
+    pub(super) addresses: Vec<String>,
+    pub(super) node: Option<String>,
+    pub(super) replacement: Replacement,
+    pub(super) deletion: Option<Deletion>,
     /// The condition `DisruptionTarget` is true.
-    pub(crate) disrupted: bool,
+    pub(super) disrupted: bool,
     /// `terminationGracePeriodSeconds` of the spec.
-    pub(crate) grace: Duration,
+    pub(super) grace: Duration,
     /// The shortest that a probe of the own container brings along.
-    pub(crate) probe_grace: Option<Duration>,
+    pub(super) probe_grace: Option<Duration>,
     /// Part of the grace period is spent before SIGTERM: a preStop hook, an ordered stop.
-    pub(crate) late_signal: bool,
+    pub(super) late_signal: bool,
     /// How much of it, where the hook says so (`preStop.sleep`).
-    pub(crate) known_sleep: Duration,
+    pub(super) known_sleep: Duration,
 }
 
 /// The Pod is being deleted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Deletion {
+pub(super) struct Deletion {
     /// `deletionGracePeriodSeconds`.
-    pub(crate) grace: Duration,
+    pub(super) grace: Duration,
     /// `deletionTimestamp`, seconds since 1970 by the API server's clock.
-    pub(crate) at: i64,
+    pub(super) at: i64,
 }
 
 /// When whoever owns this Pod starts another in its place.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Replacement {
+pub(super) enum Replacement {
     /// While this one still ends, or nobody knows: a ReplicaSet does.
     #[default]
     Early,
@@ -83,20 +83,20 @@ pub(crate) enum Replacement {
 
 /// One look at the own Pod.
 #[derive(Clone, Debug)]
-pub(crate) struct Sighting {
+pub(super) struct Sighting {
     /// `None`: there is no such Pod any more.
-    pub(crate) pod: Option<PodFacts>,
+    pub(super) pod: Option<PodFacts>,
     /// The clocks by which it was read.
-    pub(crate) clock: Clock,
+    pub(super) clock: Clock,
     /// When it was seen.
-    pub(crate) seen: Instant,
+    pub(super) seen: Instant,
     /// It came over a watch, and not by asking.
-    pub(crate) watched: bool,
+    pub(super) watched: bool,
 }
 
 /// The table above, and what it must remember.
 #[derive(Debug)]
-pub(crate) struct Judge {
+pub(super) struct Judge {
     t0: Instant,
     /// At most so long after T0 where no deletion is seen.
     cap: Option<Duration>,
@@ -111,7 +111,7 @@ pub(crate) struct Judge {
 
 impl PodFacts {
     /// `container` is the own container's name, where it is known.
-    pub(crate) fn read(pod: &Pod, container: Option<&str>) -> Self {
+    pub(super) fn read(pod: &Pod, container: Option<&str>) -> Self {
         let meta = &pod.metadata;
         let spec = pod.spec.as_ref();
         let grace = spec.and_then(|spec| spec.termination_grace_period_seconds);
@@ -213,7 +213,7 @@ fn seconds(seconds: i64) -> Duration {
 // === impl Judge ===
 
 impl Judge {
-    pub(crate) fn new(t0: Instant, cap: Option<Duration>) -> Self {
+    pub(super) fn new(t0: Instant, cap: Option<Duration>) -> Self {
         Self {
             t0,
             cap,
@@ -224,7 +224,7 @@ impl Judge {
     }
 
     /// What this sighting means, where it means anything new.
-    pub(crate) fn judge(&mut self, sighting: &Sighting) -> Option<(Cause, Kill)> {
+    pub(super) fn judge(&mut self, sighting: &Sighting) -> Option<(Cause, Kill)> {
         let verdict = match &sighting.pod {
             None => self.forced(sighting.seen),
             Some(pod) => match pod.deletion {
