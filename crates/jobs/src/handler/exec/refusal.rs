@@ -52,7 +52,7 @@ pub(super) fn fault_of_size(job: &Job, error: &io::Error) -> Option<String> {
     })
 }
 
-/// About how long to wait until it is tried again, spread so that those who met it together do not come back together.
+/// About how long to wait until it is tried again.
 pub(super) fn wait_after(error: &io::Error) -> Duration {
     let wait = match Errno::from_io_error(error) {
         Some(
@@ -65,12 +65,17 @@ pub(super) fn wait_after(error: &io::Error) -> Duration {
         ) => SHORT_WAIT,
         _ => LONG_WAIT,
     };
-    wait.mul_f64(0.5 + fastrand::f64())
+    spread(wait)
 }
 
 /// As [`wait_after`] where the program itself was found to be unfit.
 pub(super) fn wait_for_program() -> Duration {
-    LONG_WAIT.mul_f64(0.5 + fastrand::f64())
+    spread(LONG_WAIT)
+}
+
+/// About this long, so that those who met it together do not come back together.
+fn spread(wait: Duration) -> Duration {
+    wait.mul_f64(0.5 + fastrand::f64())
 }
 
 /// Whether the system has run out of something.
