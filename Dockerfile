@@ -1,7 +1,8 @@
 # A tag, or a digest where the build has to be repeatable: rust@sha256:…
 ARG RUST_IMAGE=docker.io/library/rust:1.95-bookworm
 
-# The manifests alone, with placeholders for the sources. Their content decides whether the dependencies are built again.
+# The manifests alone, with placeholders for the sources, which the lints want documented. Their content decides whether
+# the dependencies are built again.
 # Sections of benches, examples and tests are taken out, since Cargo refuses a manifest whose files are missing.
 FROM ${RUST_IMAGE} AS manifests
 COPY . /sources
@@ -9,8 +10,8 @@ WORKDIR /manifests
 RUN cd /sources && cp --parents Cargo.toml Cargo.lock crates/*/Cargo.toml /manifests \
     && cd /manifests \
     && sed -i '/^\[\[\(bench\|example\|test\)\]\]/,/^$/d' Cargo.toml crates/*/Cargo.toml \
-    && for crate in crates/*; do mkdir "$crate/src" && touch "$crate/src/lib.rs"; done \
-    && mkdir src && echo 'fn main() {}' > src/main.rs
+    && for crate in crates/*; do mkdir "$crate/src" && echo '//! A placeholder.' > "$crate/src/lib.rs"; done \
+    && mkdir src && printf '//! A placeholder.\nfn main() {}\n' > src/main.rs
 
 FROM ${RUST_IMAGE} AS build
 
