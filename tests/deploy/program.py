@@ -21,8 +21,19 @@ def binary():
     return path.resolve() if path.exists() else None
 
 
-def says(path, *arguments):
-    return subprocess.run([path, *arguments], env={"PATH": os.environ["PATH"]}, text=True, capture_output=True)
+def says(path, *arguments, commands=None):
+    search = os.pathsep.join(filter(None, [commands and str(commands), os.environ["PATH"]]))
+    return subprocess.run([path, *arguments], env={"PATH": search}, text=True, capture_output=True)
+
+
+def in_the_image():
+    """A directory with the commands that an operator's image would hold beside the program; cases.py names them."""
+    directory = SCRATCH / "bin"
+    directory.mkdir(parents=True, exist_ok=True)
+    command = directory / "a"
+    command.write_text("#!/bin/sh\n")
+    command.chmod(0o755)
+    return directory
 
 
 def accepts(path, rendered):
@@ -36,8 +47,8 @@ def accepts(path, rendered):
         copy.write_text(SECRETS.get(copy.parent.name, ""))
     certificate(text)
     file = SCRATCH / "lameduck.toml"
-    file.write_text(text.replace('"/run/lameduck/', f'"{SCRATCH}/run/lameduck/'))
-    done = says(path, "config", "check", str(file))
+    file.write_text(text.replace('"/run/lameduck/', f'"{SCRATCH}/run/lameduck/').replace('"/lameduck"', json.dumps(str(path))))
+    done = says(path, "config", "check", str(file), commands=in_the_image())
     warnings = [line for line in done.stdout.splitlines() if line.startswith("warning:")]
     equal((done.returncode, done.stderr, warnings), (0, "", []), f"lameduck config check\n{text}")
 

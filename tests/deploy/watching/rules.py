@@ -97,7 +97,7 @@ def page(alert):
 
 def log_lines():
     """What the pages look for in a log is what the program writes there."""
-    sources = "".join(re.sub(r"\\\n\s*", "", file.read_text()) for file in Path("src").rglob("*.rs"))
+    sources = "".join(re.sub(r"\\\n\s*", "", file.read_text()) for folder in ("src", "crates") for file in Path(folder).rglob("*.rs"))
     found = []
     for file in sorted(PAGES.glob("*.md")):
         for line in file.read_text().splitlines():
