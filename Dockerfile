@@ -5,11 +5,11 @@ ARG RUST_IMAGE=docker.io/library/rust:1.95-bookworm
 # the dependencies are built again.
 # Sections of benches, examples and tests are taken out, since Cargo refuses a manifest whose files are missing.
 FROM ${RUST_IMAGE} AS manifests
-COPY . /sources
+WORKDIR /sources
+COPY . .
+RUN mkdir /manifests && cp --parents Cargo.toml Cargo.lock crates/*/Cargo.toml /manifests
 WORKDIR /manifests
-RUN cd /sources && cp --parents Cargo.toml Cargo.lock crates/*/Cargo.toml /manifests \
-    && cd /manifests \
-    && sed -i '/^\[\[\(bench\|example\|test\)\]\]/,/^$/d' Cargo.toml crates/*/Cargo.toml \
+RUN sed -i '/^\[\[\(bench\|example\|test\)\]\]/,/^$/d' Cargo.toml crates/*/Cargo.toml \
     && for crate in crates/*; do mkdir "$crate/src" && echo '//! A placeholder.' > "$crate/src/lib.rs"; done \
     && mkdir src && printf '//! A placeholder.\nfn main() {}\n' > src/main.rs
 
