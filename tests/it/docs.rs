@@ -107,13 +107,20 @@ fn every_metric_that_the_documentation_names_is_in_the_code() {
             .unwrap()
             .map(|page| page.unwrap().path()),
     );
+    let crates: Vec<String> = fs::read_dir(root.join("crates"))
+        .unwrap()
+        .map(|krate| krate.unwrap().file_name().into_string().unwrap())
+        .map(|krate| format!("lameduck_{krate}"))
+        .collect();
     let mut named = 0;
     for page in pages
         .iter()
         .filter(|page| page.extension().is_some_and(|e| e == "md"))
     {
         let text = fs::read_to_string(page).unwrap();
-        for metric in metrics_named(&text) {
+        // A crate's name is a log target, which looks like a metric.
+        let metrics = metrics_named(&text).filter(|name| !crates.iter().any(|krate| krate == name));
+        for metric in metrics {
             named += 1;
             let quoted = format!("\"{metric}\"");
             assert!(
