@@ -10,7 +10,7 @@ use utoipa::{
 };
 
 use crate::jobs::job::{
-    JobId, JobRecord, Priority, ProcessId, QueueName, QueueStats, Run, RunEnd, State,
+    JobId, JobRecord, Priority, ProcessId, QueueName, QueueStats, Run, RunEnd, State, Unreadable,
 };
 
 /// A job.
@@ -90,6 +90,16 @@ pub(super) struct RunView {
     end: RunEnd,
     /// Why it failed or was postponed.
     error: Option<String>,
+}
+
+/// A job whose row in the storage can't be read.
+#[derive(Serialize, ToSchema)]
+pub(super) struct UnreadableView {
+    /// Which one.
+    #[schema(value_type = Option<String>, format = "uuid")]
+    id: Option<JobId>,
+    /// What is wrong with it.
+    problem: String,
 }
 
 /// A queue in numbers.
@@ -176,6 +186,17 @@ fn text(bytes: &[u8]) -> (Option<&str>, bool) {
     }
 }
 
+// === impl UnreadableView ===
+
+impl From<Unreadable> for UnreadableView {
+    fn from(row: Unreadable) -> Self {
+        Self {
+            id: row.id,
+            problem: row.why,
+        }
+    }
+}
+
 // === impl RunView ===
 
 impl From<Run> for RunView {
@@ -194,7 +215,7 @@ impl From<Run> for RunView {
 // === impl QueueView ===
 
 impl QueueView {
-    pub(super) fn new(stats: QueueStats, now: Timestamp) -> Self {
+    pub(super) fn new(stats: QueueStats) -> Self {
         Self {
             queue: stats.queue,
             paused: stats.paused,
@@ -203,9 +224,7 @@ impl QueueView {
             running: stats.running,
             deferred: stats.deferred,
             dead: stats.dead,
-            oldest_age_seconds: stats
-                .oldest_pending
-                .map(|since| now.duration_since(since).as_secs_f64().max(0.0)),
+            oldest_age_seconds: stats.oldest_age.map(|age| age.as_secs_f64()),
         }
     }
 }
