@@ -6,8 +6,7 @@
 
 use std::{ops::RangeInclusive, time::Duration};
 
-use jiff::Timestamp;
-
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
 use super::job::{NewJob, When};
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -59,7 +58,8 @@ pub enum OutOfBounds {
 }
 
 /// Checks a job that storage takes at this instant of its own clock.
-pub(super) fn check(job: &NewJob, now: Timestamp) -> Result<(), OutOfBounds> {
+#[cfg(any(feature = "sqlite", feature = "postgres"))]
+pub(super) fn check(job: &NewJob, now: jiff::Timestamp) -> Result<(), OutOfBounds> {
     match job.run_at {
         Some(When::After(delay)) if delay > MAX_DELAY => return Err(OutOfBounds::Delay),
         Some(When::At(at)) if at > When::After(MAX_DELAY).instant(now) => {
