@@ -13,7 +13,7 @@ use lameduck::jobs::{
     engine::{Clock, Engine, EngineError},
     job::{
         AfterFailure, Claim, JobId, JobRecord, NewJob, Order, Outcome, Priority, QueueName,
-        Reserved, Settled, Settlement, State,
+        Reserved, Settled, Settlement, State, When,
     },
     ledger::LastWord,
 };
@@ -210,7 +210,7 @@ fn completed(result: &'static str) -> Outcome {
 fn retry_at(at: Timestamp) -> Outcome {
     Outcome::Failed {
         error: "broken".to_owned(),
-        then: AfterFailure::RetryAt(at),
+        then: AfterFailure::RetryAt(at.into()),
     }
 }
 

@@ -14,7 +14,6 @@ use axum::{
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use jiff::Timestamp;
 use serde::{Deserialize, Deserializer, Serialize};
 use serde_json::{error::Category, value::RawValue};
 use utoipa::ToSchema;
@@ -123,10 +122,9 @@ pub(super) async fn submit(
     nothing_beside_the_lines(query.as_deref(), &headers)?;
     let traceparent = options::traceparent(&headers);
     let body = service.bodies.read(body, service.limits.batch()).await?;
-    let now = Timestamp::now();
     let mut jobs = Vec::new();
     for (number, line) in (1..).zip(lines(&body.bytes, service.limits.max_batch)?) {
-        let job = Line::parse(line).and_then(|line| line.into_job(settings, now));
+        let job = Line::parse(line).and_then(|line| line.into_job(settings));
         let mut job = job.map_err(|problem| problem.in_line(number))?;
         if job.payload.len() > service.limits.max_body {
             return Err(service.limits.payload().exceeded().in_line(number));
@@ -206,7 +204,7 @@ impl<'a> Line<'a> {
         serde_json::from_slice(line).map_err(|error| Problem::bad_request(in_words(&error)))
     }
 
-    fn into_job(self, queue: &ApiQueue, now: Timestamp) -> Result<NewJob, Problem> {
+    fn into_job(self, queue: &ApiQueue) -> Result<NewJob, Problem> {
         let delay = text("delay", self.delay)?;
         let run_at = text("run_at", self.run_at)?;
         let timeout = text("timeout", self.timeout)?;
@@ -231,7 +229,7 @@ impl<'a> Line<'a> {
             queue: queue.name.clone(),
             payload,
             content_type: options::check_content_type(content_type.as_deref().unwrap_or(usual))?,
-            run_at: options.not_before(now)?,
+            run_at: options.not_before()?,
             priority: options.priority.unwrap_or_default(),
             timeout: options.timeout,
             traceparent: None,

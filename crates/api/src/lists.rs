@@ -3,14 +3,13 @@
 use std::sync::Arc;
 
 use axum::{Json, extract::State};
-use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::{
     Problem, Service,
     extract::{Asked, AtQueue, limit},
-    view::{JobView, QueueView},
+    view::{JobView, QueueView, UnreadableView},
 };
 use lameduck_jobs::job::{Listing, QueueName, QueueStats, State as JobState};
 
@@ -32,6 +31,9 @@ pub(super) struct Queues {
 pub(super) struct Jobs {
     /// What waits by its instant, what runs by its order of submission, what ended latest first.
     jobs: Vec<JobView>,
+    /// Those of this page that can't be read; absent where all can. They can be cancelled.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    unreadable: Vec<UnreadableView>,
     /// Where the next page is; null at the end.
     next: Option<String>,
 }
@@ -97,7 +99,7 @@ pub(super) async fn jobs(
 ) -> Result<Json<Jobs>, Problem> {
     let listing = query.listing(queue)?;
     let page = service.engine.list(&listing).await?;
-    if page.jobs.is_empty() {
+    if page.jobs.is_empty() && page.unreadable.is_empty() {
         // No jobs is an answer, no queue is a mistake.
         service.stats(&listing.queue).await?;
     }
@@ -110,7 +112,12 @@ pub(super) async fn jobs(
         )
     });
     let jobs = page.jobs.iter().map(JobView::from).collect();
-    Ok(Json(Jobs { jobs, next }))
+    let unreadable = page.unreadable.into_iter();
+    Ok(Json(Jobs {
+        jobs,
+        unreadable: unreadable.map(UnreadableView::from).collect(),
+        next,
+    }))
 }
 
 // === impl ListQuery ===
@@ -176,12 +183,12 @@ fn empty(queue: QueueName) -> QueueStats {
         running: 0,
         deferred: 0,
         dead: 0,
-        oldest_pending: None,
+        oldest_age: None,
     }
 }
 
 impl From<QueueStats> for QueueView {
     fn from(stats: QueueStats) -> Self {
-        Self::new(stats, Timestamp::now())
+        Self::new(stats)
     }
 }

@@ -22,25 +22,16 @@ use utoipa::{
 };
 
 use super::Problem;
-use lameduck_jobs::job::Priority;
-
-const DAY: Duration = Duration::from_secs(24 * 60 * 60);
-const MAX_DELAY: Duration = DAY.saturating_mul(365);
-const MIN_TIMEOUT: Duration = Duration::from_millis(1);
-const MAX_TIMEOUT: Duration = DAY.saturating_mul(7);
-const MAX_ATTEMPTS: u32 = 100;
+use lameduck_jobs::{
+    bounds::{self, MAX_ATTEMPTS, MAX_CONTENT_TYPE, MAX_DELAY, MAX_KEY, OutOfBounds, TIMEOUT},
+    job::{Priority, When},
+};
 
 /// Begins the headers that say what the query can say as well.
 const PREFIX: &str = "lameduck-";
 
 /// The header that makes a repetition harmless.
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
-
-/// Bytes of an idempotency key.
-const MAX_KEY: usize = 255;
-
-/// Bytes of a content type.
-const MAX_CONTENT_TYPE: usize = 255;
 
 /// The options in words, as the query and the headers have them.
 #[derive(Debug, Default, Deserialize, IntoParams)]
@@ -143,18 +134,14 @@ impl Options {
         })
     }
 
-    /// When the job may run, if not at once.
-    pub(super) fn not_before(&self, now: Timestamp) -> Result<Option<Timestamp>, Problem> {
-        let after = |delay| now.saturating_add(delay).unwrap_or(Timestamp::MAX);
+    /// When the job may run, if not at once. How far ahead that is, the storage says: by its clock, and no other.
+    pub(super) fn not_before(&self) -> Result<Option<When>, Problem> {
         match (self.delay, self.run_at) {
             (Some(_), Some(_)) => Err(Problem::bad_request(
                 "'delay' and 'run_at' say the same thing in two ways; give one of them",
             )),
-            (Some(delay), None) => Ok(Some(after(delay))),
-            (None, Some(at)) if at > after(MAX_DELAY) => {
-                Err(Problem::bad_request("'run_at' is at most 365 days ahead"))
-            }
-            (None, at) => Ok(at),
+            (Some(delay), None) => Ok(Some(When::After(delay))),
+            (None, at) => Ok(at.map(When::At)),
         }
     }
 }
@@ -212,15 +199,15 @@ pub(super) fn parse_duration(word: &str, text: &str) -> Result<Duration, Problem
 pub(super) fn parse_delay(text: &str) -> Result<Duration, Problem> {
     let delay = parse_duration("delay", text)?;
     if delay > MAX_DELAY {
-        return Err(Problem::bad_request("'delay' is at most 365 days (365d)"));
+        return Err(Problem::bad_request(OutOfBounds::Delay.to_string()));
     }
     Ok(delay)
 }
 
 pub(super) fn parse_timeout(text: &str) -> Result<Duration, Problem> {
     let timeout = parse_duration("timeout", text)?;
-    if !(MIN_TIMEOUT..=MAX_TIMEOUT).contains(&timeout) {
-        return Err(Problem::bad_request("'timeout' is from 1ms to 7 days (7d)"));
+    if !TIMEOUT.contains(&timeout) {
+        return Err(Problem::bad_request(OutOfBounds::Timeout.to_string()));
     }
     Ok(timeout)
 }
@@ -228,7 +215,7 @@ pub(super) fn parse_timeout(text: &str) -> Result<Duration, Problem> {
 /// How long an outcome may be waited for.
 pub(super) fn parse_within(text: &str) -> Result<Duration, Problem> {
     let within = parse_duration("within", text)?;
-    if !(MIN_TIMEOUT..=MAX_TIMEOUT).contains(&within) {
+    if !TIMEOUT.contains(&within) {
         return Err(Problem::bad_request("'within' is from 1ms to 7 days (7d)"));
     }
     Ok(within)
@@ -260,7 +247,7 @@ pub(super) fn check_key(key: &str) -> Result<String, Problem> {
             "the Idempotency-Key is empty; leave it out or give it a value",
         ));
     }
-    if key.len() > MAX_KEY || key.chars().any(char::is_control) {
+    if !bounds::is_key(key) {
         return Err(Problem::bad_request(format!(
             "an Idempotency-Key has at most {MAX_KEY} bytes, and no control characters"
         )));
@@ -269,12 +256,8 @@ pub(super) fn check_key(key: &str) -> Result<String, Problem> {
 }
 
 pub(super) fn check_content_type(text: &str) -> Result<String, Problem> {
-    // Handlers get it as a header, so it must be one.
-    let fits = text.len() <= MAX_CONTENT_TYPE && !text.is_empty();
-    if !fits || !text.bytes().all(|b| b == b' ' || b.is_ascii_graphic()) {
-        return Err(Problem::bad_request(format!(
-            "a content type is 1 to {MAX_CONTENT_TYPE} characters of visible ASCII"
-        )));
+    if !bounds::is_content_type(text) {
+        return Err(Problem::bad_request(OutOfBounds::ContentType.to_string()));
     }
     Ok(text.to_owned())
 }
@@ -319,17 +302,7 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Pro
 /// section 4.3).
 pub(super) fn traceparent(headers: &HeaderMap) -> Option<String> {
     let text = headers.get("traceparent")?.to_str().ok()?;
-    let parts: Vec<&str> = text.split('-').collect();
-    let hex = |part: &str, length| {
-        let lower = |b: u8| matches!(b, b'0'..=b'9' | b'a'..=b'f');
-        part.len() == length && part.bytes().all(lower)
-    };
-    let [version, trace, parent, flags] = parts[..] else {
-        return None;
-    };
-    let valid = hex(version, 2) && hex(trace, 32) && hex(parent, 16) && hex(flags, 2);
-    let named = version != "ff" && trace.contains(|c| c != '0') && parent.contains(|c| c != '0');
-    (valid && named).then(|| text.to_owned())
+    bounds::is_traceparent(text).then(|| text.to_owned())
 }
 
 fn shown(text: &str) -> String {

@@ -18,7 +18,6 @@ use axum::{
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use jiff::Timestamp;
 use serde::Deserialize;
 use serde_json::Value;
 use utoipa::ToSchema;
@@ -31,7 +30,7 @@ use super::{
 };
 use lameduck_jobs::{
     handler::Retry,
-    job::{Claim, JobId, JobRecord, Outcome, Settled},
+    job::{Claim, JobId, JobRecord, Outcome, Settled, When},
 };
 
 /// Carries the claim.
@@ -180,9 +179,8 @@ impl Told {
             }
             Self::Working { within } => {
                 let within = parse_within(&within)?;
-                let until = Timestamp::now().saturating_add(within);
                 Ok(Outcome::Deferred {
-                    until: until.unwrap_or(Timestamp::MAX),
+                    until: When::After(within),
                 })
             }
         }

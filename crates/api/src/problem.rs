@@ -12,13 +12,16 @@ use lameduck_jobs::{engine::EngineError, job::Rejected};
 /// In seconds. A full queue empties as fast as its workers work.
 const QUEUE_FULL: u32 = 5;
 
+/// In seconds. Somebody else's transaction may end at any moment; it was waited for already.
+const IN_USE: u32 = 2;
+
 /// In seconds. A full disk takes housekeeping, or a person.
 const STORAGE_FULL: u32 = 30;
 
 /// An error answer: what is wrong, and what to do.
 #[derive(Clone, Debug, Serialize, ToSchema)]
 pub struct Problem {
-    /// `about:blank`: the status says what kind it is (RFC 9457, section 4.2.1).
+    /// `about:blank`: the status says what kind it is (RFC 9457, section 4.2.1); or one of ours, where it does not.
     r#type: &'static str,
     /// The status in words.
     title: String,
@@ -107,6 +110,15 @@ impl Problem {
 
 impl From<EngineError> for Problem {
     fn from(error: EngineError) -> Self {
+        match error {
+            EngineError::Locked(why) => return Self::overloaded(why),
+            EngineError::Unreadable(why) => {
+                tracing::error!(why, "the queue's storage holds what can't be read");
+                let detail = format!("{why}. It can be cancelled, and hides no other job");
+                return Self::new(StatusCode::INTERNAL_SERVER_ERROR, detail);
+            }
+            _ => {}
+        }
         tracing::error!(%error, "the queue's storage failed under a request");
         Self::overloaded(
             "the queue's storage did not answer; the request may or may not have taken effect. \
@@ -122,6 +134,13 @@ impl From<Rejected> for Problem {
             Rejected::KeyReused { .. } => Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail),
             Rejected::QueueFull { .. } => {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, detail).retry_after(QUEUE_FULL)
+            }
+            Rejected::OutOfBounds(_) => Self::bad_request(detail),
+            // As of a request whose first copy is still under way (draft-ietf-httpapi-idempotency-key-header, 2.7).
+            Rejected::InUse { .. } => {
+                let mut problem = Self::new(StatusCode::CONFLICT, detail).retry_after(IN_USE);
+                problem.r#type = "urn:lameduck:problem:in-use";
+                problem
             }
             Rejected::StorageFull(_) => {
                 Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(STORAGE_FULL)

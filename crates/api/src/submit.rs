@@ -9,7 +9,6 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
-use jiff::Timestamp;
 use serde::Serialize;
 use utoipa::ToSchema;
 
@@ -58,6 +57,7 @@ pub(super) struct Accepted {
          headers(("Location" = String, description = "The job"))),
         (status = 400, description = "An option is unknown or out of bounds", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "Nobody works on this queue", body = Problem, content_type = "application/problem+json"),
+        (status = 409, description = "A transaction in the database uses the key and has not ended; see Retry-After", body = Problem, content_type = "application/problem+json"),
         (status = 408, description = "The body came too slowly", body = Problem, content_type = "application/problem+json"),
         (status = 413, description = "The payload is too large", body = Problem, content_type = "application/problem+json"),
         (status = 422, description = "The key was used with another payload", body = Problem, content_type = "application/problem+json"),
@@ -78,7 +78,7 @@ pub(super) async fn submit(
         queue: queue.clone(),
         payload: bytes::Bytes::new(),
         content_type: options::content_type(&headers)?,
-        run_at: options.not_before(Timestamp::now())?,
+        run_at: options.not_before()?,
         priority: options.priority.unwrap_or_default(),
         timeout: options.timeout,
         traceparent: options::traceparent(&headers),

@@ -7,7 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use lameduck_jobs::job::{
-    JobId, JobRecord, Priority, ProcessId, QueueName, QueueStats, Run, RunEnd, State,
+    JobId, JobRecord, Priority, ProcessId, QueueName, QueueStats, Run, RunEnd, State, Unreadable,
 };
 
 /// A job.
@@ -87,6 +87,16 @@ pub(super) struct RunView {
     end: RunEnd,
     /// Why it failed or was postponed.
     error: Option<String>,
+}
+
+/// A job whose row in the storage can't be read.
+#[derive(Serialize, ToSchema)]
+pub(super) struct UnreadableView {
+    /// Which one.
+    #[schema(value_type = Option<String>, format = "uuid")]
+    id: Option<JobId>,
+    /// What is wrong with it.
+    problem: String,
 }
 
 /// A queue in numbers.
@@ -173,6 +183,17 @@ fn text(bytes: &[u8]) -> (Option<&str>, bool) {
     }
 }
 
+// === impl UnreadableView ===
+
+impl From<Unreadable> for UnreadableView {
+    fn from(row: Unreadable) -> Self {
+        Self {
+            id: row.id,
+            problem: row.why,
+        }
+    }
+}
+
 // === impl RunView ===
 
 impl From<Run> for RunView {
@@ -191,7 +212,7 @@ impl From<Run> for RunView {
 // === impl QueueView ===
 
 impl QueueView {
-    pub(super) fn new(stats: QueueStats, now: Timestamp) -> Self {
+    pub(super) fn new(stats: QueueStats) -> Self {
         Self {
             queue: stats.queue,
             paused: stats.paused,
@@ -200,9 +221,7 @@ impl QueueView {
             running: stats.running,
             deferred: stats.deferred,
             dead: stats.dead,
-            oldest_age_seconds: stats
-                .oldest_pending
-                .map(|since| now.duration_since(since).as_secs_f64().max(0.0)),
+            oldest_age_seconds: stats.oldest_age.map(|age| age.as_secs_f64()),
         }
     }
 }

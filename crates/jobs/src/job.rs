@@ -22,6 +22,8 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::bounds::OutOfBounds;
+
 /// Identifies a job for ever. UUIDv7, so that ids sort roughly by submission; never used as a cursor,
 /// because ids are not in commit order.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -70,6 +72,18 @@ pub enum Order {
     RunAt,
 }
 
+/// When something may happen, by the clock of the storage and by no other.
+///
+/// Clocks of machines differ. So a span of time is handed on as a span, and the storage adds it to its own time; only
+/// who is given an instant by a person hands on an instant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum When {
+    /// So long after the storage has taken it.
+    After(Duration),
+    /// Not before this instant.
+    At(Timestamp),
+}
+
 /// What a submitter asks for.
 #[derive(Clone, Debug)]
 pub struct NewJob {
@@ -79,8 +93,8 @@ pub struct NewJob {
     pub payload: Bytes,
     /// The payload's media type; `application/octet-stream` where the submitter gave none.
     pub content_type: String,
-    /// Not before this instant; `None` means now, and so does an instant in the past: it overtakes nobody.
-    pub run_at: Option<Timestamp>,
+    /// Not before then; `None` means now, and so does an instant in the past: it overtakes nobody.
+    pub run_at: Option<When>,
     /// How urgent it is.
     pub priority: Priority,
     /// How long a run may take; `None` leaves it to the queue's settings at that time.
@@ -140,6 +154,8 @@ pub struct Reserved {
     /// Which process run it belongs to: the engine's own at that instant. Once the engine has another one, it is
     /// somebody else's.
     pub process: ProcessId,
+    /// For how long it could have run, by the storage's clock.
+    pub waited: Duration,
 }
 
 /// What became of one reservation.
@@ -164,22 +180,22 @@ pub enum Outcome {
     Postponed {
         /// For people: the last error is kept with the job.
         error: String,
-        /// Not before this instant.
-        until: Timestamp,
+        /// Not before then.
+        until: When,
     },
     /// Goes on outside of this process, under the same claim, which may settle it once more. Written again,
     /// it moves the instant.
     Deferred {
         /// When no word has come by then, the attempt has failed.
-        until: Timestamp,
+        until: When,
     },
 }
 
 /// What follows a failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AfterFailure {
-    /// Try again, not before this instant; one in the past means now.
-    RetryAt(Timestamp),
+    /// Try again, not before then; an instant in the past means now.
+    RetryAt(When),
     /// No attempt left, or none would help.
     Dead,
 }
@@ -234,6 +250,19 @@ pub enum Rejected {
     /// The disk, or the share of it that the queue may use, is as full as it may get.
     #[error("{0}")]
     StorageFull(String),
+    /// Something about the job is out of bounds.
+    #[error("{0}")]
+    OutOfBounds(#[from] OutOfBounds),
+    /// Somebody else's transaction in the database has used the key, or the new queue, and has not ended: whether this
+    /// job is a new one will only be known then.
+    #[error(
+        "another transaction in the database has used {what} and has not ended yet, so it can't be said whether this \
+         job is a new one; repeat the request"
+    )]
+    InUse {
+        /// The key or the queue, in words.
+        what: String,
+    },
 }
 
 /// Where a job stands, as the API shows it.
@@ -361,8 +390,20 @@ pub struct Listing {
 pub struct Page {
     /// The jobs.
     pub jobs: Vec<JobRecord>,
+    /// Those that are on this page and can't be read: something that no program of ours writes is in their rows. They
+    /// hide none of the others.
+    pub unreadable: Vec<Unreadable>,
     /// Where the next page begins; `None` at the end.
     pub next: Option<Cursor>,
+}
+
+/// A job whose row can't be read.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unreadable {
+    /// Which one; `None` where not even that can be read.
+    pub id: Option<JobId>,
+    /// What is wrong with it.
+    pub why: String,
 }
 
 /// A place in a list; opaque to whoever asks for pages.
@@ -433,8 +474,8 @@ pub struct QueueStats {
     pub deferred: u64,
     /// Out of attempts.
     pub dead: u64,
-    /// Since when the oldest pending job could have run.
-    pub oldest_pending: Option<Timestamp>,
+    /// For how long the oldest pending job could have run, by the storage's clock.
+    pub oldest_age: Option<Duration>,
 }
 
 // === impl JobId ===
@@ -586,6 +627,41 @@ impl Order {
     }
 }
 
+// === impl Unreadable ===
+
+impl fmt::Display for Unreadable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.id {
+            Some(id) => write!(f, "job {id} can't be read: {}", self.why),
+            None => write!(f, "a job can't be read: {}", self.why),
+        }
+    }
+}
+
+// === impl When ===
+
+impl When {
+    /// The instant, for whose clock it is `now`; the end of time where there is none.
+    pub fn instant(self, now: Timestamp) -> Timestamp {
+        match self {
+            Self::After(delay) => now.saturating_add(delay).unwrap_or(Timestamp::MAX),
+            Self::At(at) => at,
+        }
+    }
+}
+
+impl From<Timestamp> for When {
+    fn from(at: Timestamp) -> Self {
+        Self::At(at)
+    }
+}
+
+impl From<Duration> for When {
+    fn from(delay: Duration) -> Self {
+        Self::After(delay)
+    }
+}
+
 // === impl QueueStats ===
 
 impl QueueStats {
@@ -599,7 +675,7 @@ impl QueueStats {
             running: 0,
             deferred: 0,
             dead: 0,
-            oldest_pending: None,
+            oldest_age: None,
         }
     }
 }

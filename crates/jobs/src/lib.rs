@@ -1,5 +1,6 @@
 //! Jobs: the queue contract, the workers, the handlers.
 
+pub mod bounds;
 pub mod engine;
 pub mod handler;
 pub mod job;

@@ -138,6 +138,7 @@ fn same(error: &EngineError) -> EngineError {
     match error {
         EngineError::Closed => EngineError::Closed,
         EngineError::Storage(why) => EngineError::Storage(why.clone()),
+        EngineError::Locked(why) => EngineError::Locked(why.clone()),
         other => EngineError::Storage(other.to_string()),
     }
 }

@@ -7,7 +7,10 @@ use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::session::Failure;
-use lameduck_jobs::job::{JobId, ProcessId, QueueName, RunEnd, State};
+use lameduck_jobs::{
+    bounds::INSTANTS,
+    job::{JobId, ProcessId, QueueName, RunEnd, State, When},
+};
 
 /// Parameters with their types, so that PostgreSQL need not be asked for them: that would take a prepared
 /// statement, and those do not get through a PgBouncer in transaction mode.
@@ -27,7 +30,12 @@ pub(super) fn micros(instant: Timestamp) -> i64 {
 pub(super) fn micros_after(instant: Timestamp, delay: Duration) -> i64 {
     micros(instant)
         .saturating_add(stored_duration(delay))
-        .min(micros(Timestamp::MAX))
+        .min(*INSTANTS.end())
+}
+
+/// How long it is from one stored instant to another; nothing where that one came before.
+pub(super) fn between(from: i64, to: i64) -> Duration {
+    Duration::from_micros(u64::try_from(to.saturating_sub(from)).unwrap_or(0))
 }
 
 /// A duration as it is stored; the longest where it is longer.
@@ -38,6 +46,11 @@ pub(super) fn stored_duration(duration: Duration) -> i64 {
 /// A text as PostgreSQL can hold it: it has no character U+0000, and what a command says may have one.
 pub(super) fn text(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
+}
+
+/// An instant that an outcome or a submitter names, as it is stored: within what can be stored.
+pub(super) fn micros_of(when: When, now: Timestamp) -> i64 {
+    micros(when.instant(now)).clamp(*INSTANTS.start(), *INSTANTS.end())
 }
 
 /// An id as it is stored.
@@ -129,7 +142,8 @@ impl Columns for Row {
 
     fn state(&self, column: usize, run_at: usize, now: Timestamp) -> Result<State, Failure> {
         Ok(match self.try_get::<_, i16>(column)? {
-            0 if self.instant(run_at)? > now => State::Scheduled,
+            // As a number: a job is to be cancelled also where this is no instant.
+            0 if self.try_get::<_, i64>(run_at)? > micros(now) => State::Scheduled,
             0 => State::Pending,
             1 => State::Running,
             2 => State::Completed,

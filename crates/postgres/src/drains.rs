@@ -5,7 +5,7 @@ use std::time::Duration;
 use tokio_postgres::{Client, Row};
 
 use super::{
-    convert::{Columns, micros, params, process_uuid, stored_duration},
+    convert::{Columns, micros, params, process_uuid, stored_duration, text},
     session::{Command, Failure, Turn},
 };
 use lameduck_jobs::{
@@ -87,6 +87,8 @@ pub(super) struct Mark {
 pub(super) struct Close {
     pub process: ProcessId,
     pub last: LastWord,
+    /// Without the report and the figures, which the database took offence at.
+    pub bare: bool,
 }
 
 /// How many ended how.
@@ -102,7 +104,7 @@ impl Command for Mark {
 
     async fn run(&self, turn: &mut Turn) -> Result<(), Failure> {
         let mark = params![
-            process_uuid(self.process) => UUID, self.drain_id => TEXT, self.cause => TEXT,
+            process_uuid(self.process) => UUID, text(&self.drain_id) => TEXT, text(&self.cause) => TEXT,
             micros(turn.now) - stored_duration(self.ago) => INT8,
         ];
         turn.execute(MARK, mark).await.map(drop)
@@ -117,9 +119,10 @@ impl Command for Close {
     async fn run(&self, turn: &mut Turn) -> Result<(), Failure> {
         let last = &self.last;
         let row = params![
-            process_uuid(self.process) => UUID, last.drain_id => TEXT, last.cause => TEXT, last.outcome => TEXT,
-            last.seconds => FLOAT8, last.report => TEXT, micros(turn.now) => INT8,
-            figures_text(&last.figures) => TEXT,
+            process_uuid(self.process) => UUID, text(&last.drain_id) => TEXT, text(&last.cause) => TEXT,
+            text(&last.outcome) => TEXT, last.seconds => FLOAT8,
+            (!self.bare).then(|| text(&last.report)) => TEXT, micros(turn.now) => INT8,
+            (!self.bare).then(|| figures_text(&last.figures)) => TEXT,
         ];
         turn.execute(CLOSE, row).await.map(drop)
     }

@@ -11,6 +11,9 @@ use lameduck_jobs::engine::EngineError;
 /// For the caller. `perhaps_done`: it happened at the COMMIT.
 pub(super) fn explain(failure: &Failure, perhaps_done: bool) -> EngineError {
     let why = match failure {
+        Failure::Database(error) if failure.is_locked() && !perhaps_done => {
+            return EngineError::Locked(of_lock(error));
+        }
         Failure::Database(error) => of_database(error),
         Failure::NoConnection(PoolError::Closed) => return EngineError::Closed,
         Failure::NoConnection(PoolError::Timeout(_)) => {
@@ -24,6 +27,12 @@ pub(super) fn explain(failure: &Failure, perhaps_done: bool) -> EngineError {
             "the database did not answer within {} s; it hangs, or the network does",
             patience.as_secs_f64()
         ),
+        Failure::NewQueue(queue) => {
+            return EngineError::Locked(format!(
+                "another transaction in the database has used the new queue '{queue}' first and has not ended; nothing \
+                 was written"
+            ));
+        }
         Failure::Raced => "others were faster again and again".to_owned(),
         Failure::Unreadable(what) => what.clone(),
     };
@@ -32,6 +41,27 @@ pub(super) fn explain(failure: &Failure, perhaps_done: bool) -> EngineError {
         false => "nothing was written",
     };
     EngineError::Storage(format!("{why}; {done}"))
+}
+
+/// A failure in words, where nobody needs to know what became of a transaction.
+pub(super) fn in_words(failure: &Failure) -> String {
+    match failure {
+        Failure::Database(error) => of_database(error),
+        Failure::Unreadable(what) => what.clone(),
+        other => format!("{other:?}"),
+    }
+}
+
+/// What is locked, as far as PostgreSQL says it.
+fn of_lock(error: &Error) -> String {
+    let place = error
+        .as_db_error()
+        .and_then(|said| said.where_()?.lines().next());
+    let place = place.map(|place| format!(" ({place})")).unwrap_or_default();
+    format!(
+        "another transaction in the database has locked what this needs, and has not ended{place}; nothing was written. \
+         pg_stat_activity shows who has been in a transaction for long"
+    )
 }
 
 /// What PostgreSQL said, and what to do about it.

@@ -13,7 +13,8 @@
 //! all that while, reaps it: the process' jobs are free, and a claim of theirs writes nothing any more. So
 //! nobody steals the jobs of the living after an outage, and replicas' clocks need not agree.
 //!
-//! **What time it is** the database says.
+//! **What time it is** the database says, to everybody and about everything: delays, backoffs and deadlines come here as
+//! spans of time and are added to its clock, ages and waits leave as spans. No clock of a replica is compared with it.
 //!
 //! | fails | what happens |
 //! | --- | --- |
@@ -21,6 +22,7 @@
 //! | a process stands still for longer than that | the same; when it goes on, it takes a new id and its outcomes are stale |
 //! | the database, for however long | calls fail; when it is back, everybody goes on with what they hold |
 //! | an answer to COMMIT | outcomes are written again, keys make submissions harmless, a lost reservation is given back |
+//! | somebody's transaction that is left open | nobody waits for it but who needs what it holds, and that one for 2 s |
 //! | LISTEN (a PgBouncer, a firewall) | nobody hears of others' jobs at once; whoever waits looks from time to time |
 
 use std::{
@@ -32,8 +34,10 @@ use std::{
 use async_trait::async_trait;
 use bytes::Bytes;
 use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime, Timeouts};
-use jiff::Timestamp;
-use tokio::sync::{broadcast, mpsc, oneshot};
+use tokio::{
+    sync::{broadcast, mpsc, oneshot},
+    time::{Instant, sleep},
+};
 use tokio_postgres::Client;
 use tokio_util::{
     sync::{CancellationToken, DropGuard},
@@ -53,6 +57,7 @@ use lameduck_jobs::{
 
 mod address;
 mod batch;
+mod contended;
 mod convert;
 mod drains;
 mod failure;
@@ -68,18 +73,25 @@ mod watch;
 
 use address::Address;
 use batch::Batcher;
-use convert::{micros, params, process_uuid, stored_duration};
+use contended::Contended;
+use convert::{micros, params, process_uuid, stored_duration, text};
 use lease::{About, Identity, Lease};
 use news::News;
-use queue::{Reap, Reaped, Room, Why};
+use queue::{Reap, Reaped, Released, Room, Why, Written};
 pub use schema::Schema;
-use session::{Command, Failure, Sessions, Turn};
+use session::{Command, Failure, LOCK_PATIENCE, LOCK_RETRY, Sessions, Turn, Undone};
 
 /// How long a new process may take to find the database and to bring its schema up to date.
 const OPENING: Duration = Duration::from_secs(60);
 
 /// Between two attempts to give a lost reservation back.
 const GIVE_BACK: Duration = Duration::from_secs(1);
+
+/// Before the first new attempt at what is locked: mostly a commit of ours is under way, which takes no longer.
+const LOCK_GONE_SOON: Duration = Duration::from_millis(5);
+
+/// Between two attempts to make a queue's row.
+const PREPARE: Duration = Duration::from_secs(1);
 
 /// The engine on PostgreSQL.
 ///
@@ -90,7 +102,10 @@ pub struct PostgresEngine {
     sessions: Arc<Sessions>,
     options: Kept,
     submissions: Batcher<NewJob, Result<Submitted, Rejected>>,
-    outcomes: Batcher<queue::One, Settled>,
+    /// For those that need what somebody else's open transaction holds.
+    patient: Batcher<NewJob, Result<Submitted, Rejected>>,
+    contended: Contended,
+    outcomes: Batcher<queue::One, Written>,
     tasks: TaskTracker,
     closing: CancellationToken,
     lease: Mutex<Option<Lease>>,
@@ -233,6 +248,8 @@ impl PostgresEngine {
             .map_err(|error| EngineError::Storage(format!("no thread for the lease: {error}")))?;
         Ok(Self {
             submissions: submissions(&sessions, &options, &tasks, &closing),
+            patient: submissions(&sessions, &options, &tasks, &closing),
+            contended: Contended::default(),
             outcomes: outcomes(&sessions, &options, &tasks, &closing),
             identity,
             sessions,
@@ -261,6 +278,13 @@ impl PostgresEngine {
     /// Outcomes that came under a claim which was no longer the job's, and were not written.
     pub fn stale_settlements(&self) -> u64 {
         self.sessions.figures().stale.load(Ordering::Relaxed)
+    }
+
+    /// Whether a submission waits for somebody else's transaction to end.
+    fn still_in_use(&self, job: &NewJob, answer: &Result<Submitted, Rejected>) -> bool {
+        let in_use = matches!(answer, Err(Rejected::InUse { .. }));
+        self.contended.note(job, in_use);
+        in_use
     }
 
     fn end_of(&self, process: ProcessId, why: Why) -> Reap {
@@ -378,13 +402,57 @@ fn outcomes(
     options: &PostgresOptions,
     tasks: &TaskTracker,
     closing: &CancellationToken,
-) -> Batcher<queue::One, Settled> {
+) -> Batcher<queue::One, Written> {
     let sessions = sessions.clone();
     let work = move |outcomes| {
         let sessions = sessions.clone();
-        Box::pin(async move { sessions.finish(queue::Settle(outcomes)).await }) as _
+        Box::pin(async move { write_outcomes(&sessions, outcomes).await }) as _
     };
     Batcher::spawn(options.batch, tasks, closing.clone(), Box::new(work))
+}
+
+/// Writes outcomes together; where the database takes offence at what one of them says, each by itself. No text keeps
+/// its outcome from being written: what is not taken is replaced by the reason, and that by nothing.
+async fn write_outcomes(
+    sessions: &Arc<Sessions>,
+    outcomes: Arc<Vec<queue::One>>,
+) -> Result<Vec<Written>, Undone> {
+    let all = queue::Settle {
+        outcomes: outcomes.clone(),
+        instead: None,
+    };
+    match sessions.finish(all).await {
+        Err(undone) if undone.by_content => {}
+        done => return done,
+    }
+    let mut answers = Vec::new();
+    for outcome in outcomes.iter() {
+        answers.extend(write_outcome(sessions, outcome).await?);
+    }
+    Ok(answers)
+}
+
+async fn write_outcome(
+    sessions: &Arc<Sessions>,
+    outcome: &queue::One,
+) -> Result<Vec<Written>, Undone> {
+    let outcomes = Arc::new(vec![outcome.clone()]);
+    let write = |instead| {
+        let outcomes = outcomes.clone();
+        sessions.finish(queue::Settle { outcomes, instead })
+    };
+    let undone = match write(None).await {
+        Err(undone) if undone.by_content => undone,
+        done => return done,
+    };
+    // In characters that every encoding has.
+    let why: String = undone.error.to_string().chars().take(300).collect();
+    let why = why.replace(|c: char| !(c == ' ' || c.is_ascii_graphic()), "?");
+    tracing::warn!(error = %undone.error, "an outcome's text could not be stored; it is written without");
+    match write(Some(why)).await {
+        Err(undone) if undone.by_content => write(Some(String::new())).await,
+        done => done,
+    }
 }
 
 /// Reaps whoever has stood still.
@@ -413,8 +481,18 @@ async fn reap_all(
             ledger_rows,
         };
         match sessions.call(reap).await {
-            Ok(Some(Reaped { freed, condemned })) => {
+            Ok(Some(Reaped {
+                freed,
+                condemned,
+                locked,
+            })) => {
                 tracing::warn!(%process, freed, "a process is dead; its jobs are free again");
+                if locked > 0 {
+                    tracing::warn!(
+                        %process, locked,
+                        "jobs of a dead process are not free yet: another transaction in the database has locked them"
+                    );
+                }
                 if condemned > 0 {
                     tracing::error!(
                         condemned,
@@ -426,6 +504,12 @@ async fn reap_all(
             Err(error) => tracing::warn!(%process, %error, "a dead process' jobs are not free yet"),
         }
     }
+}
+
+/// Waits before another attempt at what was locked; returns how long to wait before the one after it.
+async fn again_after(pause: Duration) -> Duration {
+    sleep(pause).await;
+    (pause * 2).min(LOCK_RETRY)
 }
 
 /// Gives back what was reserved and never came to anybody.
@@ -441,8 +525,8 @@ async fn give_back(
             tokens: tokens.clone(),
         };
         match sessions.call(lost).await {
-            Ok(_) | Err(EngineError::Closed) => return,
-            Err(_) => tokio::time::sleep(GIVE_BACK).await,
+            Ok(Released { left: 0, .. }) | Err(EngineError::Closed) => return,
+            Ok(_) | Err(_) => sleep(GIVE_BACK).await,
         }
     }
 }
@@ -461,7 +545,8 @@ impl Command for Open {
 
     async fn run(&self, turn: &mut Turn) -> Result<(), Failure> {
         let row = params![
-            process_uuid(self.process) => UUID, self.about.node => TEXT, self.about.boot_id => TEXT,
+            process_uuid(self.process) => UUID, self.about.node.as_deref().map(text) => TEXT,
+            self.about.boot_id.as_deref().map(text) => TEXT,
             stored_duration(self.about.lease) => INT8, Some(micros(turn.now)) => INT8,
         ];
         turn.execute(lease::OPEN, row).await?;
@@ -484,7 +569,59 @@ impl Engine for PostgresEngine {
         &self,
         jobs: Vec<NewJob>,
     ) -> Result<Vec<Result<Submitted, Rejected>>, EngineError> {
-        self.submissions.call(jobs).await
+        let (mut later, mut now) = (Vec::new(), Vec::new());
+        for (place, job) in jobs.iter().enumerate() {
+            let in_use = self.contended.concerns(job);
+            if in_use { &mut later } else { &mut now }.push(place);
+        }
+        let some = |places: &[usize]| places.iter().map(|place| jobs[*place].clone()).collect();
+        let mut answers: Vec<Option<Result<Submitted, Rejected>>> = vec![None; jobs.len()];
+        if !now.is_empty() {
+            for (place, answer) in now.iter().zip(self.submissions.call(some(&now)).await?) {
+                if self.still_in_use(&jobs[*place], &answer) {
+                    later.push(*place);
+                }
+                answers[*place] = Some(answer);
+            }
+        }
+        let (begun, mut pause) = (Instant::now(), LOCK_GONE_SOON);
+        while !later.is_empty() {
+            let mut left = Vec::new();
+            for (place, answer) in later.iter().zip(self.patient.call(some(&later)).await?) {
+                if self.still_in_use(&jobs[*place], &answer) {
+                    left.push(*place);
+                }
+                answers[*place] = Some(answer);
+            }
+            if left.is_empty() || begun.elapsed() >= LOCK_PATIENCE {
+                break;
+            }
+            later = left;
+            pause = again_after(pause).await;
+        }
+        let answers: Option<Vec<_>> = answers.into_iter().collect();
+        answers.ok_or_else(|| EngineError::Storage("a job got no answer".to_owned()))
+    }
+
+    /// Makes its row, so that nobody who submits its first job has to, in a transaction that may stay open.
+    fn prepare(&self, queue: &QueueName) {
+        let (sessions, closing) = (self.sessions.clone(), self.closing.clone());
+        let queue = queue.clone();
+        self.tasks.spawn(async move {
+            let make = async {
+                while sessions
+                    .call(queue::MakeQueue(queue.clone()))
+                    .await
+                    .is_err()
+                {
+                    sleep(PREPARE).await;
+                }
+            };
+            tokio::select! {
+                () = closing.cancelled() => {}
+                () = make => {}
+            }
+        });
     }
 
     async fn reserve(
@@ -531,15 +668,48 @@ impl Engine for PostgresEngine {
             all: settlements.clone(),
             number,
         };
-        let all = (0..settlements.len()).map(one).collect();
-        self.outcomes.call(all).await
+        let all: Vec<_> = (0..settlements.len()).map(one).collect();
+        let mut answers: Vec<Written> = self.outcomes.call(all.clone()).await?;
+        let (begun, mut pause) = (Instant::now(), LOCK_GONE_SOON);
+        loop {
+            let locked = (0..answers.len()).filter(|n| answers[*n] == Written::Locked);
+            let locked: Vec<usize> = locked.collect();
+            if locked.is_empty() {
+                break;
+            }
+            if begun.elapsed() >= LOCK_PATIENCE {
+                return Err(EngineError::Locked(
+                    "another transaction in the database has locked the job, and has not ended; its outcome is not \
+                     written yet"
+                        .to_owned(),
+                ));
+            }
+            pause = again_after(pause).await;
+            let again = locked.iter().map(|n| all[*n].clone()).collect();
+            for (n, answer) in locked.into_iter().zip(self.outcomes.call(again).await?) {
+                answers[n] = answer;
+            }
+        }
+        let settled = answers.into_iter().filter_map(|answer| match answer {
+            Written::Settled(settled) => Some(settled),
+            Written::Locked => None,
+        });
+        Ok(settled.collect())
     }
 
     async fn release_held(&self, delay: Duration) -> Result<Vec<JobId>, EngineError> {
         let process = self.identity.get();
-        self.sessions
-            .call(queue::ReleaseHeld { process, delay })
-            .await
+        let (begun, mut pause) = (Instant::now(), LOCK_GONE_SOON);
+        let mut jobs = Vec::new();
+        loop {
+            let held = queue::ReleaseHeld { process, delay };
+            let mut released = self.sessions.call(held).await?;
+            jobs.append(&mut released.jobs);
+            if released.left == 0 || begun.elapsed() >= LOCK_PATIENCE {
+                return Ok(jobs);
+            }
+            pause = again_after(pause).await;
+        }
     }
 
     async fn cancel(&self, id: JobId) -> Result<Option<Cancelled>, EngineError> {
@@ -573,13 +743,25 @@ impl Engine for PostgresEngine {
     async fn maintain(&self) -> Result<Maintained, EngineError> {
         let housekeeping = queue::Maintain {
             retention: self.options.retention.clone(),
-            ledger_rows: self.options.ledger_rows,
         };
-        self.sessions.call(housekeeping).await
+        let done = self.sessions.call(housekeeping).await?;
+        // By itself: where others have locked the totals, it is no reason to keep old jobs.
+        let prune = queue::PruneLedger(self.options.ledger_rows);
+        match self.sessions.call(prune).await {
+            Ok(()) => {}
+            Err(EngineError::Locked(why)) => {
+                tracing::debug!(why, "the drain ledger is not pruned yet");
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(done)
     }
 
     async fn job(&self, id: JobId) -> Result<Option<JobRecord>, EngineError> {
-        self.sessions.call(lookup::OneJob(id)).await
+        let found = self.sessions.call(lookup::OneJob(id)).await?;
+        found
+            .transpose()
+            .map_err(|row| EngineError::Unreadable(row.to_string()))
     }
 
     async fn payload(&self, id: JobId) -> Result<Option<(String, Bytes)>, EngineError> {
@@ -598,8 +780,8 @@ impl Engine for PostgresEngine {
         self.sessions.call(lookup::Queues).await
     }
 
-    async fn next_run_at(&self, queue: &QueueName) -> Result<Option<Timestamp>, EngineError> {
-        self.sessions.call(lookup::NextRunAt(queue.clone())).await
+    async fn next_run_in(&self, queue: &QueueName) -> Result<Option<Duration>, EngineError> {
+        self.sessions.call(lookup::NextRunIn(queue.clone())).await
     }
 
     fn events(&self) -> broadcast::Receiver<Event> {
@@ -617,9 +799,16 @@ impl Engine for PostgresEngine {
             // Joining a thread may take a moment.
             let _ = tokio::task::spawn_blocking(move || drop(lease)).await;
             let end = self.end_of(self.identity.get(), Why::Closed);
-            if let Err(undone) = self.sessions.finish(end).await {
-                let error = undone.error;
-                tracing::warn!(%error, "this process' lease was not ended; the others wait until it is over");
+            match self.sessions.finish(end).await {
+                Ok(Some(Reaped { locked, .. })) if locked > 0 => tracing::warn!(
+                    locked,
+                    "this process' lease was not ended, because another transaction in the database has locked some of \
+                     its jobs; the others wait until it is over"
+                ),
+                Ok(_) => {}
+                Err(Undone { error, .. }) => {
+                    tracing::warn!(%error, "this process' lease was not ended; the others wait until it is over");
+                }
             }
         }
         self.sessions.close().await;
@@ -645,11 +834,18 @@ impl Ledger for PostgresEngine {
     }
 
     async fn close_drain(&self, last: &LastWord) -> Result<(), EngineError> {
-        let last = drains::Close {
+        let close = |bare| drains::Close {
             process: self.identity.get(),
             last: last.clone(),
+            bare,
         };
-        self.sessions.call(last).await
+        match self.sessions.finish(close(false)).await {
+            Err(undone) if undone.by_content => {
+                tracing::warn!(error = %undone.error, "the drain's report could not be stored; its row is closed without");
+                self.sessions.call(close(true)).await
+            }
+            done => done.map_err(|undone| undone.error),
+        }
     }
 
     async fn drain_totals(&self) -> Result<Vec<DrainTotal>, EngineError> {

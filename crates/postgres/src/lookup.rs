@@ -1,15 +1,19 @@
 //! What only looks: jobs, their runs, the queues in numbers, the next instant of a queue.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use jiff::Timestamp;
 use tokio_postgres::Row;
 
 use super::{
-    convert::{Columns, micros, params, process_uuid, uuid},
+    convert::{Columns, between, micros, params, process_uuid, uuid},
+    failure::in_words,
     session::{Command, Failure, Turn},
 };
 use lameduck_jobs::job::{
-    Cursor, JobId, JobRecord, Listing, Page, Priority, ProcessId, QueueName, QueueStats, Run, State,
+    Cursor, JobId, JobRecord, Listing, Page, Priority, ProcessId, QueueName, QueueStats, Run,
+    State, Unreadable,
 };
 
 /// What [`record`] reads, in its order.
@@ -81,8 +85,8 @@ pub(super) struct CancelRequests(pub ProcessId);
 /// Every queue.
 pub(super) struct Queues;
 
-/// When the next job of a queue is runnable.
-pub(super) struct NextRunAt(pub QueueName);
+/// How long until the next job of a queue is runnable.
+pub(super) struct NextRunIn(pub QueueName);
 
 // === impl Ping ===
 
@@ -104,14 +108,22 @@ impl Command for Ping {
 // === impl OneJob ===
 
 impl Command for OneJob {
-    type Answer = Option<JobRecord>;
+    type Answer = Option<Result<JobRecord, Unreadable>>;
 
     const LOOKS: bool = true;
 
-    async fn run(&self, turn: &mut Turn) -> Result<Option<JobRecord>, Failure> {
+    async fn run(&self, turn: &mut Turn) -> Result<Self::Answer, Failure> {
         let found = turn.find(JOB, params![uuid(self.0) => UUID]).await?;
-        found.map(|row| record(&row, turn.now)).transpose()
+        Ok(found.map(|row| readable(&row, turn.now)))
     }
+}
+
+/// A job, or why its row is none: that is no failure of what else is asked.
+fn readable(row: &Row, now: Timestamp) -> Result<JobRecord, Unreadable> {
+    record(row, now).map_err(|failure| Unreadable {
+        id: row.job_id(0).ok(),
+        why: in_words(&failure),
+    })
 }
 
 fn record(row: &Row, now: Timestamp) -> Result<JobRecord, Failure> {
@@ -199,10 +211,13 @@ impl Command for List {
         let rows = turn.query(&place.sql(), asked).await?;
         let more = rows.len() > listing.limit;
         let shown = &rows[..rows.len().min(listing.limit)];
-        let jobs = shown
-            .iter()
-            .map(|row| record(row, turn.now))
-            .collect::<Result<_, _>>()?;
+        let (mut jobs, mut unreadable) = (Vec::new(), Vec::new());
+        for row in shown {
+            match readable(row, turn.now) {
+                Ok(job) => jobs.push(job),
+                Err(row) => unreadable.push(row),
+            }
+        }
         let next = match shown.last() {
             Some(row) if more => Some(Cursor {
                 micros: row.try_get(17)?,
@@ -210,7 +225,11 @@ impl Command for List {
             }),
             _ => None,
         };
-        Ok(Page { jobs, next })
+        Ok(Page {
+            jobs,
+            unreadable,
+            next,
+        })
     }
 }
 
@@ -312,34 +331,47 @@ impl Command for Queues {
         let rows = turn
             .query(QUEUES, params![micros(turn.now) => INT8])
             .await?;
-        let queues = rows.iter().map(|row| {
+        let mut queues = Vec::new();
+        for row in &rows {
+            let queue = match row.queue_name(0) {
+                Ok(queue) => queue,
+                Err(failure) => {
+                    tracing::warn!(
+                        error = in_words(&failure),
+                        "a queue in the database can't be shown"
+                    );
+                    continue;
+                }
+            };
             let (scheduled, waiting) = (row.count(2)?, row.count(3)?);
-            let oldest = row.instant_if_any(7)?;
-            Ok(QueueStats {
-                queue: row.queue_name(0)?,
+            let now = micros(turn.now);
+            let oldest: Option<i64> = row.try_get(7)?;
+            queues.push(QueueStats {
+                queue,
                 paused: row.try_get(1)?,
                 pending: waiting.saturating_sub(scheduled),
                 scheduled,
                 running: row.count(4)?,
                 deferred: row.count(5)?,
                 dead: row.count(6)?,
-                oldest_pending: oldest.filter(|oldest| *oldest <= turn.now),
-            })
-        });
-        queues.collect()
+                oldest_age: oldest.filter(|at| *at <= now).map(|at| between(at, now)),
+            });
+        }
+        Ok(queues)
     }
 }
 
-// === impl NextRunAt ===
+// === impl NextRunIn ===
 
-impl Command for NextRunAt {
-    type Answer = Option<Timestamp>;
+impl Command for NextRunIn {
+    type Answer = Option<Duration>;
 
     const LOOKS: bool = true;
 
-    async fn run(&self, turn: &mut Turn) -> Result<Option<Timestamp>, Failure> {
+    async fn run(&self, turn: &mut Turn) -> Result<Option<Duration>, Failure> {
         let queue = params![self.0.as_str() => TEXT];
         let row = turn.find(NEXT_RUN_AT, queue).await?;
-        row.map_or(Ok(None), |row| row.instant_if_any(0))
+        let at: Option<i64> = row.map_or(Ok(None), |row| row.try_get(0))?;
+        Ok(at.map(|at| between(micros(turn.now), at)))
     }
 }

@@ -9,8 +9,8 @@ use super::{
     convert::params,
     lookup::NEXT_RUN_AT,
     queue::statements::{
-        CANCEL_DEAD, EXPIRE, FOLD_COUNTS, FORGET_KEYS, FREE, PRUNE, RELEASE_HELD, RESERVE,
-        REVIVE_ALL, SETTLE, WERE_SETTLED,
+        CANCEL_DEAD, EXPIRE, FOLD_COUNTS, FORGET_KEYS, FREE, FREE_TO_TAKE, PRUNE, RELEASE_HELD,
+        RESERVE, REVIVE_ALL, SETTLE, WERE_SETTLED,
     },
     schema,
     session::{PLANNER, Param},
@@ -126,6 +126,7 @@ impl<'a> tokio_postgres::types::FromSql<'a> for Json {
 #[tokio::test]
 async fn no_statement_reads_all_that_waits_or_has_ended() {
     let (ids, tokens) = (vec![Uuid::new_v4(); 20], vec![Uuid::new_v4(); 20]);
+    let seqs: Vec<i64> = (1..=20).collect();
     let (numbers, ends) = (vec![0_i16; 20], vec![0_i16; 5]);
     let (none, texts, bytes) = (
         vec![None::<i64>; 20],
@@ -146,7 +147,7 @@ async fn no_statement_reads_all_that_waits_or_has_ended() {
     ];
     let expire =
         params![JOBS => INT8, 500_i64 => INT8, "late" => TEXT, 1_i16 => INT2, 20_i32 => INT4];
-    let statements: [(&str, &[Param<'_>]); 12] = [
+    let statements: [(&str, &[Param<'_>]); 13] = [
         (RESERVE, reserve),
         (SETTLE, settle),
         (
@@ -154,7 +155,11 @@ async fn no_statement_reads_all_that_waits_or_has_ended() {
             params![ids => UUID_ARRAY, tokens => UUID_ARRAY],
         ),
         (RELEASE_HELD, release),
-        (FREE, params![PROCESS => UUID, JOBS => INT8, 2_i32 => INT4]),
+        (FREE_TO_TAKE, params![PROCESS => UUID]),
+        (
+            FREE,
+            params![PROCESS => UUID, JOBS => INT8, 2_i32 => INT4, seqs => INT8_ARRAY],
+        ),
         (
             REVIVE_ALL,
             params![1_i32 => INT4, JOBS => INT8, 100_i64 => INT8],

@@ -12,6 +12,9 @@
 //! | newer, `min_compatible` not above its own | works: it is the old one in a rollout |
 //! | newer, `min_compatible` above it | is refused |
 
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
 use tokio_postgres::{Client, error::SqlState};
 
 use super::{
@@ -22,6 +25,15 @@ use lameduck_jobs::engine::EngineError;
 
 /// "lameduck" in bytes: who holds it migrates.
 const LOCK: i64 = 0x6c61_6d65_6475_636b;
+
+/// How long a step of the schema waits for a table that others write to, and has them wait.
+const TABLE_WAIT: Duration = Duration::from_millis(500);
+
+/// Between two attempts, so that the others get on.
+const PAUSE: Duration = Duration::from_secs(2);
+
+/// How long a migration is tried; less than opening may take, so that it says what was in its way.
+const PATIENCE: Duration = Duration::from_secs(45);
 
 /// The oldest PostgreSQL that is known to do.
 const OLDEST: i32 = 130_000;
@@ -37,6 +49,11 @@ const MIGRATIONS: &[Step] = &[
         version: 2,
         min_compatible: 1,
         sql: include_str!("schema/2.sql"),
+    },
+    Step {
+        version: 3,
+        min_compatible: 1,
+        sql: include_str!("schema/3.sql"),
     },
 ];
 
@@ -117,16 +134,28 @@ fn older(found: Option<i32>) -> String {
 async fn check_server(client: &Client, address: &Address) -> Result<(), EngineError> {
     let about =
         "SELECT current_setting('server_version_num')::int, current_setting('server_version'),
-                        current_setting('synchronous_commit')";
+                        current_setting('synchronous_commit'), current_setting('server_encoding'), current_database()";
     let about = client
         .query_typed_one(about, &[])
         .await
         .map_err(|error| failed(address, &error))?;
     let (number, name, commit): (i32, &str, &str) = (about.get(0), about.get(1), about.get(2));
+    let (encoding, database): (&str, &str) = (about.get(3), about.get(4));
     if number < OLDEST {
         return Err(unusable(
             address,
             &format!("this is PostgreSQL {name}; use version 13 or later"),
+        ));
+    }
+    if encoding != "UTF8" {
+        // An error message that this encoding has no characters for could not be stored.
+        return Err(unusable(
+            address,
+            &format!(
+                "its encoding is {encoding}, and what jobs and their errors say needs UTF8: name a database that was \
+                 made so, as by CREATE DATABASE \"{database}_utf8\" ENCODING 'UTF8' TEMPLATE template0 (with LC_COLLATE \
+                 'C' LC_CTYPE 'C' where the server's locale has another encoding)"
+            ),
         ));
     }
     if commit == "off" {
@@ -159,14 +188,26 @@ async fn migrate(
     address: &Address,
     before: Option<i32>,
 ) -> Result<Schema, EngineError> {
-    let done = steps(client).await;
-    let end = match done {
-        Ok(_) => "COMMIT",
-        Err(_) => "ROLLBACK",
+    let begun = Instant::now();
+    let found = loop {
+        let done = steps(client).await;
+        let end = match done {
+            Ok(_) => "COMMIT",
+            Err(_) => "ROLLBACK",
+        };
+        let ended = client.batch_execute(end).await;
+        match done {
+            Ok(found) => {
+                ended.map_err(|error| failed(address, &error))?;
+                break found;
+            }
+            Err(error) if begins_anew(&error) && begun.elapsed() < PATIENCE => sleep(PAUSE).await,
+            Err(error) if error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE) => {
+                return Err(locked(client, address, &error).await);
+            }
+            Err(error) => return Err(failed(address, &error)),
+        }
     };
-    let ended = client.batch_execute(end).await;
-    let found = done.map_err(|error| failed(address, &error))?;
-    ended.map_err(|error| failed(address, &error))?;
     match found {
         Some(found) => refuse_newer(address, found),
         None => Ok(Schema {
@@ -176,10 +217,42 @@ async fn migrate(
     }
 }
 
+/// Whether a migration may go through when it is tried once more: somebody had a table locked, or wrote into it.
+fn begins_anew(error: &tokio_postgres::Error) -> bool {
+    let codes = [
+        SqlState::LOCK_NOT_AVAILABLE,
+        SqlState::T_R_DEADLOCK_DETECTED,
+        SqlState::CHECK_VIOLATION,
+    ];
+    error.code().is_some_and(|code| codes.contains(code))
+}
+
+/// The error for tables that others have locked: it names them.
+async fn locked(client: &Client, address: &Address, error: &tokio_postgres::Error) -> EngineError {
+    let holders = "
+        SELECT DISTINCT format('pid %s of %s%s, in a transaction for %s s', a.pid, a.usename,
+                               coalesce(' (' || nullif(a.application_name, '') || ')', ''),
+                               extract(epoch FROM now() - a.xact_start)::bigint)
+        FROM pg_locks l JOIN pg_class c ON c.oid = l.relation JOIN pg_namespace n ON n.oid = c.relnamespace
+        JOIN pg_stat_activity a ON a.pid = l.pid
+        WHERE n.nspname = 'lameduck' AND l.granted AND a.xact_start < now() - interval '1 second' LIMIT 5";
+    let found = client.query_typed(holders, &[]).await.unwrap_or_default();
+    let found: Vec<String> = found.iter().filter_map(|row| row.try_get(0).ok()).collect();
+    let who = match found.is_empty() {
+        true => String::new(),
+        false => format!(": {}", found.join("; ")),
+    };
+    let message = format!(
+        "its schema can't be brought up to date as long as others have its tables locked ({}){who}",
+        of_database(error)
+    );
+    EngineError::Storage(unusable(address, &message).to_string())
+}
+
 /// What was found instead, where somebody else was faster.
 async fn steps(client: &Client) -> Result<Option<(i32, i32)>, tokio_postgres::Error> {
     let lock =
-        format!("BEGIN; SET LOCAL lock_timeout = '60s'; SELECT pg_advisory_xact_lock({LOCK})");
+        format!("BEGIN; SET LOCAL lock_timeout = '40s'; SELECT pg_advisory_xact_lock({LOCK})");
     client.batch_execute(&lock).await?;
     let found = found(client).await?;
     if found.is_some_and(|(found, _)| found >= version()) {
@@ -189,6 +262,9 @@ async fn steps(client: &Client) -> Result<Option<(i32, i32)>, tokio_postgres::Er
     if client.query_typed_opt(schema, &[]).await?.is_none() {
         client.batch_execute("CREATE SCHEMA lameduck").await?;
     }
+    // Whoever waits for a table has everybody behind him wait who only wants to write a row.
+    let wait = format!("SET LOCAL lock_timeout = {}", TABLE_WAIT.as_millis());
+    client.batch_execute(&wait).await?;
     let mut at = found.map_or(0, |(found, _)| found);
     for step in MIGRATIONS.iter().filter(|step| step.version > at) {
         client.batch_execute(step.sql).await?;

@@ -9,6 +9,10 @@
 //!
 //! Replicas' clocks differ, the database has one: what is due and when something happened is measured on it.
 //!
+//! **No connection is held while a lock is waited for.** Somebody else's transaction may stay open for hours, and a few
+//! who wait for it would take the whole pool. So a lock that is not free within [`LOCK_WAIT`] fails the transaction; it
+//! is begun again a moment later, and given up after [`LOCK_PATIENCE`].
+//!
 //! All of it gets through a PgBouncer in transaction mode: settings are local to their transaction, statements
 //! have no names, nothing is kept in a session.
 
@@ -23,6 +27,7 @@ use std::{
 
 use deadpool_postgres::{Object, Pool, PoolError};
 use jiff::Timestamp;
+use tokio::time::{Instant, sleep};
 use tokio_postgres::{
     Error, Row, SimpleQueryMessage,
     error::SqlState,
@@ -31,10 +36,22 @@ use tokio_postgres::{
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::{failure, news::News};
-use lameduck_jobs::engine::{Clock, EngineError, common::Effects};
+use lameduck_jobs::{
+    engine::{Clock, EngineError, common::Effects},
+    job::QueueName,
+};
 
 /// How often a transaction is begun again after it lost a race that cost it nothing but time.
 const TRIES: u32 = 5;
+
+/// How long a transaction waits for a lock: longer than the commit takes that mostly holds it.
+const LOCK_WAIT: Duration = Duration::from_millis(100);
+
+/// Between two attempts at what is locked.
+pub(super) const LOCK_RETRY: Duration = Duration::from_millis(100);
+
+/// After how long what is still locked is given up: many commits, and less than a client waits for an answer.
+pub(super) const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
 /// The statements are written for their indexes. A planner whose figures are an hour old must not get the idea to
 /// read or sort the backlog, nor to compile what runs for a millisecond.
@@ -74,6 +91,8 @@ pub(super) enum Failure {
     Silent(Duration),
     /// Somebody else was faster, and everything has to be looked at again.
     Raced,
+    /// Somebody else is making this queue, in a transaction that has not ended.
+    NewQueue(QueueName),
     /// There is something in the database that this program does not understand.
     Unreadable(String),
 }
@@ -128,11 +147,12 @@ impl Sessions {
     ) -> Arc<Self> {
         let begin = |how: &str| {
             format!(
-                "BEGIN {how}; SET LOCAL statement_timeout = {}; \
+                "BEGIN {how}; SET LOCAL statement_timeout = {}; SET LOCAL lock_timeout = {}; \
                  SET LOCAL idle_in_transaction_session_timeout = {}; \
                  {PLANNER}; \
                  SELECT (extract(epoch FROM clock_timestamp()) * 1000000)::bigint",
                 timeout.as_millis().max(1),
+                LOCK_WAIT.as_millis(),
                 (lease / 2).as_millis().max(1),
             )
         };
@@ -200,8 +220,12 @@ impl Sessions {
         // On a task of its own, so that no transaction is left in the middle.
         let run = self.running.spawn(async move {
             let mut tries = 1;
+            let begun = Instant::now();
             loop {
                 match sessions.transact(&command).await {
+                    Err(broken) if broken.is_locked() && begun.elapsed() < LOCK_PATIENCE => {
+                        sleep(LOCK_RETRY).await;
+                    }
                     Err(broken) if broken.cost_only_time() && tries < TRIES => tries += 1,
                     result => return result,
                 }
@@ -323,6 +347,11 @@ impl Drop for Turn {
 // === impl Broken ===
 
 impl Broken {
+    /// Nothing happened, because somebody else has locked what it needs.
+    fn is_locked(&self) -> bool {
+        matches!(self, Self::Before(failure) if failure.is_locked())
+    }
+
     /// Nothing happened, and it may go better at once.
     fn cost_only_time(&self) -> bool {
         match self {
@@ -344,6 +373,15 @@ impl Broken {
 // === impl Failure ===
 
 impl Failure {
+    /// Somebody else has a lock, and keeps it.
+    pub fn is_locked(&self) -> bool {
+        match self {
+            Self::Database(error) => error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE),
+            Self::NewQueue(_) => true,
+            _ => false,
+        }
+    }
+
     /// PostgreSQL took offence at a value, not at the state of the world.
     fn by_content(&self) -> bool {
         let Self::Database(error) = self else {

@@ -12,6 +12,7 @@ use super::{
     connection::{self, explain},
     directory::Directory,
     drains, schema,
+    time::Shift,
 };
 use lameduck_jobs::{
     engine::EngineError,
@@ -62,7 +63,11 @@ pub fn read_drains(directory: &Path, limit: usize) -> Result<Vec<DrainRow>, Engi
 fn read(connection: &Connection, limit: usize) -> rusqlite::Result<Vec<DrainRow>> {
     match schema::is_empty(connection)? {
         true => Ok(Vec::new()),
-        false => drains::newest(connection, limit),
+        false => {
+            let shift = Shift::of(connection);
+            let rows = drains::newest(connection, limit)?;
+            Ok(rows.into_iter().map(|row| shift.drain(row)).collect())
+        }
     }
 }
 

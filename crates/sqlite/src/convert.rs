@@ -5,7 +5,10 @@ use std::time::Duration;
 use jiff::Timestamp;
 use rusqlite::{Error, Result, Row, types::Type};
 
-use lameduck_jobs::job::{JobId, QueueName, State};
+use lameduck_jobs::{
+    bounds::INSTANTS,
+    job::{JobId, QueueName, State},
+};
 
 /// An instant as it is stored.
 pub(super) fn micros(instant: Timestamp) -> i64 {
@@ -15,9 +18,12 @@ pub(super) fn micros(instant: Timestamp) -> i64 {
 /// An instant some time later; the end of time where there is none.
 pub(super) fn micros_after(instant: Timestamp, delay: Duration) -> i64 {
     let delay = i64::try_from(delay.as_micros()).unwrap_or(i64::MAX);
-    micros(instant)
-        .saturating_add(delay)
-        .min(micros(Timestamp::MAX))
+    micros(instant).saturating_add(delay).min(*INSTANTS.end())
+}
+
+/// How long it is from one stored instant to another; nothing where that one came before.
+pub(super) fn between(from: i64, to: i64) -> Duration {
+    Duration::from_micros(u64::try_from(to.saturating_sub(from)).unwrap_or(0))
 }
 
 /// A duration as it is stored; the longest where it is longer.
@@ -34,7 +40,8 @@ pub(super) fn read_duration(row: &Row<'_>, column: usize) -> Result<Option<Durat
 /// A state, by its number and by whether its time has come.
 pub(super) fn state(row: &Row<'_>, column: usize, run_at: usize, now: Timestamp) -> Result<State> {
     Ok(match row.get(column)? {
-        0 if instant(row, run_at)? > now => State::Scheduled,
+        // As a number: a job is to be cancelled also where this is no instant.
+        0 if row.get::<_, i64>(run_at)? > micros(now) => State::Scheduled,
         0 => State::Pending,
         1 => State::Running,
         2 => State::Completed,

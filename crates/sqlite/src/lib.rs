@@ -13,6 +13,8 @@
 //! a PID file, because the kernel gives it up when the process dies, and in a container every process is
 //! PID 1. For the same reason what a predecessor still held when this one opens is free: its owner is dead.
 //!
+//! **What time it is** the machine's clock says, as long as nobody sets it: see [`time`](self::time).
+//!
 //! The files must be on a local file system (or a block volume). SQLite's locks and its shared memory do
 //! not work over NFS.
 
@@ -25,7 +27,6 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use jiff::Timestamp;
 use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::broadcast;
 
@@ -51,12 +52,15 @@ mod queue;
 mod reader;
 mod schema;
 mod service;
+mod time;
 mod writer;
 
 pub use beside::read_drains;
 pub use directory::Directory;
 use queue::Room;
 use reader::Reader;
+use time::QueueTime;
+pub use time::Uptime;
 use writer::{Desk, Figures, Writer};
 
 /// The embedded engine.
@@ -67,7 +71,7 @@ pub struct SqliteEngine {
     process: ProcessId,
     room: Arc<Room>,
     retention: Retention,
-    clock: Clock,
+    time: Arc<QueueTime>,
     events: broadcast::Sender<Event>,
     figures: Arc<Figures>,
     // Dropped in this order: the reader goes first, so that the writer's connection is the last one and
@@ -79,8 +83,11 @@ pub struct SqliteEngine {
 /// What can be set; the defaults are for production.
 #[derive(Clone)]
 pub struct SqliteOptions {
-    /// Says what time it is.
+    /// Says what time it is; the machine's clock by default.
     pub clock: Clock,
+    /// Says how long the machine has been running, by which it is seen that the clock was set. The default is the
+    /// machine's own where the clock is; another clock without an uptime is taken to be set only when it goes back.
+    pub uptime: Option<Uptime>,
     /// Commands in one transaction at most. Above a few hundred the fsync hardly counts any more, and the
     /// first command of a batch waits for the last.
     pub batch: usize,
@@ -109,7 +116,8 @@ pub struct SqliteOptions {
 impl Default for SqliteOptions {
     fn default() -> Self {
         Self {
-            clock: Arc::new(Timestamp::now),
+            clock: time::MACHINE.clone(),
+            uptime: None,
             batch: 512,
             backlog: 4096,
             ledger_rows: 1_000,
@@ -145,14 +153,14 @@ impl SqliteEngine {
         let database = directory.database();
         let mut connection = connection::writer(&database)?;
         let process = ProcessId::random();
-        take_over(&mut connection, process, &options)
+        let time = take_over(&mut connection, process, &options)
             .map_err(|error| EngineError::Storage(connection::explain(&database, &error)))?;
 
         let (events, _) = broadcast::channel(EVENTS);
         let figures = Arc::new(Figures::default());
         let desk = Desk {
             connection,
-            clock: options.clock.clone(),
+            clock: time.as_clock(),
             batch: options.batch.max(1),
             events: events.clone(),
             figures: figures.clone(),
@@ -164,7 +172,7 @@ impl SqliteEngine {
             process,
             room,
             retention: options.retention,
-            clock: options.clock,
+            time,
             events,
             figures,
             reader: Reader::spawn(options.backlog.max(1), reads, database).map_err(no_thread)?,
@@ -193,10 +201,16 @@ fn take_over(
     connection: &mut Connection,
     process: ProcessId,
     options: &SqliteOptions,
-) -> rusqlite::Result<()> {
-    let now = (options.clock)();
+) -> rusqlite::Result<Arc<QueueTime>> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let boot_id = options.boot_id.as_deref();
+    let uptime = options.uptime.clone().or_else(|| {
+        let of_the_machine = Arc::ptr_eq(&options.clock, &time::MACHINE);
+        of_the_machine.then(time::machine_uptime).flatten()
+    });
+    let clock = options.clock.clone();
+    let time = QueueTime::open(&transaction, clock, uptime, options.boot_id.clone())?;
+    let (now, _) = time.now();
     let charged = queue::charge_crashes(&transaction, boot_id, now)?;
     let (freed, condemned) =
         queue::take_from_the_dead(&transaction, boot_id, now, options.max_crashes)?;
@@ -218,7 +232,7 @@ fn take_over(
             "jobs are dead because their process crashed whenever they ran"
         );
     }
-    Ok(())
+    Ok(Arc::new(time))
 }
 
 impl fmt::Debug for SqliteEngine {
@@ -245,9 +259,9 @@ impl Engine for SqliteEngine {
         &self,
         jobs: Vec<NewJob>,
     ) -> Result<Vec<Result<Submitted, Rejected>>, EngineError> {
-        let room = self.room.clone();
+        let (room, time) = (self.room.clone(), self.time.clone());
         self.writer
-            .call(move |turn| queue::submit(turn, &room, &jobs))
+            .call(move |turn| queue::submit(turn, &time, &room, &jobs))
             .await
     }
 
@@ -258,8 +272,9 @@ impl Engine for SqliteEngine {
         limit: usize,
     ) -> Result<Vec<Reserved>, EngineError> {
         let (process, queue) = (self.process, queue.clone());
+        let time = self.time.clone();
         self.writer
-            .call(move |turn| queue::reserve(turn, process, &queue, order, limit))
+            .call(move |turn| queue::reserve(turn, &time, process, &queue, order, limit))
             .await
     }
 
@@ -275,8 +290,9 @@ impl Engine for SqliteEngine {
         settlements: &Arc<Vec<Settlement>>,
     ) -> Result<Vec<Settled>, EngineError> {
         let settlements = Arc::clone(settlements);
+        let time = self.time.clone();
         self.writer
-            .call(move |turn| queue::settle(turn, &settlements))
+            .call(move |turn| queue::settle(turn, time.shift(), &settlements))
             .await
     }
 
@@ -324,17 +340,25 @@ impl Engine for SqliteEngine {
     }
 
     async fn maintain(&self) -> Result<Maintained, EngineError> {
-        let retention = self.retention.clone();
+        let (retention, time) = (self.retention.clone(), self.time.clone());
         self.writer
-            .call(move |turn| queue::maintain(turn, &retention))
+            .call(move |turn| {
+                // Where nobody reserves or submits.
+                time::catch_up(turn, &time)?;
+                queue::maintain(turn, &retention)
+            })
             .await
     }
 
     async fn job(&self, id: JobId) -> Result<Option<JobRecord>, EngineError> {
-        let now = (self.clock)();
-        self.reader
+        let (now, shift) = self.time.now();
+        let found = self
+            .reader
             .call(move |connection| lookup::job(connection, id, now))
-            .await
+            .await?;
+        let found = found.transpose();
+        let job = found.map_err(|row| EngineError::Unreadable(row.to_string()))?;
+        Ok(job.map(|job| shift.job(job)))
     }
 
     async fn payload(&self, id: JobId) -> Result<Option<(String, Bytes)>, EngineError> {
@@ -344,29 +368,36 @@ impl Engine for SqliteEngine {
     }
 
     async fn runs(&self, id: JobId) -> Result<Vec<Run>, EngineError> {
-        self.reader
+        let (_, shift) = self.time.now();
+        let runs = self
+            .reader
             .call(move |connection| lookup::runs(connection, id))
-            .await
+            .await?;
+        Ok(runs.into_iter().map(|run| shift.run(run)).collect())
     }
 
     async fn list(&self, listing: &Listing) -> Result<Page, EngineError> {
-        let (now, listing) = ((self.clock)(), listing.clone());
-        self.reader
+        let (now, shift) = self.time.now();
+        let listing = listing.clone();
+        let mut page = self
+            .reader
             .call(move |connection| lookup::list(connection, &listing, now))
-            .await
+            .await?;
+        page.jobs = page.jobs.into_iter().map(|job| shift.job(job)).collect();
+        Ok(page)
     }
 
     async fn queues(&self) -> Result<Vec<QueueStats>, EngineError> {
-        let now = (self.clock)();
+        let (now, _) = self.time.now();
         self.reader
             .call(move |connection| lookup::queues(connection, now))
             .await
     }
 
-    async fn next_run_at(&self, queue: &QueueName) -> Result<Option<Timestamp>, EngineError> {
-        let queue = queue.clone();
+    async fn next_run_in(&self, queue: &QueueName) -> Result<Option<Duration>, EngineError> {
+        let (queue, (now, _)) = (queue.clone(), self.time.now());
         self.reader
-            .call(move |connection| lookup::next_run_at(connection, &queue))
+            .call(move |connection| lookup::next_run_in(connection, &queue, now))
             .await
     }
 
@@ -408,8 +439,11 @@ impl Ledger for SqliteEngine {
     }
 
     async fn drains(&self, limit: usize) -> Result<Vec<DrainRow>, EngineError> {
-        self.reader
+        let (_, shift) = self.time.now();
+        let rows = self
+            .reader
             .call(move |connection| drains::newest(connection, limit))
-            .await
+            .await?;
+        Ok(rows.into_iter().map(|row| shift.drain(row)).collect())
     }
 }

@@ -1,15 +1,17 @@
 //! What only looks: jobs, their runs, the queues in numbers, the next instant of a queue.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use jiff::Timestamp;
 use rusqlite::{Connection, OptionalExtension, Result, Row, params};
 
 use super::convert::{
-    count, instant, instant_if_any, job_id, micros, queue_name, read_duration, state,
+    between, count, instant, instant_if_any, job_id, micros, queue_name, read_duration, state,
 };
 use lameduck_jobs::job::{
     Cursor, JobId, JobRecord, Listing, Page, Priority, ProcessId, QueueName, QueueStats, Run,
-    RunEnd, State,
+    RunEnd, State, Unreadable,
 };
 
 /// What [`record`] reads, in its order.
@@ -76,11 +78,23 @@ pub(super) fn ping(connection: &Connection) -> Result<()> {
 }
 
 /// One job, as it stands at `now`.
-pub(super) fn job(connection: &Connection, id: JobId, now: Timestamp) -> Result<Option<JobRecord>> {
+pub(super) fn job(
+    connection: &Connection,
+    id: JobId,
+    now: Timestamp,
+) -> Result<Option<std::result::Result<JobRecord, Unreadable>>> {
     connection
         .prepare_cached(JOB)?
-        .query_row([id.as_bytes()], |r| record(r, now))
+        .query_row([id.as_bytes()], |r| Ok(readable(r, now)))
         .optional()
+}
+
+/// A job, or why its row is none: that is no failure of what else is asked.
+fn readable(row: &Row<'_>, now: Timestamp) -> std::result::Result<JobRecord, Unreadable> {
+    record(row, now).map_err(|error| Unreadable {
+        id: job_id(row, 0).ok(),
+        why: error.to_string(),
+    })
 }
 
 fn record(row: &Row<'_>, now: Timestamp) -> Result<JobRecord> {
@@ -149,6 +163,7 @@ pub(super) fn list(connection: &Connection, listing: &Listing, now: Timestamp) -
     let Some(queue) = queue_number(connection, &listing.queue)? else {
         return Ok(Page {
             jobs: Vec::new(),
+            unreadable: Vec::new(),
             next: None,
         });
     };
@@ -160,7 +175,7 @@ pub(super) fn list(connection: &Connection, listing: &Listing, now: Timestamp) -
     });
     // One more than asked for, to see whether there is a next page.
     let limit = i64::try_from(listing.limit).unwrap_or(i64::MAX - 1) + 1;
-    let mut found: Vec<(Cursor, JobRecord)> = Vec::new();
+    let mut found: Vec<(Cursor, std::result::Result<JobRecord, Unreadable>)> = Vec::new();
     // Each part is a range of an index in its order, so that a page costs what is on it and not what waits.
     for priority in place.priorities() {
         let asked = params![queue, micros(now), after.micros, after.seq, limit, priority];
@@ -170,7 +185,7 @@ pub(super) fn list(connection: &Connection, listing: &Listing, now: Timestamp) -
                 micros: r.get(17)?,
                 seq: r.get(18)?,
             };
-            Ok((place, record(r, now)?))
+            Ok((place, readable(r, now)))
         })?;
         for job in page {
             found.push(job?);
@@ -182,8 +197,18 @@ pub(super) fn list(connection: &Connection, listing: &Listing, now: Timestamp) -
     let more = found.len() > listing.limit;
     found.truncate(listing.limit);
     let next = found.last().map(|(place, _)| *place).filter(|_| more);
-    let jobs = found.into_iter().map(|(_, job)| job).collect();
-    Ok(Page { jobs, next })
+    let (mut jobs, mut unreadable) = (Vec::new(), Vec::new());
+    for (_, row) in found {
+        match row {
+            Ok(job) => jobs.push(job),
+            Err(row) => unreadable.push(row),
+        }
+    }
+    Ok(Page {
+        jobs,
+        unreadable,
+        next,
+    })
 }
 
 fn queue_number(connection: &Connection, name: &QueueName) -> Result<Option<i64>> {
@@ -285,30 +310,41 @@ pub(super) fn cancel_requests(connection: &Connection, process: ProcessId) -> Re
 
 /// Every queue, as it stands at `now`.
 pub(super) fn queues(connection: &Connection, now: Timestamp) -> Result<Vec<QueueStats>> {
-    connection
-        .prepare_cached(QUEUES)?
-        .query_map([micros(now)], |r| {
-            let (scheduled, waiting) = (count(r, 2)?, count(r, 3)?);
-            let oldest = instant_if_any(r, 7)?;
-            Ok(QueueStats {
-                queue: queue_name(r, 0)?,
-                paused: r.get(1)?,
-                pending: waiting.saturating_sub(scheduled),
-                scheduled,
-                running: count(r, 4)?,
-                deferred: count(r, 5)?,
-                dead: count(r, 6)?,
-                oldest_pending: oldest.filter(|oldest| *oldest <= now),
-            })
-        })?
-        .collect()
+    let now = micros(now);
+    let mut find = connection.prepare_cached(QUEUES)?;
+    let rows = find.query_map([now], |r| {
+        let queue = match queue_name(r, 0) {
+            Ok(queue) => queue,
+            Err(error) => {
+                tracing::warn!(%error, "a queue in the database can't be shown");
+                return Ok(None);
+            }
+        };
+        let (scheduled, waiting) = (count(r, 2)?, count(r, 3)?);
+        let oldest: Option<i64> = r.get(7)?;
+        Ok(Some(QueueStats {
+            queue,
+            paused: r.get(1)?,
+            pending: waiting.saturating_sub(scheduled),
+            scheduled,
+            running: count(r, 4)?,
+            deferred: count(r, 5)?,
+            dead: count(r, 6)?,
+            oldest_age: oldest.filter(|at| *at <= now).map(|at| between(at, now)),
+        }))
+    })?;
+    rows.filter_map(Result::transpose).collect()
 }
 
-/// When the next job of a queue is runnable.
-pub(super) fn next_run_at(connection: &Connection, queue: &QueueName) -> Result<Option<Timestamp>> {
-    connection
-        .prepare_cached(NEXT_RUN_AT)?
-        .query_row(params![queue.as_str()], |r| instant_if_any(r, 0))
+/// How long until the next job of a queue is runnable.
+pub(super) fn next_run_in(
+    connection: &Connection,
+    queue: &QueueName,
+    now: Timestamp,
+) -> Result<Option<Duration>> {
+    let mut find = connection.prepare_cached(NEXT_RUN_AT)?;
+    let at: Option<i64> = find.query_row(params![queue.as_str()], |r| r.get(0))?;
+    Ok(at.map(|at| between(micros(now), at)))
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ pub(super) const APPLICATION_ID: i32 = 0x4c44_554b;
 const MIGRATIONS: &[(i64, &str)] = &[
     (1, include_str!("schema/1.sql")),
     (2, include_str!("schema/2.sql")),
+    (3, include_str!("schema/3.sql")),
 ];
 
 /// What was found in the header.

@@ -2,7 +2,6 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use jiff::Timestamp;
 use lameduck::prelude::*;
 use lameduck::{
     Drain, DrainReport, Error, Lifecycle,
@@ -195,6 +194,6 @@ pub fn dead() -> Outcome {
 
 pub fn deferred() -> Outcome {
     Outcome::Deferred {
-        until: Timestamp::now() + Duration::from_secs(600),
+        until: Duration::from_secs(600).into(),
     }
 }

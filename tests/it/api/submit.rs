@@ -316,7 +316,7 @@ async fn what_was_stored_is_counted_once() {
     assert!(
         stage
             .engine
-            .next_run_at(&queue("mail"))
+            .next_run_in(&queue("mail"))
             .await
             .unwrap()
             .is_some()

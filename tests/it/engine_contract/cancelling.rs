@@ -47,9 +47,9 @@ pub async fn a_cancelled_job_is_not_run_again_however_its_run_ends<S: Store>() {
     let now = store.clock().now();
     let postponed = Outcome::Postponed {
         error: "refused".to_owned(),
-        until: now,
+        until: now.into(),
     };
-    let deferred = Outcome::Deferred { until: now };
+    let deferred = Outcome::Deferred { until: now.into() };
     for outcome in [
         Outcome::Released,
         retry_at(now),
@@ -108,7 +108,7 @@ pub async fn what_is_deferred_is_cancelled_and_its_outcome_is_stale<S: Store>() 
     let id = submit(&*engine, a_job("x")).await;
     let claim = reserve_one(&*engine).await.claim;
     let token = claim.to_token_string();
-    let until = store.clock().at(60);
+    let until = store.clock().at(60).into();
     settle(&*engine, claim.settle(Outcome::Deferred { until })).await;
 
     assert_eq!(engine.cancel(id).await.unwrap(), Some(Cancelled::Now));
@@ -236,7 +236,7 @@ pub async fn nothing_is_reserved_of_a_paused_queue<S: Store>() {
 
     submit(&*engine, a_job("y")).await;
     assert!(reserve(&*engine, 9).await.is_empty());
-    assert_eq!(engine.next_run_at(&mail()).await.unwrap(), None);
+    assert_eq!(engine.next_run_in(&mail()).await.unwrap(), None);
     let stats = &engine.queues().await.unwrap()[0];
     assert_eq!((stats.paused, stats.pending), (true, 2));
 

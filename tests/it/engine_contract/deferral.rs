@@ -3,7 +3,9 @@
 use super::*;
 
 fn deferred(until: Timestamp) -> Outcome {
-    Outcome::Deferred { until }
+    Outcome::Deferred {
+        until: until.into(),
+    }
 }
 
 pub async fn a_postponed_job_costs_no_attempt_and_waits<S: Store>() {
@@ -14,7 +16,7 @@ pub async fn a_postponed_job_costs_no_attempt_and_waits<S: Store>() {
 
     let refused = Outcome::Postponed {
         error: "connection refused".to_owned(),
-        until: store.clock().at(7),
+        until: store.clock().at(7).into(),
     };
     settle(&*engine, claim.settle(refused)).await;
 

@@ -118,7 +118,7 @@ pub async fn a_history_tells_each_run<S: Store>() {
     let now = store.clock().now();
     let postponed = Outcome::Postponed {
         error: "refused".to_owned(),
-        until: now,
+        until: now.into(),
     };
     for outcome in [Outcome::Released, retry_at(now), postponed] {
         let claim = reserve_one(&*engine).await.claim;
@@ -168,7 +168,7 @@ pub async fn a_history_keeps_the_latest<S: Store>() {
         let failed = Outcome::Failed {
             // Longer than a history has room for, with characters of several bytes.
             error: format!("{n} {}", "é".repeat(2_000)),
-            then: AfterFailure::RetryAt(store.clock().now()),
+            then: AfterFailure::RetryAt(store.clock().now().into()),
         };
         settle(&*engine, claim.settle(failed)).await;
     }
@@ -186,7 +186,7 @@ pub async fn pages_show_each_job_once<S: Store>() {
     let mut expected = Vec::new();
     for n in 0..7 {
         let mut job = a_job(&n.to_string());
-        job.run_at = Some(store.clock().at(10 + n / 2));
+        job.run_at = Some(store.clock().at(10 + n / 2).into());
         expected.push(submit(&*engine, job).await);
     }
     let all = async |state: State| {
@@ -269,7 +269,7 @@ pub async fn a_key_lives_as_long_as_its_job_and_its_time<S: Store>() {
     let claim = reserve_one(&*engine).await.claim;
     settle(&*engine, claim.settle(completed(""))).await;
     let mut later = keyed("later", "b");
-    later.run_at = Some(store.clock().at(90 * 24 * 60 * 60));
+    later.run_at = Some(store.clock().at(90 * 24 * 60 * 60).into());
     let waits = submit(&*engine, later).await;
 
     store.clock().advance(60 * 60 + 1);

@@ -170,11 +170,11 @@ impl Model {
             Outcome::Released => job.release(),
             Outcome::Postponed { until, .. } => {
                 job.release();
-                job.run_at = *until;
+                job.run_at = until.instant(now);
             }
             Outcome::Deferred { until } => {
                 job.phase = Phase::Deferred;
-                job.run_at = (*until).max(now);
+                job.run_at = until.instant(now).max(now);
                 return Settled::Written;
             }
             Outcome::Completed { .. } => job.end(Phase::Completed, now),
@@ -182,7 +182,7 @@ impl Model {
                 AfterFailure::Dead => job.end(Phase::Dead, now),
                 AfterFailure::RetryAt(at) => {
                     job.phase = Phase::Waiting;
-                    job.run_at = *at;
+                    job.run_at = at.instant(now);
                 }
             },
         }
@@ -298,7 +298,9 @@ impl Model {
                     scheduled: (in_phase(Phase::Waiting).count() - pending().count()) as u64,
                     running: in_phase(Phase::Running).count() as u64,
                     dead: in_phase(Phase::Dead).count() as u64,
-                    oldest_pending: pending().map(|j| j.run_at).min(),
+                    oldest_age: pending()
+                        .map(|j| Duration::try_from(now.duration_since(j.run_at)).unwrap())
+                        .max(),
                 }
             })
             .collect()
@@ -377,10 +379,10 @@ impl<S: Store> Run<S> {
                     End::Release => Outcome::Released,
                     End::Postpone(after) => Outcome::Postponed {
                         error: "refused".to_owned(),
-                        until: now + Duration::from_secs(after),
+                        until: When::After(Duration::from_secs(after)),
                     },
                     End::Defer(within) => Outcome::Deferred {
-                        until: now + Duration::from_secs(within),
+                        until: When::After(Duration::from_secs(within)),
                     },
                 });
                 self.settle(Arc::new(vec![settlement])).await;
@@ -456,7 +458,7 @@ impl<S: Store> Run<S> {
         let job = NewJob {
             queue: super::queue(QUEUES[queue]),
             payload: Bytes::copy_from_slice(&[payload]),
-            run_at: Some(run_at),
+            run_at: Some(run_at.into()),
             priority: Priority::try_from(priority).unwrap(),
             idempotency_key: key.map(|key| format!("key-{key}")),
             ..a_job("")

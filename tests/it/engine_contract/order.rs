@@ -77,7 +77,7 @@ pub async fn a_priority_that_nobody_has_any_more_costs_nothing<S: Store>() {
     let engine = store.open().await.unwrap();
     submit(&*engine, urgent("high", 9)).await;
     let mut later = urgent("later", 9);
-    later.run_at = Some(store.clock().at(60));
+    later.run_at = Some(store.clock().at(60).into());
     submit(&*engine, later).await;
     submit(&*engine, urgent("low", -1)).await;
 
@@ -85,7 +85,7 @@ pub async fn a_priority_that_nobody_has_any_more_costs_nothing<S: Store>() {
     assert_eq!(payloads(&reserve(&*engine, 1).await), ["low"]);
     assert!(reserve(&*engine, 1).await.is_empty());
     assert_eq!(
-        engine.next_run_at(&mail()).await.unwrap(),
-        Some(store.clock().at(60))
+        engine.next_run_in(&mail()).await.unwrap(),
+        Some(Duration::from_secs(60))
     );
 }

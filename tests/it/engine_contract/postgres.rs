@@ -8,8 +8,11 @@ use lameduck::jobs::{
 use super::*;
 use crate::postgres_server::{Database, server as shared};
 
+mod bounds;
 mod cuts;
+mod encodings;
 mod enqueue;
+mod locks;
 mod processes;
 mod server;
 mod trouble;

@@ -19,6 +19,8 @@ use tempfile::TempDir;
 
 use super::*;
 
+mod time;
+
 super::contract!(SqliteStore);
 
 pub(super) struct SqliteStore {

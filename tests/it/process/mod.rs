@@ -4,6 +4,7 @@
 //! of it, and whoever was started is looked for in `/proc`.
 
 mod chaos;
+mod clocks;
 mod configuration;
 mod database;
 mod deadlines;

@@ -195,7 +195,7 @@ async fn a_queue_is_shown_as_it_stands_and_one_that_nobody_works_on_too() {
         program.submit(a_job(payload)).await;
     }
     let mut later = a_job("4");
-    later.run_at = Some(jiff::Timestamp::now() + Duration::from_secs(3600));
+    later.run_at = Some(Duration::from_secs(3600).into());
     program.submit(later).await;
     let mut elsewhere = a_job("5");
     elsewhere.queue = "archive".parse().unwrap();

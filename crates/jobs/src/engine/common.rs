@@ -20,8 +20,11 @@ pub const SUSPECT: u32 = 2;
 /// What was never answered, for people.
 pub const OVERDUE: &str = "the handler answered 202 and no outcome came in time";
 
-/// Bytes of an error that the history keeps; the job itself keeps all of the last one.
+/// Bytes of an error that the history keeps.
 const ERROR_IN_HISTORY: usize = 1024;
+
+/// Bytes of the last error that the job itself keeps, whatever its handler had to say.
+const ERROR_KEPT: usize = 64 << 10;
 
 /// What the world is told after a commit.
 #[derive(Default)]
@@ -91,10 +94,20 @@ pub fn add_figure(totals: &mut [DrainTotal], cause: &str, outcome: &str, name: S
     }
 }
 
-/// What the history keeps of an error: its first bytes, no character torn.
+/// What the history keeps of an error.
 pub fn short_error(error: &str) -> &str {
-    let end = (0..=ERROR_IN_HISTORY.min(error.len()))
+    first_bytes(error, ERROR_IN_HISTORY)
+}
+
+/// What the job keeps of an error.
+pub fn kept_error(error: &str) -> &str {
+    first_bytes(error, ERROR_KEPT)
+}
+
+/// The first bytes of a text, no character torn.
+fn first_bytes(text: &str, most: usize) -> &str {
+    let end = (0..=most.min(text.len()))
         .rev()
-        .find(|end| error.is_char_boundary(*end));
-    &error[..end.unwrap_or(0)]
+        .find(|end| text.is_char_boundary(*end));
+    &text[..end.unwrap_or(0)]
 }

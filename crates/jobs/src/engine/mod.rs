@@ -56,6 +56,12 @@ pub trait Engine: Ledger + Send + Sync + 'static {
         jobs: Vec<NewJob>,
     ) -> Result<Vec<Result<Submitted, Rejected>>, EngineError>;
 
+    /// Sees to it, in the background, that whatever a queue needs in the storage is there before its first job comes. For
+    /// queues that somebody works on: they are known from then on, though they have never had a job.
+    fn prepare(&self, queue: &QueueName) {
+        let _ = queue;
+    }
+
     /// Takes up to `limit` runnable jobs of a queue, each under a fresh claim: in this order, and of equals
     /// the one that was submitted first. None of a queue that is paused.
     async fn reserve(
@@ -112,11 +118,13 @@ pub trait Engine: Ledger + Send + Sync + 'static {
     /// Jobs of a queue in one state, page by page.
     async fn list(&self, listing: &Listing) -> Result<Page, EngineError>;
 
-    /// Every queue that has ever had a job or was paused, by name.
+    /// Every queue that has ever had a job, was paused, or was prepared by an engine that has something to prepare; by
+    /// name.
     async fn queues(&self) -> Result<Vec<QueueStats>, EngineError>;
 
-    /// When the next job of this queue becomes runnable; `None` if none waits, or the queue is paused.
-    async fn next_run_at(&self, queue: &QueueName) -> Result<Option<Timestamp>, EngineError>;
+    /// How long until the next job of this queue becomes runnable, by the storage's clock; `None` if none waits, or the
+    /// queue is paused.
+    async fn next_run_in(&self, queue: &QueueName) -> Result<Option<Duration>, EngineError>;
 
     /// What happens in the queue, as hints: an event may be missed (a lagging receiver, another process),
     /// so whoever waits also looks from time to time.
@@ -164,6 +172,12 @@ pub enum EngineError {
     /// It may work later: disk full, I/O error, connection lost. The change may or may not have happened.
     #[error("the queue's storage failed: {0}")]
     Storage(String),
+    /// Somebody else has locked what this needs, and keeps it. Nothing was changed, and it works once they have ended.
+    #[error("{0}")]
+    Locked(String),
+    /// There is something in the storage that no program of ours has written; it concerns this one thing alone.
+    #[error("{0}")]
+    Unreadable(String),
     /// The engine was closed.
     #[error("the queue's storage is closed")]
     Closed,

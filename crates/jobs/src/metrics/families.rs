@@ -4,7 +4,6 @@
 
 use std::sync::Arc;
 
-use jiff::Timestamp;
 use prometheus::{
     Gauge, GaugeVec, HistogramOpts, HistogramVec, IntCounterVec, IntGaugeVec, Opts, Registry,
     core::Collector,
@@ -159,7 +158,7 @@ impl Families {
     }
 
     /// What the engine says of a queue.
-    pub(super) fn show(&self, stats: &QueueStats, now: Timestamp) {
+    pub(super) fn show(&self, stats: &QueueStats) {
         let queue = stats.queue.as_str();
         let QueueStats {
             pending,
@@ -177,8 +176,7 @@ impl Families {
                 .with_label_values(&[queue, state.as_str()])
                 .set(i64::try_from(count).unwrap_or(i64::MAX));
         }
-        let age = stats.oldest_pending.map(|since| now.duration_since(since));
-        let age = age.map_or(0.0, |age| age.as_secs_f64().max(0.0));
+        let age = stats.oldest_age.map_or(0.0, |age| age.as_secs_f64());
         self.oldest.with_label_values(&[queue]).set(age);
         let paused = self.paused.with_label_values(&[queue]);
         paused.set(i64::from(stats.paused));

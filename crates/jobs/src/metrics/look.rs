@@ -3,7 +3,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use jiff::Timestamp;
 use tokio::time::{Instant, sleep};
 
 use super::{Meter, demand::Demand, families::Families};
@@ -40,10 +39,9 @@ pub(crate) async fn now_and_then(
         let running: Vec<u64> = watched.iter().map(Watched::running).collect();
         match engine.queues().await {
             Ok(queues) => {
-                let now = Timestamp::now();
                 // Those that nobody works on here are shown as well: jobs wait in them for ever.
                 for stats in &queues {
-                    families.show(stats, now);
+                    families.show(stats);
                 }
                 for (pool, running) in watched.iter_mut().zip(running) {
                     pool.look(&queues, running, &drain, &settings);

@@ -26,13 +26,12 @@ use std::{
     time::Duration,
 };
 
-use jiff::Timestamp;
 use prometheus::{Gauge, Histogram, IntCounter, IntGauge};
 use tokio::time::Instant;
 
 use self::{demand::Tally, families::Families};
 use super::{
-    job::{AfterFailure, Job, Outcome, QueueName, QueueStats},
+    job::{AfterFailure, Outcome, QueueName, QueueStats, Reserved},
     workers::Pool,
 };
 use lameduck_lifecycle::{Drain, Moment, Work};
@@ -139,7 +138,7 @@ impl Meter {
         let families = Families::of(drain);
         let queue = &[pool.queue.as_str()];
         let outcome = |ending: Ending| [pool.queue.as_str(), ending.as_str()];
-        families.show(&QueueStats::empty(pool.queue.clone()), Timestamp::now());
+        families.show(&QueueStats::empty(pool.queue.clone()));
         let size = families.workers.with_label_values(queue);
         size.add(i64::try_from(pool.workers).unwrap_or(i64::MAX));
         Arc::new(Self {
@@ -176,10 +175,8 @@ impl Meter {
     }
 
     /// A worker has got this job.
-    pub(super) fn reserved(self: &Arc<Self>, job: &Job) -> Busy {
-        let waited = Timestamp::now().duration_since(job.run_at).as_secs_f64();
-        // The database's clock may be another one.
-        self.wait.observe(waited.max(0.0));
+    pub(super) fn reserved(self: &Arc<Self>, reserved: &Reserved) -> Busy {
+        self.wait.observe(reserved.waited.as_secs_f64());
         let since = Instant::now();
         self.with_tally(|tally| tally.begin(since));
         self.busy.inc();

@@ -2,12 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use jiff::Timestamp;
-
 use super::{Done, pool::Worker, retry, run::Ended};
 use crate::{
     handler::{Retry, Verdict},
-    job::{AfterFailure, Claim, Job, JobId, Outcome, Settled, Settlement, State},
+    job::{AfterFailure, Claim, Job, JobId, Outcome, Settled, Settlement, State, When},
     metrics::{Busy, Ending},
 };
 use lameduck_lifecycle::Moment;
@@ -44,13 +42,11 @@ impl Worker {
                     job = %job.id, queue = %job.queue, error, retry_seconds = wait.as_secs_f64(),
                     "job could not be begun"
                 );
-                let until = Timestamp::now() + wait;
+                let until = When::After(wait);
                 Outcome::Postponed { error, until }
             }
             Verdict::Deferred { within } => Outcome::Deferred {
-                until: Timestamp::now()
-                    .saturating_add(within)
-                    .unwrap_or(Timestamp::MAX),
+                until: When::After(within),
             },
         }
     }
@@ -153,7 +149,7 @@ impl Backoff {
             Retry::Backoff => self.after(attempt),
             Retry::After(wait) => wait.min(self.max),
         };
-        AfterFailure::RetryAt(Timestamp::now() + wait)
+        AfterFailure::RetryAt(When::After(wait))
     }
 
     /// How long after the failure of this attempt, the first being 1: doubled each time, and between half

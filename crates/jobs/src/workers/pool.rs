@@ -2,7 +2,6 @@
 
 use std::{sync::Arc, time::Duration};
 
-use jiff::Timestamp;
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, broadcast},
     time::sleep,
@@ -42,6 +41,7 @@ impl Worker {
     }
 
     pub(super) async fn reserve_until_t0(self: Arc<Self>) {
+        self.shared.engine.prepare(&self.pool.queue);
         let slots = Arc::new(Semaphore::new(self.pool.workers));
         let mut events = self.shared.engine.events();
         while !self.shared.drain.has(Moment::Began) {
@@ -84,12 +84,13 @@ impl Worker {
         for ((reserved, slot), mut hold) in reserved.into_iter().zip(slots).zip(holds) {
             hold.name(reserved.job.id.to_string());
             let worker = self.clone();
-            let mut busy = self.meter.reserved(&reserved.job);
+            let mut busy = self.meter.reserved(&reserved);
             self.shared.running.spawn(async move {
                 let Reserved {
                     job,
                     claim,
                     process,
+                    ..
                 } = reserved;
                 let outcome = if late {
                     Outcome::Released
@@ -113,8 +114,8 @@ impl Worker {
 
     /// Waits until it is worth looking again.
     async fn wait_for_jobs(&self, events: &mut broadcast::Receiver<Event>) {
-        let due = match self.shared.engine.next_run_at(&self.pool.queue).await {
-            Ok(Some(at)) => until(at).min(POLL),
+        let due = match self.shared.engine.next_run_in(&self.pool.queue).await {
+            Ok(Some(due)) => due.min(POLL),
             Ok(None) => POLL,
             Err(error) => {
                 tracing::warn!(queue = %self.pool.queue, %error, "cannot look at the queue");
@@ -153,8 +154,4 @@ async fn free_slots(slots: &Arc<Semaphore>) -> Vec<OwnedSemaphorePermit> {
         }
     }
     free
-}
-
-fn until(at: Timestamp) -> Duration {
-    Duration::try_from(at.duration_since(Timestamp::now())).unwrap_or_default()
 }

@@ -27,7 +27,7 @@ pub(in super::super) const RELEASE_HELD: &str = "
     WITH held AS MATERIALIZED (
         SELECT seq, runs, attempt, process, started_at FROM lameduck.jobs
         WHERE state = 1 AND process = $1 AND ($5::uuid[] IS NULL OR claim = ANY ($5))
-        ORDER BY seq FOR UPDATE
+        ORDER BY seq FOR UPDATE SKIP LOCKED
     ), told AS (
         INSERT INTO lameduck.runs (job, number, attempt, process, started_at, ended_at, how)
         SELECT seq, runs, attempt, process, started_at, $4, $6 FROM held
@@ -40,6 +40,18 @@ pub(in super::super) const RELEASE_HELD: &str = "
         process = NULL, claim = NULL, crashes = 0, runs = j.runs + 1
     FROM held h WHERE j.seq = h.seq
     RETURNING j.id, (SELECT name FROM lameduck.queues q WHERE q.id = j.queue), j.state";
+
+const STILL_HELD: &str = "
+    SELECT count(*) FROM lameduck.jobs
+    WHERE state = 1 AND process = $1 AND ($2::uuid[] IS NULL OR claim = ANY ($2))";
+
+// Those of a process' jobs that nobody has locked, and how many there are in all.
+pub(in super::super) const FREE_TO_TAKE: &str = "
+    WITH free AS MATERIALIZED (
+        SELECT seq FROM lameduck.jobs WHERE state = 1 AND process = $1 ORDER BY seq FOR UPDATE SKIP LOCKED
+    )
+    SELECT coalesce(array_agg(seq), '{}'), (SELECT count(*) FROM lameduck.jobs WHERE state = 1 AND process = $1)
+    FROM free";
 
 // Nobody can reserve for it while it is locked like this.
 const LOCK: &str = "
@@ -60,20 +72,21 @@ const CHARGE: &str = "
     SET crashes = crashes + 1,
         run_at = CASE WHEN crashes + 1 < $3 THEN run_at
                  ELSE $2::bigint + 1000000 * least(60, 1 << least(crashes + 1 - $3, 6)) END
-    WHERE state = 1 AND process = $1
+    WHERE state = 1 AND process = $1 AND seq = ANY ($4)
       AND alone = (SELECT bool_or(alone) FROM lameduck.jobs WHERE state = 1 AND process = $1)";
 
 const CONDEMN: &str = "
     UPDATE lameduck.jobs
     SET state = 3, ended_at = $2, process = NULL, claim = NULL, runs = runs + 1,
         last_error = 'its process crashed ' || crashes || ' times in a row while it ran, the last time alone'
-    WHERE state = 1 AND process = $1 AND alone AND crashes >= $3
+    WHERE state = 1 AND process = $1 AND alone AND crashes >= $3 AND seq = ANY ($4)
     RETURNING id";
 
 const ADD_LOST: &str = "
     WITH told AS (
         INSERT INTO lameduck.runs (job, number, attempt, process, started_at, ended_at, how)
-        SELECT seq, runs, attempt, process, started_at, $2, $3 FROM lameduck.jobs WHERE state = 1 AND process = $1
+        SELECT seq, runs, attempt, process, started_at, $2, $3 FROM lameduck.jobs
+        WHERE state = 1 AND process = $1 AND seq = ANY ($5)
         RETURNING job, number
     )
     DELETE FROM lameduck.runs r USING told t WHERE r.job = t.job AND r.number <= t.number - $4";
@@ -83,13 +96,21 @@ pub(in super::super) const FREE: &str = "
     SET state = CASE WHEN cancel_requested THEN 4 ELSE 0 END, ended_at = CASE WHEN cancel_requested THEN $2::bigint END,
         run_at = CASE WHEN crashes < $3 THEN least(run_at, $2) ELSE run_at END, attempt = attempt - 1,
         releases = releases + 1, process = NULL, claim = NULL, runs = runs + 1
-    WHERE state = 1 AND process = $1
+    WHERE state = 1 AND process = $1 AND seq = ANY ($4)
     RETURNING id, (SELECT name FROM lameduck.queues q WHERE q.id = j.queue), state";
 
 /// Gives back everything that a process holds, runnable after `delay`.
 pub(in super::super) struct ReleaseHeld {
     pub process: ProcessId,
     pub delay: Duration,
+}
+
+/// What was given back.
+#[derive(Debug)]
+pub(in super::super) struct Released {
+    pub jobs: Vec<JobId>,
+    /// What could not be, because somebody has locked it.
+    pub left: u64,
 }
 
 /// Gives back what was reserved under these claims and never begun.
@@ -124,14 +145,16 @@ pub(in super::super) struct Reaped {
     pub freed: usize,
     /// Jobs that are dead because they crashed too often.
     pub condemned: usize,
+    /// Jobs that somebody has locked: the lease goes on until they are free as well.
+    pub locked: usize,
 }
 
 // === impl ReleaseHeld ===
 
 impl Command for ReleaseHeld {
-    type Answer = Vec<JobId>;
+    type Answer = Released;
 
-    async fn run(&self, turn: &mut Turn) -> Result<Vec<JobId>, Failure> {
+    async fn run(&self, turn: &mut Turn) -> Result<Released, Failure> {
         release(turn, self.process, self.delay, None).await
     }
 }
@@ -139,9 +162,9 @@ impl Command for ReleaseHeld {
 // === impl GiveBack ===
 
 impl Command for GiveBack {
-    type Answer = Vec<JobId>;
+    type Answer = Released;
 
-    async fn run(&self, turn: &mut Turn) -> Result<Vec<JobId>, Failure> {
+    async fn run(&self, turn: &mut Turn) -> Result<Released, Failure> {
         release(turn, self.process, Duration::ZERO, Some(&self.tokens)).await
     }
 }
@@ -151,20 +174,25 @@ async fn release(
     process: ProcessId,
     delay: Duration,
     tokens: Option<&[Uuid]>,
-) -> Result<Vec<JobId>, Failure> {
+) -> Result<Released, Failure> {
     let released = params![
         process_uuid(process) => UUID, micros_after(turn.now, delay) => INT8, delay.is_zero() => BOOL,
         micros(turn.now) => INT8, tokens => UUID_ARRAY, end_number(RunEnd::Released) => INT2,
         RUNS_KEPT as i32 => INT4,
     ];
     let rows = turn.query(RELEASE_HELD, released).await?;
-    rows.iter().map(|row| freed(turn, row)).collect()
+    let jobs = rows.iter().map(|row| freed(turn, row));
+    let jobs = jobs.collect::<Result<_, _>>()?;
+    let held = params![process_uuid(process) => UUID, tokens => UUID_ARRAY];
+    let left = turn.find(STILL_HELD, held).await?;
+    let left = left.map_or(Ok(0), |row| row.count(0))?;
+    Ok(Released { jobs, left })
 }
 
 /// Notes what the world has to hear of a job that nobody holds any more.
 fn freed(turn: &mut Turn, row: &tokio_postgres::Row) -> Result<JobId, Failure> {
     let job = row.job_id(0)?;
-    turn.effects.runnable.insert(row.queue_name(1)?);
+    turn.effects.runnable.extend(row.queue_name(1).ok());
     match row.try_get::<_, i16>(2)? {
         0 => turn.effects.changed.push(job),
         _ => turn.effects.ended.push(job),
@@ -189,19 +217,33 @@ impl Command for Reap {
         if matches!(self.why, Why::StoodStill(seen) if seen != beat) {
             return Ok(None);
         }
-        turn.execute(BURY, params![process => UUID, now => INT8])
-            .await?;
         let mut reaped = Reaped::default();
+        let free = turn.find(FREE_TO_TAKE, params![process => UUID]).await?;
+        let (free, all): (Vec<i64>, i64) = match free {
+            Some(row) => (row.try_get(0)?, row.try_get(1)?),
+            None => (Vec::new(), 0),
+        };
+        // One row that somebody has locked must not keep the others. While there is one, the process' row stays open,
+        // and whoever looks next comes back for it.
+        reaped.locked = usize::try_from(all).unwrap_or(0).saturating_sub(free.len());
+        if reaped.locked == 0 {
+            turn.execute(BURY, params![process => UUID, now => INT8])
+                .await?;
+        }
         if crashed {
-            let charged = params![process => UUID, now => INT8, SUSPECT as i32 => INT4];
+            let charged =
+                params![process => UUID, now => INT8, SUSPECT as i32 => INT4, free => INT8_ARRAY];
             turn.execute(CHARGE, charged).await?;
         }
-        let lost = params![process => UUID, now => INT8, end_number(RunEnd::Lost) => INT2, RUNS_KEPT as i32 => INT4];
+        let lost = params![
+            process => UUID, now => INT8, end_number(RunEnd::Lost) => INT2, RUNS_KEPT as i32 => INT4,
+            free => INT8_ARRAY,
+        ];
         turn.execute(ADD_LOST, lost).await?;
         // Not by crashes of before: this end was no crash of anybody's.
         if crashed && self.max_crashes > 0 {
             let most = i32::try_from(self.max_crashes).unwrap_or(i32::MAX);
-            let condemned = params![process => UUID, now => INT8, most => INT4];
+            let condemned = params![process => UUID, now => INT8, most => INT4, free => INT8_ARRAY];
             for row in turn.query(CONDEMN, condemned).await? {
                 turn.effects.ended.push(row.job_id(0)?);
                 reaped.condemned += 1;
@@ -210,7 +252,7 @@ impl Command for Reap {
         for row in turn
             .query(
                 FREE,
-                params![process => UUID, now => INT8, SUSPECT as i32 => INT4],
+                params![process => UUID, now => INT8, SUSPECT as i32 => INT4, free => INT8_ARRAY],
             )
             .await?
         {

@@ -56,24 +56,33 @@ pub(in super::super) const FORGET_KEYS: &str = "
     )
     DELETE FROM lameduck.idempotency_keys k USING outlived o WHERE k.queue = o.queue AND k.key = o.key";
 
-// What transactions of other applications counted in rows of their own (schema/2.sql).
+// What transactions counted in rows of their own (schema/3.sql), into a row of the queue's that nobody has locked.
 pub(in super::super) const FOLD_COUNTS: &str = "
-    WITH own AS MATERIALIZED (
-        SELECT queue, shard FROM lameduck.queue_counts WHERE shard >= 16 LIMIT $1 FOR UPDATE SKIP LOCKED
+    WITH home AS MATERIALIZED (
+        SELECT free.queue, free.shard FROM lameduck.queues q CROSS JOIN LATERAL (
+            SELECT queue, shard FROM lameduck.queue_counts
+            WHERE queue = q.id AND shard < 16 LIMIT 1 FOR UPDATE SKIP LOCKED
+        ) AS free
+        WHERE EXISTS (SELECT FROM lameduck.queue_counts c WHERE c.queue = q.id AND c.shard >= 16)
+    ), own AS MATERIALIZED (
+        SELECT c.queue, c.shard FROM home JOIN lameduck.queue_counts c ON c.queue = home.queue
+        WHERE c.shard >= 16 LIMIT $1 FOR UPDATE OF c SKIP LOCKED
     ), gone AS (
         DELETE FROM lameduck.queue_counts c USING own WHERE c.queue = own.queue AND c.shard = own.shard
         RETURNING c.queue, c.waiting, c.bytes
+    ), summed AS (
+        SELECT queue, sum(waiting) AS waiting, sum(bytes) AS bytes FROM gone GROUP BY queue
     )
-    INSERT INTO lameduck.queue_counts AS c (queue, shard, waiting, bytes)
-    SELECT queue, pg_backend_pid() & 15, sum(waiting), sum(bytes) FROM gone GROUP BY queue ORDER BY queue
-    ON CONFLICT (queue, shard) DO UPDATE
-    SET waiting = c.waiting + excluded.waiting, bytes = c.bytes + excluded.bytes";
+    UPDATE lameduck.queue_counts c SET waiting = c.waiting + s.waiting, bytes = c.bytes + s.bytes
+    FROM summed s JOIN home ON home.queue = s.queue WHERE c.queue = home.queue AND c.shard = home.shard";
 
 /// One piece of it.
 pub(in super::super) struct Maintain {
     pub retention: Retention,
-    pub ledger_rows: u32,
 }
+
+/// Folds old rows of the ledger into its totals, which others may have locked.
+pub(in super::super) struct PruneLedger(pub u32);
 
 // === impl Maintain ===
 
@@ -93,7 +102,6 @@ impl Command for Maintain {
         }
         let unused = params![before(turn.now, self.retention.keys) => INT8, PIECE => INT8];
         let keys = turn.execute(FORGET_KEYS, unused).await?;
-        drains::prune(turn, self.ledger_rows).await?;
         turn.execute(FOLD_COUNTS, params![PIECE => INT8]).await?;
         let piece = PIECE.unsigned_abs();
         Ok(Maintained {
@@ -101,6 +109,16 @@ impl Command for Maintain {
             pruned,
             more: expired == piece || pruned >= piece || keys == piece,
         })
+    }
+}
+
+// === impl PruneLedger ===
+
+impl Command for PruneLedger {
+    type Answer = ();
+
+    async fn run(&self, turn: &mut Turn) -> Result<(), Failure> {
+        drains::prune(turn, self.0).await
     }
 }
 
@@ -121,7 +139,7 @@ async fn expire(turn: &mut Turn) -> Result<u64, Failure> {
             true => turn.effects.ended.push(job),
             false => {
                 turn.effects.changed.push(job);
-                turn.effects.runnable.insert(row.queue_name(2)?);
+                turn.effects.runnable.extend(row.queue_name(2).ok());
             }
         }
     }

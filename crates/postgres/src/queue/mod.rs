@@ -7,11 +7,11 @@ mod reserve;
 mod settle;
 mod submit;
 
-pub(super) use ends::{GiveBack, Reap, Reaped, ReleaseHeld, Why};
-pub(super) use housekeeping::Maintain;
+pub(super) use ends::{GiveBack, Reap, Reaped, ReleaseHeld, Released, Why};
+pub(super) use housekeeping::{Maintain, PruneLedger};
 pub(super) use orders::{Cancel, CancelDead, Revive, ReviveAll, RunsAlone, SetPaused};
 pub(super) use reserve::{MOST, Reserve};
-pub(super) use settle::{One, Settle};
+pub(super) use settle::{One, Settle, Written};
 pub(super) use submit::{Room, Submit};
 
 use super::{
@@ -20,17 +20,23 @@ use super::{
 };
 use lameduck_jobs::job::QueueName;
 
-/// Makes those queues that are new.
-async fn make_queues(turn: &Turn, names: &[&str]) -> Result<(), Failure> {
-    // In an order, so that two who make the same ones do not wait for each other.
-    let make = "
-        INSERT INTO lameduck.queues (name)
-        SELECT name FROM unnest($1) AS asked (name)
-        WHERE NOT EXISTS (SELECT FROM lameduck.queues q WHERE q.name = asked.name)
-        ORDER BY name ON CONFLICT DO NOTHING";
-    turn.execute(make, params![names => TEXT_ARRAY])
-        .await
-        .map(drop)
+/// Makes those queues that are new. Returns those that somebody else is making in a transaction which has not ended.
+async fn make_queues(turn: &Turn, names: &[&str]) -> Result<Vec<String>, Failure> {
+    let make = "SELECT lameduck.make_queues($1)";
+    let made = turn.find(make, params![names => TEXT_ARRAY]).await?;
+    made.map_or(Ok(Vec::new()), |row| Ok(row.try_get(0)?))
+}
+
+/// Makes a queue before anybody needs it: whoever else brings it first, in a transaction that stays open, would hold up
+/// everybody who brings it later.
+pub(super) struct MakeQueue(pub QueueName);
+
+impl super::session::Command for MakeQueue {
+    type Answer = ();
+
+    async fn run(&self, turn: &mut Turn) -> Result<(), Failure> {
+        queue_number(turn, &self.0).await.map(drop)
+    }
 }
 
 /// A queue's number; made where it is new.
@@ -41,7 +47,9 @@ async fn queue_number(turn: &Turn, name: &QueueName) -> Result<i32, Failure> {
         if let Some(row) = found {
             return Ok(row.try_get(0)?);
         }
-        make_queues(turn, &[name.as_str()]).await?;
+        if !make_queues(turn, &[name.as_str()]).await?.is_empty() {
+            return Err(Failure::NewQueue(name.clone()));
+        }
     }
     Err(Failure::Raced)
 }
@@ -50,7 +58,7 @@ async fn queue_number(turn: &Turn, name: &QueueName) -> Result<i32, Failure> {
 pub(super) mod statements {
     //! What the plans are tested of.
     pub(crate) use super::{
-        ends::{FREE, RELEASE_HELD},
+        ends::{FREE, FREE_TO_TAKE, RELEASE_HELD},
         housekeeping::{EXPIRE, FOLD_COUNTS, FORGET_KEYS, PRUNE},
         orders::{CANCEL_DEAD, REVIVE_ALL},
         reserve::RESERVE,

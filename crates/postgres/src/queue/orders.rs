@@ -92,7 +92,8 @@ pub(in super::super) struct RunsAlone {
 struct Found {
     seq: i64,
     state: State,
-    queue: QueueName,
+    /// `None` where its name is none that a program of ours has written.
+    queue: Option<QueueName>,
 }
 
 async fn find(turn: &Turn, id: JobId) -> Result<Option<Found>, Failure> {
@@ -102,7 +103,7 @@ async fn find(turn: &Turn, id: JobId) -> Result<Option<Found>, Failure> {
     Ok(Some(Found {
         seq: row.try_get(0)?,
         state: row.state(1, 2, turn.now)?,
-        queue: row.queue_name(3)?,
+        queue: row.queue_name(3).ok(),
     }))
 }
 
@@ -172,7 +173,7 @@ impl Command for Revive {
         turn.execute(REVIVE, params![job.seq => INT8, micros(turn.now) => INT8])
             .await?;
         turn.effects.changed.push(self.0);
-        turn.effects.runnable.insert(job.queue);
+        turn.effects.runnable.extend(job.queue);
         Ok(Some(Revived::Now))
     }
 }

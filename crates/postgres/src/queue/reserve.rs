@@ -9,15 +9,18 @@
 //!
 //! Of 100,000 jobs that wait it looks at some dozens: 20 are taken in 1 to 2 ms.
 
+use jiff::Timestamp;
+use tokio_postgres::Row;
 use uuid::Uuid;
 
 use super::super::{
-    convert::{Columns, micros, params, process_uuid},
+    convert::{Columns, between, micros, params, process_uuid, text, uuid},
+    failure::in_words,
     session::{Command, Failure, Turn},
 };
 use lameduck_jobs::{
     engine::common::SUSPECT,
-    job::{Claim, Job, Order, ProcessId, QueueName, Reserved},
+    job::{Claim, Job, JobId, Order, ProcessId, QueueName, Reserved},
 };
 
 /// Jobs in one go.
@@ -32,7 +35,7 @@ pub(in super::super) const RESERVE: &str = "
     WITH lease AS MATERIALIZED (
         SELECT 1 FROM lameduck.processes WHERE id = $1 AND left_at IS NULL FOR KEY SHARE
     ), candidates AS MATERIALIZED (
-        SELECT j.seq, j.run_at - p.priority * $4 AS rank
+        SELECT j.seq, greatest(j.run_at, 0) - p.priority * $4 AS rank
         FROM lameduck.queues q
         CROSS JOIN generate_series(-9, 9) AS p (priority)
         CROSS JOIN LATERAL (
@@ -54,11 +57,17 @@ pub(in super::super) const RESERVE: &str = "
             alone = false
         FROM numbered WHERE j.seq = numbered.seq
         RETURNING j.seq, j.id, j.claim, j.attempt, j.max_attempts, j.content_type, j.timeout, j.traceparent, j.run_at,
-                  j.crashes, j.payload, j.run_at - j.priority * $4 AS rank
+                  j.crashes, j.payload, greatest(j.run_at, 0) - j.priority * $4 AS rank
     )
     SELECT (SELECT count(*) FROM candidates), t.id, t.claim, t.attempt, t.max_attempts, t.content_type, t.timeout,
            t.traceparent, t.run_at, t.crashes, t.payload
     FROM (VALUES (1)) AS one LEFT JOIN taken t ON true ORDER BY t.rank, t.seq";
+
+// What can't be read can't be run, and must not keep the others from it.
+const CONDEMN: &str = "
+    UPDATE lameduck.jobs
+    SET state = 3, ended_at = $2, attempt = attempt - 1, process = NULL, claim = NULL, last_error = $3
+    WHERE id = $1 AND state = 1";
 
 /// Takes runnable jobs, under these claims.
 pub(in super::super) struct Reserve {
@@ -96,7 +105,7 @@ impl Reserve {
     /// Says how many there were to choose from.
     async fn take(
         &self,
-        turn: &Turn,
+        turn: &mut Turn,
         tokens: &[Uuid],
         looked: i64,
         reserved: &mut Vec<Reserved>,
@@ -113,26 +122,44 @@ impl Reserve {
             if row.try_get::<_, Option<Uuid>>(1)?.is_none() {
                 continue;
             }
-            let job = Job {
-                id: row.job_id(1)?,
-                queue: self.queue.clone(),
-                attempt: row.small(3)?,
-                max_attempts: u32::try_from(row.count(4)?).unwrap_or(u32::MAX),
-                content_type: row.try_get(5)?,
-                timeout: row.duration(6)?,
-                traceparent: row.try_get(7)?,
-                run_at: row.instant(8)?,
-                suspect: row.small(9)? >= SUSPECT,
-                payload: row.try_get::<_, Vec<u8>>(10)?.into(),
-            };
-            let token: Uuid = row.try_get(2)?;
-            let claim = Claim::from_bytes(job.id, token.into_bytes());
-            reserved.push(Reserved {
-                job,
-                claim,
-                process: self.process,
-            });
+            let id = row.job_id(1)?;
+            match self.read(row, id, turn.now) {
+                Ok(one) => reserved.push(one),
+                Err(failure) => self.condemn(turn, id, &in_words(&failure)).await?,
+            }
         }
         Ok(candidates)
+    }
+
+    fn read(&self, row: &Row, id: JobId, now: Timestamp) -> Result<Reserved, Failure> {
+        let job = Job {
+            id,
+            queue: self.queue.clone(),
+            attempt: row.small(3)?,
+            max_attempts: u32::try_from(row.count(4)?).unwrap_or(u32::MAX),
+            content_type: row.try_get(5)?,
+            timeout: row.duration(6)?,
+            traceparent: row.try_get(7)?,
+            run_at: row.instant(8)?,
+            suspect: row.small(9)? >= SUSPECT,
+            payload: row.try_get::<_, Vec<u8>>(10)?.into(),
+        };
+        let token: Uuid = row.try_get(2)?;
+        Ok(Reserved {
+            claim: Claim::from_bytes(id, token.into_bytes()),
+            process: self.process,
+            waited: between(micros(job.run_at), micros(now)),
+            job,
+        })
+    }
+
+    /// Dead, with the reason: somebody has to look at it.
+    async fn condemn(&self, turn: &mut Turn, job: JobId, why: &str) -> Result<(), Failure> {
+        let error = format!("this job can't be read and was not run: {why}");
+        tracing::error!(%job, queue = %self.queue, error, "a job is dead because it can't be read");
+        let dead = params![uuid(job) => UUID, micros(turn.now) => INT8, text(&error) => TEXT];
+        turn.execute(CONDEMN, dead).await?;
+        turn.effects.ended.push(job);
+        Ok(())
     }
 }

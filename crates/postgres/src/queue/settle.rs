@@ -1,17 +1,24 @@
 //! Settle: the outcomes of runs, written under their claims; a whole batch in one statement.
 
-use std::{collections::HashSet, sync::Arc};
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
+use jiff::Timestamp;
 use uuid::Uuid;
 
 use super::super::{
     batch::Item,
-    convert::{Columns, end_number, micros, params, text, uuid},
+    convert::{Columns, end_number, micros, micros_of, params, text, uuid},
     session::{Command, Failure, Turn},
 };
 use lameduck_jobs::{
-    engine::{RUNS_KEPT, common::short_error},
-    job::{AfterFailure, JobId, Outcome, RunEnd, Settled, Settlement},
+    engine::{
+        RUNS_KEPT,
+        common::{kept_error, short_error},
+    },
+    job::{AfterFailure, Outcome, RunEnd, Settled, Settlement},
 };
 
 // What was asked for, in numbers.
@@ -23,7 +30,8 @@ const RELEASE: i16 = 4;
 const DEFER: i16 = 5;
 
 // `what` is one of the numbers above, `becomes` the state that comes of it. What was released keeps its place: it has
-// waited already. `least`, because the clock may have been set back meanwhile.
+// waited already. `least`, because the clock may have been set back meanwhile. What somebody has locked is left out, so
+// that it holds up nobody's outcome but its own.
 pub(in super::super) const SETTLE: &str = "
     WITH asked AS (
         SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7)
@@ -33,7 +41,7 @@ pub(in super::super) const SETTLE: &str = "
                CASE WHEN a.what = 0 THEN 2 WHEN j.cancel_requested THEN 4 WHEN a.what = 1 THEN 3 WHEN a.what = 5 THEN 5
                     ELSE 0 END AS becomes
         FROM asked a JOIN lameduck.jobs j ON j.id = a.id AND j.claim = a.claim
-        ORDER BY j.seq FOR UPDATE OF j
+        ORDER BY j.seq FOR UPDATE OF j SKIP LOCKED
     ), written AS (
         UPDATE lameduck.jobs j SET
             state = h.becomes,
@@ -65,8 +73,8 @@ pub(in super::super) const SETTLE: &str = "
     FROM written w JOIN held h ON h.seq = w.seq JOIN lameduck.queues q ON q.id = w.queue";
 
 pub(in super::super) const WERE_SETTLED: &str = "
-    SELECT asked.id, asked.claim FROM unnest($1, $2) AS asked (id, claim)
-    JOIN lameduck.jobs j ON j.id = asked.id AND j.settled_claim = asked.claim";
+    SELECT asked.id, j.claim = asked.claim IS TRUE FROM unnest($1, $2) AS asked (id, claim)
+    JOIN lameduck.jobs j ON j.id = asked.id AND (j.settled_claim = asked.claim OR j.claim = asked.claim)";
 
 /// One outcome of those that somebody brought together.
 #[derive(Clone)]
@@ -76,7 +84,21 @@ pub(in super::super) struct One {
 }
 
 /// Writes outcomes; one answer for each.
-pub(in super::super) struct Settle(pub Arc<Vec<One>>);
+pub(in super::super) struct Settle {
+    pub outcomes: Arc<Vec<One>>,
+    /// What to say instead of the outcomes' own texts and results, which the database took offence at; nothing where
+    /// this is empty.
+    pub instead: Option<String>,
+}
+
+/// What became of one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in super::super) enum Written {
+    /// This.
+    Settled(Settled),
+    /// Nothing yet: somebody has locked the job.
+    Locked,
+}
 
 // === impl One ===
 
@@ -95,21 +117,22 @@ impl Item for One {
 // === impl Settle ===
 
 impl Command for Settle {
-    type Answer = Vec<Settled>;
+    type Answer = Vec<Written>;
 
-    async fn run(&self, turn: &mut Turn) -> Result<Vec<Settled>, Failure> {
-        let mut answers = vec![Settled::Stale; self.0.len()];
-        let mut left: Vec<usize> = (0..self.0.len()).collect();
+    async fn run(&self, turn: &mut Turn) -> Result<Vec<Written>, Failure> {
+        let mut answers = vec![Written::Settled(Settled::Stale); self.outcomes.len()];
+        let mut left: Vec<usize> = (0..self.outcomes.len()).collect();
         // One statement writes a row once. So of several outcomes for one job the first goes first.
         while !left.is_empty() {
             let mut jobs = HashSet::new();
             let (now, later): (Vec<usize>, Vec<usize>) = left
                 .into_iter()
-                .partition(|&n| jobs.insert(self.0[n].get().job()));
+                .partition(|&n| jobs.insert(self.outcomes[n].get().job()));
             self.write(turn, &now, &mut answers).await?;
             left = later;
         }
-        let stale = answers.iter().filter(|answer| **answer == Settled::Stale);
+        let stale = Written::Settled(Settled::Stale);
+        let stale = answers.iter().filter(|answer| **answer == stale);
         turn.effects.stale += stale.count() as u64;
         Ok(answers)
     }
@@ -121,19 +144,19 @@ impl Settle {
         &self,
         turn: &mut Turn,
         these: &[usize],
-        answers: &mut [Settled],
+        answers: &mut [Written],
     ) -> Result<(), Failure> {
-        let asked = || these.iter().map(|&n| self.0[n].get());
+        let asked = || these.iter().map(|&n| self.outcomes[n].get());
         let ids: Vec<Uuid> = asked().map(|s| uuid(s.job())).collect();
         let claims: Vec<Uuid> = asked().map(|s| Uuid::from_bytes(*s.token())).collect();
         let what: Vec<i16> = asked().map(|s| what(s.outcome())).collect();
-        let until: Vec<Option<i64>> = asked().map(|s| until(s.outcome())).collect();
-        let errors: Vec<_> = asked().map(|s| s.outcome().error().map(text)).collect();
+        let until: Vec<_> = asked().map(|s| until(s.outcome(), turn.now)).collect();
+        let errors: Vec<_> = asked().map(|s| self.error(s.outcome())).collect();
         let short: Vec<_> = errors
             .iter()
             .map(|error| error.as_deref().map(short_error))
             .collect();
-        let results: Vec<Option<&[u8]>> = asked().map(|s| result(s.outcome())).collect();
+        let results: Vec<Option<&[u8]>> = asked().map(|s| self.result(s.outcome())).collect();
         // In the order of the numbers above; what is deferred and cancelled is in none.
         let ends = [
             RunEnd::Completed,
@@ -155,33 +178,59 @@ impl Settle {
             match row.try_get::<_, i32>(1)? {
                 0 => {
                     turn.effects.changed.push(job);
-                    turn.effects.runnable.insert(row.queue_name(2)?);
+                    turn.effects.runnable.extend(row.queue_name(2).ok());
                 }
                 5 => turn.effects.changed.push(job),
                 _ => turn.effects.ended.push(job),
             }
         }
-        let mut others = HashSet::new();
+        let mut others = HashMap::new();
         if written.len() < these.len() {
             // A statement of its own, which sees what was settled while the first one waited for its locks.
             let asked = params![ids => UUID_ARRAY, claims => UUID_ARRAY];
             for row in turn.query(WERE_SETTLED, asked).await? {
-                others.insert(row.job_id(0)?);
+                let became = match row.try_get(1)? {
+                    true => Written::Locked,
+                    false => Written::Settled(Settled::Repeated),
+                };
+                others.insert(row.job_id(0)?, became);
             }
         }
         for &n in these {
-            let job = self.0[n].get().job();
-            answers[n] = answer(job, &written, &others);
+            let job = self.outcomes[n].get().job();
+            answers[n] = match others.get(&job) {
+                _ if written.contains(&job) => Written::Settled(Settled::Written),
+                Some(became) => *became,
+                None => Written::Settled(Settled::Stale),
+            };
         }
         Ok(())
     }
-}
 
-fn answer(job: JobId, written: &HashSet<JobId>, settled: &HashSet<JobId>) -> Settled {
-    match job {
-        job if written.contains(&job) => Settled::Written,
-        job if settled.contains(&job) => Settled::Repeated,
-        _ => Settled::Stale,
+    /// What the job keeps of an outcome's text.
+    fn error(&self, outcome: &Outcome) -> Option<String> {
+        match (&self.instead, outcome) {
+            (None, outcome) => Some(text(kept_error(outcome.error()?))),
+            // Not even that was taken.
+            (Some(why), _) if why.is_empty() => None,
+            (Some(why), Outcome::Completed { result }) if !result.is_empty() => Some(format!(
+                "its result of {} bytes could not be stored: {why}",
+                result.len()
+            )),
+            (Some(why), outcome) => {
+                let length = outcome.error()?.len();
+                Some(format!(
+                    "its error of {length} bytes could not be stored: {why}"
+                ))
+            }
+        }
+    }
+
+    fn result<'a>(&self, outcome: &'a Outcome) -> Option<&'a [u8]> {
+        match self.instead {
+            None => result(outcome),
+            Some(_) => result(outcome).map(|_| &[][..]),
+        }
     }
 }
 
@@ -199,13 +248,15 @@ fn what(outcome: &Outcome) -> i16 {
     }
 }
 
-fn until(outcome: &Outcome) -> Option<i64> {
+fn until(outcome: &Outcome, now: Timestamp) -> Option<i64> {
     match outcome {
         Outcome::Failed {
             then: AfterFailure::RetryAt(at),
             ..
-        } => Some(micros(*at)),
-        Outcome::Postponed { until, .. } | Outcome::Deferred { until } => Some(micros(*until)),
+        } => Some(micros_of(*at, now)),
+        Outcome::Postponed { until, .. } | Outcome::Deferred { until } => {
+            Some(micros_of(*until, now))
+        }
         _ => None,
     }
 }

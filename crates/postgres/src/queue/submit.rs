@@ -1,7 +1,7 @@
 //! Submit: jobs and their idempotency keys, or reasons why not; all of a batch in a handful of statements.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap, HashSet},
     sync::Arc,
 };
 
@@ -10,12 +10,13 @@ use uuid::Uuid;
 use super::{
     super::{
         batch::Item,
-        convert::{Columns, micros, params, stored_duration, text, uuid},
+        convert::{Columns, micros, micros_of, params, stored_duration, text, uuid},
         session::{Command, Failure, Turn},
     },
     make_queues,
 };
 use lameduck_jobs::{
+    bounds,
     engine::common::digest,
     job::{JobId, NewJob, Rejected, Submitted},
 };
@@ -32,11 +33,8 @@ const FIND_KEYS: &str = "
     FROM unnest($1, $2) AS asked (queue, key)
     JOIN lameduck.idempotency_keys k ON k.queue = asked.queue AND k.key = asked.key";
 
-// In an order, so that two who bring the same keys do not wait for each other.
-const ADD_KEYS: &str = "
-    INSERT INTO lameduck.idempotency_keys (queue, key, job, digest, created_at)
-    SELECT queue, key, job, digest, $5 FROM unnest($1, $2, $3, $4) AS new (queue, key, job, digest)
-    ORDER BY queue, key ON CONFLICT DO NOTHING";
+// Waits only as long as a commit takes for what others have taken and may still give back, and says what that is.
+const TAKE_KEYS: &str = "SELECT added, busy FROM lameduck.take_keys($1, $2, $3, $4, $5)";
 
 const ADD_JOBS: &str = "
     INSERT INTO lameduck.jobs (id, queue, state, priority, run_at, timeout, max_attempts, submitted_at, content_type,
@@ -97,14 +95,26 @@ impl Command for Submit {
     type Answer = Vec<Answer>;
 
     async fn run(&self, turn: &mut Turn) -> Result<Vec<Answer>, Failure> {
-        let mut queues = self.queues(turn).await?;
+        let (mut queues, new_elsewhere) = self.queues(turn).await?;
         let full = self.room.storage(turn).await?;
         let mut seen = self.seen(turn, &queues).await?;
         let mut taken = Vec::new();
         let mut new_keys: Vec<(Key, Seen)> = Vec::new();
         let mut answers = Vec::new();
         for job in self.jobs.iter() {
-            let queue = queues.get_mut(job.queue.as_str()).ok_or(Failure::Raced)?;
+            if let Err(error) = bounds::check(job, turn.now) {
+                answers.push(Err(error.into()));
+                continue;
+            }
+            let Some(queue) = queues.get_mut(job.queue.as_str()) else {
+                if !new_elsewhere.contains(job.queue.as_str()) {
+                    return Err(Failure::Raced);
+                }
+                answers.push(Err(Rejected::InUse {
+                    what: format!("the new queue '{}'", job.queue),
+                }));
+                continue;
+            };
             let key = key(queue.id, job);
             // First of all: who repeats a submission is to hear of it though there is no room any more.
             if let Some(first) = key.as_ref().and_then(|key| seen.get(key)) {
@@ -135,7 +145,23 @@ impl Command for Submit {
                 repeated: false,
             }));
         }
-        add_keys(turn, &new_keys).await?;
+        let in_use = take_keys(turn, &new_keys).await?;
+        if !in_use.is_empty() {
+            let in_use = |job: &NewJob| {
+                let queue = queues.get(job.queue.as_str());
+                queue.and_then(|queue| in_use.get(&key(queue.id, job)?))
+            };
+            taken.retain(|taken| in_use(taken.job).is_none());
+            for (job, answer) in self.jobs.iter().zip(&mut answers) {
+                // Also those that were compared with the first of this batch, which is none now.
+                let counted = matches!(answer, Ok(_) | Err(Rejected::KeyReused { .. }));
+                if let Some((_, key)) = in_use(job).filter(|_| counted) {
+                    *answer = Err(Rejected::InUse {
+                        what: format!("the Idempotency-Key '{key}'"),
+                    });
+                }
+            }
+        }
         add_jobs(turn, &taken).await?;
         let runnable = taken.iter().map(|taken| taken.job.queue.clone());
         turn.effects.runnable.extend(runnable);
@@ -144,16 +170,20 @@ impl Command for Submit {
 }
 
 impl Submit {
-    /// The queues of the jobs, made where they are new.
-    async fn queues(&self, turn: &Turn) -> Result<HashMap<String, Queue>, Failure> {
+    /// The queues of the jobs, made where they are new; and those that somebody else is making just now.
+    async fn queues(
+        &self,
+        turn: &Turn,
+    ) -> Result<(HashMap<String, Queue>, HashSet<String>), Failure> {
         let names: BTreeSet<_> = self.jobs.iter().map(|job| job.queue.as_str()).collect();
         let names: Vec<_> = names.into_iter().collect();
         let found = look(turn, &names).await?;
         if found.len() == names.len() {
-            return Ok(found);
+            return Ok((found, HashSet::new()));
         }
-        make_queues(turn, &names).await?;
-        look(turn, &names).await
+        let new_elsewhere = make_queues(turn, &names).await?;
+        let found = look(turn, &names).await?;
+        Ok((found, new_elsewhere.into_iter().collect()))
     }
 
     /// Those of the jobs' keys that came before.
@@ -195,9 +225,10 @@ async fn look(turn: &Turn, names: &[&str]) -> Result<HashMap<String, Queue>, Fai
     queues.collect()
 }
 
-async fn add_keys(turn: &Turn, new: &[(Key, Seen)]) -> Result<(), Failure> {
+/// Takes the keys that are new. Returns those that somebody else has taken in a transaction which has not ended.
+async fn take_keys(turn: &Turn, new: &[(Key, Seen)]) -> Result<HashSet<Key>, Failure> {
     if new.is_empty() {
-        return Ok(());
+        return Ok(HashSet::new());
     }
     let queues: Vec<i32> = new.iter().map(|((queue, _), _)| *queue).collect();
     let keys: Vec<&str> = new.iter().map(|((_, key), _)| key.as_str()).collect();
@@ -207,11 +238,15 @@ async fn add_keys(turn: &Turn, new: &[(Key, Seen)]) -> Result<(), Failure> {
         queues => INT4_ARRAY, keys => TEXT_ARRAY, jobs => UUID_ARRAY, digests => BYTEA_ARRAY,
         micros(turn.now) => INT8,
     ];
-    match turn.execute(ADD_KEYS, keys).await? {
-        added if added == new.len() as u64 => Ok(()),
+    let row = turn.find(TAKE_KEYS, keys).await?.ok_or(Failure::Raced)?;
+    let (added, busy): (i64, Vec<i32>) = (row.try_get(0)?, row.try_get(1)?);
+    if added.unsigned_abs() as usize + busy.len() != new.len() {
         // Another process brought one of them at the same time. It is there by now, and the first.
-        _ => Err(Failure::Raced),
+        return Err(Failure::Raced);
     }
+    let places = busy.iter().map(|place| place.unsigned_abs() as usize - 1);
+    let keys = places.filter_map(|place| new.get(place));
+    Ok(keys.map(|(key, _)| key.clone()).collect())
 }
 
 async fn add_jobs(turn: &Turn, taken: &[Taken<'_>]) -> Result<(), Failure> {
@@ -223,13 +258,21 @@ async fn add_jobs(turn: &Turn, taken: &[Taken<'_>]) -> Result<(), Failure> {
     let queues: Vec<i32> = taken.iter().map(|taken| taken.queue).collect();
     let priorities: Vec<i16> = jobs().map(|job| job.priority.get().into()).collect();
     // Clamped, because an instant in the past would overtake everybody who waits.
-    let run_at = |job: &NewJob| job.run_at.map_or(turn.now, |at| at.max(turn.now));
-    let run_at: Vec<i64> = jobs().map(|job| micros(run_at(job))).collect();
+    let now = micros(turn.now);
+    let run_at = |job: &NewJob| {
+        job.run_at
+            .map_or(now, |when| micros_of(when, turn.now).max(now))
+    };
+    let run_at: Vec<i64> = jobs().map(run_at).collect();
     let timeouts: Vec<_> = jobs().map(|job| job.timeout.map(stored_duration)).collect();
     let attempts: Vec<i64> = jobs().map(|job| job.max_attempts.max(1).into()).collect();
-    let types: Vec<_> = jobs().map(|job| text(&job.content_type)).collect();
+    let types: Vec<&str> = jobs().map(|job| &*job.content_type).collect();
     let traces: Vec<_> = jobs()
-        .map(|job| job.traceparent.as_deref().map(text))
+        .map(|job| {
+            job.traceparent
+                .as_deref()
+                .filter(|text| bounds::is_traceparent(text))
+        })
         .collect();
     let payloads: Vec<&[u8]> = jobs().map(|job| job.payload.as_ref()).collect();
     let jobs = params![

@@ -84,7 +84,7 @@ pub(in super::super) fn release_held(
     let released = params![process.as_bytes(), at, delay.is_zero(), now];
     let released: Vec<(JobId, _, i64)> = release
         .query_map(released, |r| {
-            Ok((job_id(r, 0)?, queue_name(r, 1)?, r.get(2)?))
+            Ok((job_id(r, 0)?, queue_name(r, 1).ok(), r.get(2)?))
         })?
         .collect::<Result<_>>()?;
     let (mut ids, mut queues) = (Vec::new(), BTreeSet::new());
@@ -93,7 +93,7 @@ pub(in super::super) fn release_held(
             0 => turn.effects.changed.push(id),
             _ => turn.effects.ended.push(id),
         }
-        queues.insert(queue);
+        queues.extend(queue);
         ids.push(id);
     }
     turn.effects.runnable.append(&mut queues);

@@ -82,14 +82,14 @@ fn before(now: Timestamp, kept: Duration) -> i64 {
 fn expire(turn: &mut Turn<'_>) -> Result<u64> {
     let now = micros(turn.now);
     let mut find = turn.connection.prepare_cached(FIND_OVERDUE)?;
-    let overdue: Vec<(i64, JobId, i64, bool, QueueName)> = find
+    let overdue: Vec<(i64, JobId, i64, bool, Option<QueueName>)> = find
         .query_map([now, PIECE], |r| {
             Ok((
                 r.get(0)?,
                 job_id(r, 1)?,
                 r.get(2)?,
                 r.get(3)?,
-                queue_name(r, 4)?,
+                queue_name(r, 4).ok(),
             ))
         })?
         .collect::<Result<_>>()?;
@@ -109,7 +109,7 @@ fn expire(turn: &mut Turn<'_>) -> Result<u64> {
             turn.effects.ended.push(*id);
         } else {
             turn.effects.changed.push(*id);
-            turn.effects.runnable.insert(queue.clone());
+            turn.effects.runnable.extend(queue.clone());
         }
     }
     Ok(overdue.len() as u64)

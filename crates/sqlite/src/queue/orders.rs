@@ -37,7 +37,8 @@ struct Found {
     seq: i64,
     state: State,
     runs: i64,
-    queue: QueueName,
+    /// `None` where its name is none that a program of ours has written.
+    queue: Option<QueueName>,
 }
 
 /// Cancels a job that waits, works elsewhere or is dead, or asks for the end of one that runs.
@@ -106,7 +107,7 @@ pub(in super::super) fn revive(turn: &mut Turn<'_>, id: JobId) -> Result<Option<
         return Ok(Some(Revived::NotDead(job.state)));
     }
     wake(turn, job.seq, id)?;
-    turn.effects.runnable.insert(job.queue);
+    turn.effects.runnable.extend(job.queue);
     Ok(Some(Revived::Now))
 }
 
@@ -175,7 +176,7 @@ fn find(turn: &Turn<'_>, id: JobId) -> Result<Option<Found>> {
                 seq: r.get(0)?,
                 state: state(r, 1, 2, turn.now)?,
                 runs: r.get(3)?,
-                queue: queue_name(r, 4)?,
+                queue: queue_name(r, 4).ok(),
             })
         })
         .optional()

@@ -3,15 +3,16 @@
 //! Each priority's jobs are a range of one index, already in their order. So the first few of each are
 //! read, and merged by the instant from which each could run, moved back by what its priority is worth.
 
-use rusqlite::{Connection, OptionalExtension, Result, params};
+use rusqlite::{Connection, OptionalExtension, Result, Row, params};
 
 use super::super::{
-    convert::{instant, job_id, micros, read_duration},
+    convert::{between, instant, job_id, micros, read_duration},
+    time::{QueueTime, catch_up},
     writer::Turn,
 };
 use lameduck_jobs::{
     engine::common::SUSPECT,
-    job::{Claim, Job, Order, Priority, ProcessId, QueueName, Reserved},
+    job::{Claim, Job, JobId, Order, Priority, ProcessId, QueueName, Reserved},
 };
 
 pub(super) const FIND_QUEUE: &str = "SELECT id FROM queues WHERE name = ?1 AND NOT paused";
@@ -32,49 +33,83 @@ pub(super) const FIND_RUNNABLE: &str = "
     ORDER BY run_at, seq LIMIT ?4";
 
 pub(super) const TAKE: &str = "
-    UPDATE jobs SET state = 1, attempt = attempt + 1, process = ?2, claim = ?3, started_at = ?4, alone = 0
+    UPDATE jobs SET state = 1, attempt = attempt + 1, process = ?2, claim = ?3, started_at = ?4, alone = 0, by_clock = 0
     WHERE seq = ?1
     RETURNING id, attempt, max_attempts, content_type, timeout, traceparent, run_at, crashes,
               (SELECT body FROM payloads WHERE payloads.seq = jobs.seq)";
 
+const CONDEMN: &str = "
+    UPDATE jobs SET state = 3, ended_at = ?2, attempt = 0, process = NULL, claim = NULL, last_error = ?3
+    WHERE seq = ?1";
+
 /// Takes runnable jobs, each under a fresh claim.
 pub(in super::super) fn reserve(
     turn: &mut Turn<'_>,
+    time: &QueueTime,
     process: ProcessId,
     queue: &QueueName,
     order: Order,
     limit: usize,
 ) -> Result<Vec<Reserved>> {
+    let shift = catch_up(turn, time)?;
     let runnable = runnable(turn, queue, order, limit)?;
     let mut take = turn.connection.prepare_cached(TAKE)?;
-    runnable
-        .into_iter()
-        .map(|seq| {
-            let token = Claim::fresh_token();
-            let taken = params![seq, process.as_bytes(), token, micros(turn.now)];
-            let job = take.query_row(taken, |r| {
-                Ok(Job {
-                    id: job_id(r, 0)?,
-                    queue: queue.clone(),
-                    attempt: r.get(1)?,
-                    max_attempts: r.get(2)?,
-                    content_type: r.get(3)?,
-                    timeout: read_duration(r, 4)?,
-                    traceparent: r.get(5)?,
-                    run_at: instant(r, 6)?,
-                    suspect: r.get::<_, u32>(7)? >= SUSPECT,
-                    payload: r.get::<_, Vec<u8>>(8)?.into(),
-                })
-            })?;
-            turn.effects.changed.push(job.id);
-            let claim = Claim::from_bytes(job.id, token);
-            Ok(Reserved {
-                job,
-                claim,
-                process,
-            })
-        })
-        .collect()
+    let now = micros(turn.now);
+    let mut reserved = Vec::new();
+    for seq in runnable {
+        let token = Claim::fresh_token();
+        let taken = params![seq, process.as_bytes(), token, now];
+        let (id, job) = take.query_row(taken, |r| Ok((job_id(r, 0), read(r, queue))))?;
+        match (id, job) {
+            (Ok(id), Ok(mut job)) => {
+                turn.effects.changed.push(id);
+                let waited = between(micros(job.run_at), now);
+                job.run_at = shift.shown(job.run_at);
+                reserved.push(Reserved {
+                    claim: Claim::from_bytes(id, token),
+                    process,
+                    waited,
+                    job,
+                });
+            }
+            (id, job) => {
+                let why = job.err().map(|error| error.to_string()).unwrap_or_default();
+                condemn(turn, seq, id.ok(), queue, &why)?;
+            }
+        }
+    }
+    Ok(reserved)
+}
+
+fn read(row: &Row<'_>, queue: &QueueName) -> Result<Job> {
+    Ok(Job {
+        id: job_id(row, 0)?,
+        queue: queue.clone(),
+        attempt: row.get(1)?,
+        max_attempts: row.get(2)?,
+        content_type: row.get(3)?,
+        timeout: read_duration(row, 4)?,
+        traceparent: row.get(5)?,
+        run_at: instant(row, 6)?,
+        suspect: row.get::<_, u32>(7)? >= SUSPECT,
+        payload: row.get::<_, Vec<u8>>(8)?.into(),
+    })
+}
+
+/// Dead, with the reason: what can't be read can't be run, and must not keep the others from it.
+fn condemn(
+    turn: &mut Turn<'_>,
+    seq: i64,
+    job: Option<JobId>,
+    queue: &QueueName,
+    why: &str,
+) -> Result<()> {
+    let error = format!("this job can't be read and was not run: {why}");
+    tracing::error!(?job, %queue, error, "a job is dead because it can't be read");
+    let mut condemn = turn.connection.prepare_cached(CONDEMN)?;
+    condemn.execute(params![seq, micros(turn.now), error])?;
+    turn.effects.ended.extend(job);
+    Ok(())
 }
 
 /// The first ones, as they come by the order.
@@ -94,7 +129,8 @@ fn runnable(turn: &Turn<'_>, queue: &QueueName, order: Order, limit: usize) -> R
         let range = params![queue, priority, micros(turn.now), limit_of_each];
         let found = find.query_map(range, |r| {
             let (seq, run_at): (i64, i64) = (r.get(0)?, r.get(1)?);
-            Ok((run_at - i64::from(priority) * step, seq))
+            let worth = i64::from(priority).saturating_mul(step);
+            Ok((run_at.saturating_sub(worth), seq))
         })?;
         for rank in found {
             runnable.push(rank?);

@@ -1,14 +1,18 @@
 //! Settle: the outcome of a run, written under its claim.
 
-use rusqlite::{Connection, OptionalExtension, Result, params};
+use rusqlite::{Connection, Error, ErrorCode, OptionalExtension, Result, params};
 
 use super::super::{
     convert::{micros, queue_name},
+    time::Shift,
     writer::Turn,
 };
 use lameduck_jobs::{
-    engine::{RUNS_KEPT, common::short_error},
-    job::{AfterFailure, Outcome, QueueName, RunEnd, Settled, Settlement},
+    engine::{
+        RUNS_KEPT,
+        common::{kept_error, short_error},
+    },
+    job::{AfterFailure, Outcome, QueueName, RunEnd, Settled, Settlement, When},
 };
 
 pub(super) const FIND_CLAIMED: &str = "
@@ -52,21 +56,23 @@ struct Claimed {
     seq: i64,
     cancel_requested: bool,
     runs: i64,
-    queue: QueueName,
+    /// `None` where its name is none that a program of ours has written.
+    queue: Option<QueueName>,
 }
 
 /// Writes outcomes; one answer for each.
 pub(in super::super) fn settle(
     turn: &mut Turn<'_>,
+    shift: Shift,
     settlements: &[Settlement],
 ) -> Result<Vec<Settled>> {
     settlements
         .iter()
-        .map(|settlement| settle_one(turn, settlement))
+        .map(|settlement| settle_one(turn, shift, settlement))
         .collect()
 }
 
-fn settle_one(turn: &mut Turn<'_>, settlement: &Settlement) -> Result<Settled> {
+fn settle_one(turn: &mut Turn<'_>, shift: Shift, settlement: &Settlement) -> Result<Settled> {
     let (job, token) = (settlement.job(), settlement.token());
     let key = [&job.as_bytes()[..], &token[..]];
     let mut find = turn.connection.prepare_cached(FIND_CLAIMED)?;
@@ -76,12 +82,27 @@ fn settle_one(turn: &mut Turn<'_>, settlement: &Settlement) -> Result<Settled> {
                 seq: r.get(0)?,
                 cancel_requested: r.get(1)?,
                 runs: r.get(2)?,
-                queue: queue_name(r, 3)?,
+                queue: queue_name(r, 3).ok(),
             })
         })
         .optional()?;
     if let Some(claimed) = claimed {
-        write_outcome(turn, settlement, claimed)?;
+        let (job, outcome) = (settlement.job(), settlement.outcome());
+        let save = |sql| turn.connection.prepare_cached(sql)?.execute([]);
+        save("SAVEPOINT outcome")?;
+        match write_outcome(turn, shift, settlement, outcome, &claimed) {
+            Err(error) if by_content(&error) => {
+                let save = |sql| turn.connection.prepare_cached(sql)?.execute([]);
+                save("ROLLBACK TO outcome")?;
+                tracing::warn!(%job, %error, "an outcome's text could not be stored; it is written without");
+                let without = without_text(outcome, &error.to_string());
+                write_outcome(turn, shift, settlement, &without, &claimed)?;
+            }
+            written => written?,
+        }
+        turn.connection
+            .prepare_cached("RELEASE outcome")?
+            .execute([])?;
         return Ok(Settled::Written);
     }
     let mut was = turn.connection.prepare_cached(WAS_SETTLED_BY)?;
@@ -92,17 +113,56 @@ fn settle_one(turn: &mut Turn<'_>, settlement: &Settlement) -> Result<Settled> {
     Ok(Settled::Stale)
 }
 
-fn write_outcome(turn: &mut Turn<'_>, settlement: &Settlement, claimed: Claimed) -> Result<()> {
-    let (now, outcome) = (micros(turn.now), settlement.outcome());
+/// Whether SQLite took offence at a value, and not at the state of the world.
+fn by_content(error: &Error) -> bool {
+    matches!(
+        error.sqlite_error_code(),
+        Some(ErrorCode::TooBig | ErrorCode::ConstraintViolation | ErrorCode::TypeMismatch)
+    )
+}
+
+/// The same outcome with nothing in it that somebody could take offence at.
+fn without_text(outcome: &Outcome, why: &str) -> Outcome {
+    let instead = |error: &str| {
+        let why: String = why.chars().filter(|c| !c.is_control()).take(300).collect();
+        format!(
+            "its error of {} bytes could not be stored: {why}",
+            error.len()
+        )
+    };
+    match outcome.clone() {
+        Outcome::Completed { .. } => Outcome::Completed {
+            result: bytes::Bytes::new(),
+        },
+        Outcome::Failed { error, then } => Outcome::Failed {
+            error: instead(&error),
+            then,
+        },
+        Outcome::Postponed { error, until } => Outcome::Postponed {
+            error: instead(&error),
+            until,
+        },
+        other => other,
+    }
+}
+
+fn write_outcome(
+    turn: &mut Turn<'_>,
+    shift: Shift,
+    settlement: &Settlement,
+    outcome: &Outcome,
+    claimed: &Claimed,
+) -> Result<()> {
+    let now = micros(turn.now);
     let Claimed { seq, queue, .. } = claimed;
-    let error = outcome.error();
+    let at = |when: When| micros(shift.when(when, turn.now).max(turn.now));
+    let error = outcome.error().map(kept_error);
     let cancelled = claimed.cancel_requested && !matches!(outcome, Outcome::Completed { .. });
     let end = match outcome {
         Outcome::Deferred { until } if !cancelled => {
-            let until = micros(*until.max(&turn.now));
             turn.connection
                 .prepare_cached(DEFER)?
-                .execute(params![seq, until])?;
+                .execute(params![seq, at(*until)])?;
             turn.effects.changed.push(settlement.job());
             return Ok(());
         }
@@ -112,7 +172,7 @@ fn write_outcome(turn: &mut Turn<'_>, settlement: &Settlement, claimed: Claimed)
         Outcome::Released => RunEnd::Released,
         Outcome::Postponed { .. } => RunEnd::Postponed,
     };
-    add_run(turn.connection, seq, claimed.runs, now, end, error)?;
+    add_run(turn.connection, *seq, claimed.runs, now, end, error)?;
     let statement = |sql| turn.connection.prepare_cached(sql);
     let token = settlement.token();
     let ended = |state: i64, result: Option<&[u8]>| {
@@ -126,12 +186,11 @@ fn write_outcome(turn: &mut Turn<'_>, settlement: &Settlement, claimed: Claimed)
             ..
         } => ended(3, None),
         Outcome::Failed {
-            then: AfterFailure::RetryAt(at),
-            error,
-        } => statement(RETRY)?.execute(params![seq, token, micros(*at.max(&turn.now)), error]),
-        Outcome::Postponed { error, until } => {
-            let until = micros(*until.max(&turn.now));
-            statement(POSTPONE)?.execute(params![seq, token, until, error])
+            then: AfterFailure::RetryAt(when),
+            ..
+        } => statement(RETRY)?.execute(params![seq, token, at(*when), error]),
+        Outcome::Postponed { until, .. } => {
+            statement(POSTPONE)?.execute(params![seq, token, at(*until), error])
         }
         Outcome::Released | Outcome::Deferred { .. } => {
             statement(RELEASE)?.execute(params![seq, token, now])
@@ -147,7 +206,7 @@ fn write_outcome(turn: &mut Turn<'_>, settlement: &Settlement, claimed: Claimed)
                 }
         );
     if runs_on {
-        turn.effects.runnable.insert(queue);
+        turn.effects.runnable.extend(queue.clone());
         turn.effects.changed.push(settlement.job());
     } else {
         turn.effects.ended.push(settlement.job());

@@ -5,13 +5,15 @@ use rusqlite::{Connection, OptionalExtension, Result, params};
 use super::{
     super::{
         convert::{job_id, micros, stored_duration},
+        time::{QueueTime, Shift, catch_up},
         writer::Turn,
     },
     queue_number,
 };
 use lameduck_jobs::{
+    bounds,
     engine::common::digest,
-    job::{JobId, NewJob, Rejected, Submitted},
+    job::{JobId, NewJob, Rejected, Submitted, When},
 };
 
 const FIND_KEY: &str = "SELECT job, digest FROM idempotency_keys WHERE queue = ?1 AND key = ?2";
@@ -21,8 +23,8 @@ const ADD_KEY: &str = "
 
 const ADD_JOB: &str = "
     INSERT INTO jobs (id, queue, state, priority, run_at, timeout, max_attempts, submitted_at, content_type,
-                      traceparent)
-    VALUES (?1, ?2, 0, ?3, ?4, ?5, ?6, ?7, ?8, ?9)";
+                      traceparent, by_clock)
+    VALUES (?1, ?2, 0, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)";
 
 const ADD_PAYLOAD: &str = "INSERT INTO payloads (seq, body) VALUES (?1, ?2)";
 
@@ -46,22 +48,28 @@ pub(in super::super) struct Room {
 /// Stores jobs; one answer for each.
 pub(in super::super) fn submit(
     turn: &mut Turn<'_>,
+    time: &QueueTime,
     room: &Room,
     jobs: &[NewJob],
 ) -> Result<Vec<Answer>> {
+    let shift = catch_up(turn, time)?;
     let full = room.storage(turn.connection)?;
     jobs.iter()
-        .map(|job| submit_one(turn, room, full.as_ref(), job))
+        .map(|job| submit_one(turn, shift, room, full.as_ref(), job))
         .collect()
 }
 
 fn submit_one(
     turn: &mut Turn<'_>,
+    shift: Shift,
     room: &Room,
     full: Option<&Rejected>,
     job: &NewJob,
 ) -> Result<Answer> {
     let connection = turn.connection;
+    if let Err(error) = bounds::check(job, shift.shown(turn.now)) {
+        return Ok(Err(error.into()));
+    }
     let queue = queue_number(connection, &job.queue)?;
     let id = JobId::random();
     // First of all: who repeats a submission is to hear of it though there is no room any more.
@@ -86,7 +94,9 @@ fn submit_one(
         ])?;
     }
     // Clamped, because an instant in the past would overtake everybody who waits.
-    let run_at = job.run_at.map_or(turn.now, |at| at.max(turn.now));
+    let run_at = job.run_at.map(|when| shift.when(when, turn.now));
+    let run_at = run_at.map_or(turn.now, |at| at.max(turn.now));
+    let by_clock = matches!(job.run_at, Some(When::At(_))) && run_at > turn.now;
     let seq = connection.prepare_cached(ADD_JOB)?.insert(params![
         id.as_bytes(),
         queue,
@@ -96,7 +106,10 @@ fn submit_one(
         job.max_attempts.max(1),
         micros(turn.now),
         job.content_type,
-        job.traceparent,
+        job.traceparent
+            .as_deref()
+            .filter(|text| bounds::is_traceparent(text)),
+        by_clock,
     ])?;
     connection
         .prepare_cached(ADD_PAYLOAD)?

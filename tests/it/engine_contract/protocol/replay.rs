@@ -221,6 +221,7 @@ impl<'s, S: Side> Replay<'s, S> {
             job,
             claim,
             process,
+            ..
         }) = reserved
         else {
             return;

@@ -6,7 +6,7 @@ use bytes::{Bytes, BytesMut};
 use jiff::{Span, SpanRelativeTo};
 use reqwest::{
     Response, StatusCode,
-    header::{HeaderMap, HeaderName, LOCATION, RETRY_AFTER},
+    header::{DATE, HeaderMap, HeaderName, LOCATION, RETRY_AFTER},
 };
 use tokio::time::timeout;
 
@@ -58,7 +58,7 @@ async fn failed(target: &Target, mut response: Response) -> Verdict {
     let status = response.status();
     let retry = match status {
         StatusCode::GONE => Retry::Never,
-        _ => match retry_after(response.headers(), SystemTime::now()) {
+        _ => match retry_after(response.headers(), their_time(response.headers())) {
             Some(wait) => Retry::After(wait),
             None => Retry::Backoff,
         },
@@ -164,6 +164,13 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
         .map(|wait| wait.min(LONGEST_WAIT))
 }
 
+/// What time it is where the answer comes from, as far as it says so (RFC 9110, section 6.6.1): a date in it is by that
+/// clock, and not by ours.
+fn their_time(headers: &HeaderMap) -> SystemTime {
+    let date = text(headers, DATE).and_then(|text| httpdate::parse_http_date(text).ok());
+    date.unwrap_or_else(SystemTime::now)
+}
+
 /// A whole number of seconds; one that is larger than all numbers is the largest.
 fn seconds(text: &str) -> Option<Duration> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -197,6 +204,19 @@ mod tests {
         // 784,111,777 is 08:49:37.
         assert_eq!(retried("Sun, 06 Nov 1994 08:50:07 GMT"), seconds(30));
         assert_eq!(retried("Sunday, 06-Nov-94 08:50:07 GMT"), seconds(30));
+    }
+
+    #[test]
+    fn a_date_to_retry_after_is_compared_with_the_date_of_its_answer() {
+        let headers = HeaderMap::from_iter([
+            (DATE, "Sun, 06 Nov 1994 08:49:37 GMT".parse().unwrap()),
+            (
+                RETRY_AFTER,
+                "Sun, 06 Nov 1994 08:50:07 GMT".parse().unwrap(),
+            ),
+        ]);
+        let wait = retry_after(&headers, their_time(&headers));
+        assert_eq!(wait, Some(Duration::from_secs(30)));
     }
 
     #[test]
