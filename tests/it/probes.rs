@@ -71,6 +71,12 @@ async fn a_probe_that_succeeds_says_ok_and_names_its_checks_when_asked() {
     for path in ["/readyz?verbose", "/readyz?a=b&verbose=1"] {
         assert_eq!(program.get(path).await, (200, verbose.to_owned()), "{path}");
     }
+    storage.note("slow,\nbut it answers");
+    let noted =
+        "[+]started ok\n[+]drain ok\n[+]storage ok: slow, but it answers\nreadyz check passed\n";
+    let said = program.get("/readyz?verbose").await;
+    assert_eq!(said, (200, noted.to_owned()));
+    assert_eq!(program.get("/readyz").await, (200, "ok\n".to_owned()));
     let (_, live) = program.get("/livez?verbose").await;
     assert_eq!(live, "[+]ping ok\nlivez check passed\n");
     let (_, started) = program.get("/startupz?verbose").await;

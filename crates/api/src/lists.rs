@@ -60,7 +60,8 @@ pub(super) struct ListQuery {
 )]
 pub(super) async fn queues(State(service): State<Arc<Service>>) -> Result<Json<Queues>, Problem> {
     let stats = service.all_stats().await?;
-    let queues = stats.into_iter().map(QueueView::from).collect();
+    let here = |stats| QueueView::here(stats, &service.drain);
+    let queues = stats.into_iter().map(here).collect();
     Ok(Json(Queues { queues }))
 }
 
@@ -77,7 +78,8 @@ pub(super) async fn queue(
     State(service): State<Arc<Service>>,
     AtQueue(queue): AtQueue,
 ) -> Result<Json<QueueView>, Problem> {
-    Ok(Json(service.stats(&queue).await?.into()))
+    let stats = service.stats(&queue).await?;
+    Ok(Json(QueueView::here(stats, &service.drain)))
 }
 
 /// Jobs of a queue in one state, page by page.
@@ -184,11 +186,5 @@ fn empty(queue: QueueName) -> QueueStats {
         deferred: 0,
         dead: 0,
         oldest_age: None,
-    }
-}
-
-impl From<QueueStats> for QueueView {
-    fn from(stats: QueueStats) -> Self {
-        Self::new(stats)
     }
 }

@@ -218,6 +218,7 @@ impl Service {
         // Looked for first: pausing a queue that is misspelt would make one of that name.
         self.stats(queue).await?;
         self.engine.set_paused(queue, paused).await?;
-        Ok(Json(self.stats(queue).await?.into()))
+        let stats = self.stats(queue).await?;
+        Ok(Json(QueueView::here(stats, &self.drain)))
     }
 }

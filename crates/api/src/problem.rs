@@ -1,5 +1,7 @@
 //! Errors as RFC 9457 problem details.
 
+use std::time::Duration;
+
 use axum::{
     http::{HeaderValue, StatusCode, header},
     response::{IntoResponse, Response},
@@ -7,7 +9,7 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use lameduck_jobs::{engine::EngineError, job::Rejected};
+use lameduck_jobs::{engine::EngineError, job::Rejected, log_limit::LogLimit};
 
 /// In seconds. A full queue empties as fast as its workers work.
 const QUEUE_FULL: u32 = 5;
@@ -119,7 +121,11 @@ impl From<EngineError> for Problem {
             }
             _ => {}
         }
-        tracing::error!(%error, "the queue's storage failed under a request");
+        // Whoever asks while it is away would fill the log.
+        static TOLD: LogLimit = LogLimit::new(Duration::from_secs(10));
+        if let Some(withheld) = TOLD.pass() {
+            tracing::error!(%error, withheld, "the queue's storage failed under a request");
+        }
         Self::overloaded(
             "the queue's storage did not answer; the request may or may not have taken effect. \
              Repeat it, with the same Idempotency-Key where it submits a job",

@@ -6,9 +6,14 @@ use jiff::{SignedDuration, Timestamp};
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use lameduck_jobs::job::{
-    JobId, JobRecord, Priority, ProcessId, QueueName, QueueStats, Run, RunEnd, State, Unreadable,
+use lameduck_jobs::{
+    job::{
+        JobId, JobRecord, Priority, ProcessId, QueueName, QueueStats, Run, RunEnd, State,
+        Unreadable,
+    },
+    workers::{Reason, Unavailable, unavailable},
 };
+use lameduck_lifecycle::Drain;
 
 /// A job.
 #[derive(Debug, PartialEq, Serialize, ToSchema)]
@@ -119,6 +124,21 @@ pub(super) struct QueueView {
     dead: u64,
     /// For how long the oldest pending job could have run.
     oldest_age_seconds: Option<f64>,
+    /// Why the process that answers tries its jobs one at a time; null while it does not. Other processes may
+    /// see it otherwise.
+    backoff: Option<BackoffView>,
+}
+
+/// What keeps the workers of a process from beginning the jobs of a queue.
+#[derive(Serialize, ToSchema)]
+pub(super) struct BackoffView {
+    /// `unreachable`: the program is missing or nobody answers. `overloaded`: the endpoint answers that it has too much
+    /// to do.
+    reason: Reason,
+    /// Since when.
+    since: Timestamp,
+    /// What the latest job that was tried met with.
+    error: String,
 }
 
 // === impl JobView ===
@@ -209,10 +229,31 @@ impl From<Run> for RunView {
     }
 }
 
+// === impl BackoffView ===
+
+impl From<Unavailable> for BackoffView {
+    fn from(now: Unavailable) -> Self {
+        Self {
+            reason: now.reason,
+            since: now.since,
+            error: now.error,
+        }
+    }
+}
+
 // === impl QueueView ===
 
 impl QueueView {
-    pub(super) fn new(stats: QueueStats) -> Self {
+    /// With what this process knows of it.
+    pub(super) fn here(stats: QueueStats, drain: &Drain) -> Self {
+        let backoff = unavailable(drain, &stats.queue).map(BackoffView::from);
+        Self {
+            backoff,
+            ..Self::new(stats)
+        }
+    }
+
+    fn new(stats: QueueStats) -> Self {
         Self {
             queue: stats.queue,
             paused: stats.paused,
@@ -222,6 +263,7 @@ impl QueueView {
             deferred: stats.deferred,
             dead: stats.dead,
             oldest_age_seconds: stats.oldest_age.map(|age| age.as_secs_f64()),
+            backoff: None,
         }
     }
 }

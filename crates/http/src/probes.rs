@@ -70,11 +70,16 @@ fn answer(probe: &str, query: Option<&str>, checks: &[CheckResult]) -> Response 
         return "ok\n".into_response();
     }
     let mut text = String::new();
-    for CheckResult { name, failed, .. } in checks {
+    for CheckResult {
+        name, failed, note, ..
+    } in checks
+    {
+        let one_line = |text: &str| text.replace('\n', " ");
         // Writing to a string cannot fail.
-        let _ = match failed {
-            None => writeln!(text, "[+]{name} ok"),
-            Some(reason) => writeln!(text, "[-]{name} failed: {}", reason.replace('\n', " ")),
+        let _ = match (failed, note) {
+            (Some(reason), _) => writeln!(text, "[-]{name} failed: {}", one_line(reason)),
+            (None, Some(note)) => writeln!(text, "[+]{name} ok: {}", one_line(note)),
+            (None, None) => writeln!(text, "[+]{name} ok"),
         };
     }
     let (status, end) = match passed {

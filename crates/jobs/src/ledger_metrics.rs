@@ -19,8 +19,9 @@ use prometheus::{CounterVec, IntCounterVec, Opts, Registry, core::Collector};
 use tokio::time::sleep;
 
 use super::{
-    engine::{Engine, EngineError},
+    engine::Engine,
     ledger::{DrainTotal, KILLED},
+    log_limit::LogLimit,
 };
 use lameduck_lifecycle::{BoxError, Cause, Drain, Outcome, RoutingEnd};
 
@@ -41,19 +42,28 @@ struct Sum {
     figures: Vec<(String, Option<&'static str>)>,
 }
 
+/// How often to say that it can't be read.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
+
 /// Reads the ledger now and then, for as long as the process lives.
 pub(super) async fn export(engine: Arc<dyn Engine>, drain: Drain) -> Result<(), BoxError> {
     // Nothing is exported before the first look: a zero that turns into the sum of all history would be
     // taken for an increase.
     let mut metrics = None;
+    let limit = LogLimit::new(TELL_AGAIN);
     loop {
         match engine.drain_totals().await {
             Ok(totals) => metrics
                 .get_or_insert_with(|| LedgerMetrics::register(drain.registry(), &totals))
                 .catch_up(&totals),
-            Err(EngineError::Closed) => return Ok(()),
+            Err(error) if error.is_final() => return Ok(()),
             Err(error) => {
-                tracing::warn!(%error, "the drain ledger can't be read; its figures are old");
+                if let Some(withheld) = limit.pass() {
+                    tracing::warn!(
+                        %error, withheld,
+                        "the drain ledger can't be read; its figures are old"
+                    );
+                }
             }
         }
         sleep(EVERY).await;

@@ -7,6 +7,7 @@ pub mod job;
 pub mod ledger;
 mod ledger_metrics;
 pub mod leftovers;
+pub mod log_limit;
 mod metrics;
 #[cfg(feature = "openapi")]
 mod openapi;

@@ -5,7 +5,10 @@ use utoipa::{
     openapi::{ObjectBuilder, RefOr, Schema, Type},
 };
 
-use crate::job::{RunEnd, State};
+use crate::{
+    job::{RunEnd, State},
+    workers::Reason,
+};
 
 impl PartialSchema for State {
     fn schema() -> RefOr<Schema> {
@@ -14,6 +17,14 @@ impl PartialSchema for State {
 }
 
 impl ToSchema for State {}
+
+impl PartialSchema for Reason {
+    fn schema() -> RefOr<Schema> {
+        words([Self::Unreachable, Self::Overloaded].map(Self::as_str))
+    }
+}
+
+impl ToSchema for Reason {}
 
 impl PartialSchema for RunEnd {
     fn schema() -> RefOr<Schema> {

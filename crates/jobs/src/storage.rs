@@ -13,6 +13,9 @@
 //! has just come back is at once asked by everybody who waited.
 //!
 //! Liveness never follows: a restart repairs no database, and costs every running job its work.
+//!
+//! A part of the engine that panicked is another matter. It does not come back in this process, so readiness fails at
+//! once, and the process drains because of it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,7 +23,7 @@ use prometheus::IntGauge;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::engine::{Engine, EngineError};
-use lameduck_lifecycle::{BoxError, Drain};
+use lameduck_lifecycle::{BoxError, Check, Drain};
 
 /// Between two questions.
 const EVERY: Duration = Duration::from_secs(1);
@@ -42,6 +45,11 @@ struct Verdict {
     doubted: Option<Instant>,
 }
 
+/// The check of a storage that does not come back in this process.
+struct Failed {
+    _check: Check,
+}
+
 /// Asks for as long as the process lives, and lets readiness follow.
 pub(super) async fn watch(engine: Arc<dyn Engine>, drain: Drain) -> Result<(), BoxError> {
     let check = drain.readiness_check("storage");
@@ -51,12 +59,29 @@ pub(super) async fn watch(engine: Arc<dyn Engine>, drain: Drain) -> Result<(), B
     )?;
     drain.registry().register(Box::new(answers.clone()))?;
     answers.set(1);
+    let failed = tokio::select! {
+        biased;
+        failed = engine.failed() => failed,
+        closed = ask(&*engine, &check, &answers) => closed,
+    };
+    if matches!(failed, EngineError::Closed) {
+        return Ok(());
+    }
+    answers.set(0);
+    check.fail(failed.to_string());
+    // Otherwise it would pass again, because nobody says that it fails any more.
+    drain.kept(|| Failed { _check: check });
+    Err(failed.into())
+}
+
+/// Asks until there is nobody left to be asked.
+async fn ask(engine: &dyn Engine, check: &Check, answers: &IntGauge) -> EngineError {
     let mut verdict = Verdict::PASSING;
     loop {
         let asked = Instant::now();
         let answer = match timeout(PATIENCE, engine.ping()).await {
             Ok(Ok(())) => Ok(()),
-            Ok(Err(EngineError::Closed)) => return Ok(()),
+            Ok(Err(error)) if error.is_final() => return error,
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
         };

@@ -99,10 +99,21 @@ pub struct Work {
     failed: [AtomicU64; 2],
     /// Milliseconds.
     longest: AtomicU64,
-    /// Since when.
-    held: Mutex<BTreeMap<String, Instant>>,
+    /// By the number of the run and not by the job: after its lease was lost a process may run a job a second time
+    /// beside its first run.
+    held: Mutex<BTreeMap<u64, Run>>,
+    runs: AtomicU64,
     released: Mutex<Ids>,
     left: Mutex<Ids>,
+}
+
+/// A run of a job.
+#[derive(Debug)]
+struct Run {
+    job: String,
+    since: Instant,
+    /// The job belongs to somebody else: the run is waited for, and nobody asks what became of the job.
+    disowned: bool,
 }
 
 /// Some ids, and how many there were in all.
@@ -124,7 +135,7 @@ pub struct PoolGuard(Arc<Work>);
 #[must_use = "the job counts as held while this lives"]
 pub struct JobGuard {
     work: Arc<Work>,
-    id: Option<String>,
+    run: u64,
 }
 
 // === impl Traffic ===
@@ -302,6 +313,7 @@ impl Work {
             failed: Default::default(),
             longest: AtomicU64::default(),
             held: Mutex::default(),
+            runs: AtomicU64::default(),
             released: Mutex::default(),
             left: Mutex::default(),
         }
@@ -323,7 +335,7 @@ impl Work {
         self.jobs.fetch_add(1, SeqCst);
         JobGuard {
             work: self.clone(),
-            id: None,
+            run: self.runs.fetch_add(1, SeqCst),
         }
     }
 
@@ -349,21 +361,14 @@ impl Work {
         }
     }
 
-    /// A job was given back, and durably so.
+    /// A job was given back by its process, and durably so, whoever runs it.
     pub fn released(&self, id: String) {
-        lock(&self.held).remove(&id);
         lock(&self.released).push(id);
     }
 
-    /// A job could not be given back; its lease will do it.
-    pub fn left_behind(&self, id: String) {
-        lock(&self.held).remove(&id);
-        lock(&self.left).push(id);
-    }
-
-    /// A job was given back over the head of whoever runs it: it is not left behind.
+    /// A job is not this process's any more, however many of its runs go on here: none of them is left behind.
     pub fn no_longer_held(&self, id: &str) {
-        lock(&self.held).remove(id);
+        lock(&self.held).retain(|_, run| run.job != id);
     }
 
     /// A job's run has ended by itself, after so long.
@@ -402,7 +407,7 @@ impl Work {
     /// Those that are held the longest, at most so many, in no order.
     pub(super) fn oldest(&self, limit: usize) -> Vec<Held> {
         let held = lock(&self.held);
-        let mut oldest: Vec<_> = held.iter().map(|(id, since)| (*since, id)).collect();
+        let mut oldest: Vec<_> = held.values().map(|run| (run.since, &run.job)).collect();
         if limit < oldest.len() {
             oldest.select_nth_unstable(limit);
             oldest.truncate(limit);
@@ -418,8 +423,8 @@ impl Work {
     /// Jobs that could not be given back, and those of which nobody has said yet what became of them.
     pub fn left_ids(&self) -> Ids {
         let mut left = lock(&self.left).clone();
-        for id in lock(&self.held).keys() {
-            left.push(id.clone());
+        for run in lock(&self.held).values().filter(|run| !run.disowned) {
+            left.push(run.job.clone());
         }
         left
     }
@@ -447,16 +452,43 @@ impl Drop for PoolGuard {
 impl JobGuard {
     /// The reservation has brought this job. A report that comes while it is still held names it.
     pub fn name(&mut self, id: String) {
-        lock(&self.work.held).insert(id.clone(), Instant::now());
-        self.id = Some(id);
+        let run = Run {
+            job: id,
+            since: Instant::now(),
+            disowned: false,
+        };
+        lock(&self.work.held).insert(self.run, run);
+    }
+
+    /// The job was given back, and durably so.
+    pub fn released(&self) {
+        if let Some(id) = self.forget() {
+            lock(&self.work.released).push(id);
+        }
+    }
+
+    /// The job could not be given back; its lease will do it.
+    pub fn left_behind(&self) {
+        if let Some(id) = self.forget() {
+            lock(&self.work.left).push(id);
+        }
+    }
+
+    /// The job belongs to somebody else. The run still counts, but no report names it as left behind.
+    pub fn disowned(&self) {
+        if let Some(run) = lock(&self.work.held).get_mut(&self.run) {
+            run.disowned = true;
+        }
+    }
+
+    fn forget(&self) -> Option<String> {
+        lock(&self.work.held).remove(&self.run).map(|run| run.job)
     }
 }
 
 impl Drop for JobGuard {
     fn drop(&mut self) {
-        if let Some(id) = &self.id {
-            lock(&self.work.held).remove(id);
-        }
+        self.forget();
         self.work.left(&self.work.jobs);
     }
 }
@@ -476,5 +508,47 @@ impl Ids {
         self.count += other.count;
         let room = IDS_KEPT.saturating_sub(self.ids.len());
         self.ids.extend(other.ids.into_iter().take(room));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::Lifecycle;
+
+    #[test]
+    fn a_run_that_ends_takes_nothing_from_another_one_of_the_same_job() {
+        let drain = Lifecycle::builder().drain().clone();
+        let work = drain.work("resize");
+        let (mut old, mut new) = (work.hold(), work.hold());
+        old.name("job".to_owned());
+        new.name("job".to_owned());
+        assert_eq!(drain.held(9).len(), 2);
+
+        old.disowned();
+        assert_eq!((drain.held(9).len(), work.left_ids().count), (2, 1));
+        drop(old);
+
+        assert_eq!(drain.held(9)[0].id, "job");
+        assert_eq!(work.left_ids().ids, ["job"]);
+        new.released();
+        assert_eq!((work.left_ids().count, work.released_count()), (0, 1));
+        new.left_behind();
+        assert_eq!(work.left_ids().count, 0, "it is told of once");
+        drop(new);
+        assert_eq!(work.jobs(), 0);
+    }
+
+    #[test]
+    fn a_job_that_its_process_gives_back_is_left_behind_by_none_of_its_runs() {
+        let drain = Lifecycle::builder().drain().clone();
+        let work = drain.work("resize");
+        let (mut old, mut new, mut other) = (work.hold(), work.hold(), work.hold());
+        old.name("job".to_owned());
+        new.name("job".to_owned());
+        other.name("other".to_owned());
+
+        work.no_longer_held("job");
+
+        assert_eq!(work.left_ids().ids, ["other"]);
     }
 }

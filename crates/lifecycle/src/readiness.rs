@@ -64,6 +64,8 @@ pub struct CheckResult {
     pub name: String,
     /// Why it fails; none where it passes.
     pub failed: Option<String>,
+    /// What is worth knowing though it passes.
+    pub note: Option<String>,
 }
 
 // === impl Readiness ===
@@ -154,6 +156,14 @@ impl Check {
         }
     }
 
+    /// What people should know who look at the check, which passes all the same.
+    pub fn note(&self, note: impl Into<String>) {
+        let mut checks = lock(&self.readiness.0.checks);
+        if let Some(result) = checks.registered.get_mut(&self.number) {
+            result.note = Some(note.into());
+        }
+    }
+
     /// Says what it said before.
     fn say(&self, failed: Option<String>) -> Option<String> {
         let mut checks = lock(&self.readiness.0.checks);
@@ -184,6 +194,7 @@ impl CheckResult {
         Self {
             name: name.to_owned(),
             failed,
+            note: None,
         }
     }
 }

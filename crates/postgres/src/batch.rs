@@ -13,7 +13,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 
 use super::session::Undone;
-use lameduck_jobs::engine::EngineError;
+use lameduck_jobs::engine::{EngineError, vital::Vitals};
 
 /// Calls that may wait for their batch; whoever comes then waits to be let in.
 const BACKLOG: usize = 4096;
@@ -33,7 +33,11 @@ type Work<I, A> =
     Box<dyn Fn(Arc<Vec<I>>) -> BoxFuture<'static, Result<Vec<A>, Undone>> + Send + Sync>;
 
 /// The way into the next batch.
-pub(super) struct Batcher<I, A>(mpsc::Sender<Call<I, A>>);
+pub(super) struct Batcher<I, A> {
+    calls: mpsc::Sender<Call<I, A>>,
+    close: CancellationToken,
+    vitals: Vitals,
+}
 
 struct Call<I, A> {
     items: Vec<I>,
@@ -54,24 +58,40 @@ impl<I: Item, A> Call<I, A> {
 impl<I: Item, A: Send + 'static> Batcher<I, A> {
     /// Batches of about `most` items, fewer of heavy ones, until `close`: then what was asked before is finished.
     pub fn spawn(
+        part: &'static str,
         most: usize,
         tasks: &TaskTracker,
-        close: CancellationToken,
+        (close, vitals): (CancellationToken, Vitals),
         work: Work<I, A>,
     ) -> Self {
-        let (sender, receiver) = mpsc::channel(BACKLOG);
-        tasks.spawn(serve(most, receiver, close, work));
-        Self(sender)
+        let (calls, receiver) = mpsc::channel(BACKLOG);
+        let serving = serve(most, receiver, close.clone(), work);
+        tasks.spawn(vitals.clone().watch(part, serving));
+        Self {
+            calls,
+            close,
+            vitals,
+        }
     }
 
     /// Has these done in the next batch; returns when they are durable.
     pub async fn call(&self, items: Vec<I>) -> Result<Vec<A>, EngineError> {
         let (reply, answer) = oneshot::channel();
-        self.0
-            .send(Call { items, reply })
-            .await
-            .map_err(|_| EngineError::Closed)?;
-        answer.await.unwrap_or(Err(EngineError::Closed))
+        if self.calls.send(Call { items, reply }).await.is_err() {
+            return Err(self.gone().await);
+        }
+        match answer.await {
+            Ok(answer) => answer,
+            Err(_) => Err(self.gone().await),
+        }
+    }
+
+    /// Why nobody answers: it was closed, or else it has panicked.
+    async fn gone(&self) -> EngineError {
+        tokio::select! {
+            () = self.close.cancelled() => self.vitals.gone(),
+            failed = self.vitals.failed() => failed,
+        }
     }
 }
 

@@ -26,7 +26,7 @@ use super::{
     session::Failure,
     watch::{Beat, StoodStill, Watch},
 };
-use lameduck_jobs::job::ProcessId;
+use lameduck_jobs::{engine::vital::Vitals, job::ProcessId};
 
 /// Beats in a lease. More of them find a death sooner and cost more; three may fail in a row and nobody is
 /// taken for dead.
@@ -112,6 +112,7 @@ impl Lease {
         identity: Identity,
         about: About,
         orders: mpsc::Sender<Order>,
+        vitals: Vitals,
     ) -> io::Result<Self> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
@@ -130,12 +131,13 @@ impl Lease {
         let thread = thread::Builder::new()
             .name("queue-lease".to_owned())
             .spawn(move || {
-                runtime.block_on(async {
+                let kept = async {
                     tokio::select! {
                         () = stopped.cancelled() => {}
                         () = keeper.run() => {}
                     }
-                });
+                };
+                vitals.run("queue-lease", || runtime.block_on(kept));
                 // A name that is being looked up can't be stopped, and nobody waits for it.
                 runtime.shutdown_background();
             })?;

@@ -45,7 +45,7 @@ use tokio_util::{
 };
 use uuid::Uuid;
 
-use lameduck_jobs::engine::{Clock, Engine, EngineError, Event};
+use lameduck_jobs::engine::{Clock, Engine, EngineError, Event, vital::Vitals};
 use lameduck_jobs::{
     job::{
         Cancelled, Claim, JobId, JobRecord, Listing, Maintained, NewJob, Order, Page, ProcessId,
@@ -108,6 +108,7 @@ pub struct PostgresEngine {
     outcomes: Batcher<queue::One, Written>,
     tasks: TaskTracker,
     closing: CancellationToken,
+    vitals: Vitals,
     lease: Mutex<Option<Lease>>,
     over: CancellationToken,
     // Ends what listens and waits, however the engine goes.
@@ -230,6 +231,7 @@ impl PostgresEngine {
         let over = CancellationToken::new();
         let (closing, tasks) = (CancellationToken::new(), TaskTracker::new());
         let (orders, ordered) = mpsc::channel(64);
+        let vitals = Vitals::default();
         let kept = Kept {
             max_crashes: options.max_crashes,
             ledger_rows: options.ledger_rows,
@@ -237,20 +239,22 @@ impl PostgresEngine {
         };
         tokio::spawn(News::cry(news.origin(), Arc::downgrade(&sessions), unsaid));
         tokio::spawn(news.listen(address.clone(), over.clone()));
-        tokio::spawn(reap_all(
+        let reaps = reap_all(
             sessions.clone(),
             ordered,
             options.lease,
             (options.max_crashes, options.ledger_rows),
             closing.clone(),
-        ));
-        let lease = Lease::keep(address, identity.clone(), about, orders)
+        );
+        tokio::spawn(vitals.clone().watch("queue-reaper", reaps));
+        let lease = Lease::keep(address, identity.clone(), about, orders, vitals.clone())
             .map_err(|error| EngineError::Storage(format!("no thread for the lease: {error}")))?;
         Ok(Self {
-            submissions: submissions(&sessions, &options, &tasks, &closing),
-            patient: submissions(&sessions, &options, &tasks, &closing),
+            submissions: submissions(&sessions, &options, &tasks, (&closing, &vitals)),
+            patient: submissions(&sessions, &options, &tasks, (&closing, &vitals)),
             contended: Contended::default(),
-            outcomes: outcomes(&sessions, &options, &tasks, &closing),
+            outcomes: outcomes(&sessions, &options, &tasks, (&closing, &vitals)),
+            vitals,
             identity,
             sessions,
             options: kept,
@@ -383,7 +387,7 @@ fn submissions(
     sessions: &Arc<Sessions>,
     options: &PostgresOptions,
     tasks: &TaskTracker,
-    closing: &CancellationToken,
+    (closing, vitals): (&CancellationToken, &Vitals),
 ) -> Batcher<NewJob, Result<Submitted, Rejected>> {
     let sessions = sessions.clone();
     let room = Room {
@@ -394,21 +398,29 @@ fn submissions(
         let (sessions, room) = (sessions.clone(), room.clone());
         Box::pin(async move { sessions.finish(queue::Submit { jobs, room }).await }) as _
     };
-    Batcher::spawn(options.batch, tasks, closing.clone(), Box::new(work))
+    let end = (closing.clone(), vitals.clone());
+    Batcher::spawn(
+        "queue-submissions",
+        options.batch,
+        tasks,
+        end,
+        Box::new(work),
+    )
 }
 
 fn outcomes(
     sessions: &Arc<Sessions>,
     options: &PostgresOptions,
     tasks: &TaskTracker,
-    closing: &CancellationToken,
+    (closing, vitals): (&CancellationToken, &Vitals),
 ) -> Batcher<queue::One, Written> {
     let sessions = sessions.clone();
     let work = move |outcomes| {
         let sessions = sessions.clone();
         Box::pin(async move { write_outcomes(&sessions, outcomes).await }) as _
     };
-    Batcher::spawn(options.batch, tasks, closing.clone(), Box::new(work))
+    let end = (closing.clone(), vitals.clone());
+    Batcher::spawn("queue-outcomes", options.batch, tasks, end, Box::new(work))
 }
 
 /// Writes outcomes together; where the database takes offence at what one of them says, each by itself. No text keeps
@@ -559,6 +571,10 @@ impl Engine for PostgresEngine {
     /// Another one after this process was taken for dead.
     fn process(&self) -> ProcessId {
         self.identity.get()
+    }
+
+    async fn failed(&self) -> EngineError {
+        self.vitals.failed().await
     }
 
     async fn ping(&self) -> Result<(), EngineError> {

@@ -31,7 +31,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::broadcast;
 
 use lameduck_jobs::{
-    engine::{Clock, Engine, EngineError, Event, common::EVENTS},
+    engine::{Clock, Engine, EngineError, Event, common::EVENTS, vital::Vitals},
     job::{
         Cancelled, Claim, JobId, JobRecord, Listing, Maintained, NewJob, Order, Page, ProcessId,
         QueueName, QueueStats, Rejected, Reserved, Retention, Revived, Run, Settled, Settlement,
@@ -61,7 +61,7 @@ use queue::Room;
 use reader::Reader;
 use time::QueueTime;
 pub use time::Uptime;
-use writer::{Desk, Figures, Writer};
+use writer::{Desk, Figures, Kept, Writer};
 
 /// The embedded engine.
 ///
@@ -74,6 +74,7 @@ pub struct SqliteEngine {
     time: Arc<QueueTime>,
     events: broadcast::Sender<Event>,
     figures: Arc<Figures>,
+    vitals: Vitals,
     // Dropped in this order: the reader goes first, so that the writer's connection is the last one and
     // folds the WAL in.
     reader: Reader,
@@ -164,9 +165,11 @@ impl SqliteEngine {
             batch: options.batch.max(1),
             events: events.clone(),
             figures: figures.clone(),
-            directory,
+            told: writer::told(),
+            directory: Kept::new(directory),
         };
         let reads = connection::reader(&database)?;
+        let (vitals, backlog) = (Vitals::default(), options.backlog.max(1));
         let no_thread = |error| EngineError::Storage(format!("no thread for the queue: {error}"));
         Ok(Self {
             process,
@@ -175,8 +178,9 @@ impl SqliteEngine {
             time,
             events,
             figures,
-            reader: Reader::spawn(options.backlog.max(1), reads, database).map_err(no_thread)?,
-            writer: Writer::spawn(options.backlog.max(1), desk).map_err(no_thread)?,
+            reader: Reader::spawn(backlog, reads, database, vitals.clone()).map_err(no_thread)?,
+            writer: Writer::spawn(backlog, desk, vitals.clone()).map_err(no_thread)?,
+            vitals,
         })
     }
 
@@ -248,6 +252,10 @@ impl fmt::Debug for SqliteEngine {
 impl Engine for SqliteEngine {
     fn process(&self) -> ProcessId {
         self.process
+    }
+
+    async fn failed(&self) -> EngineError {
+        self.vitals.failed().await
     }
 
     /// By the writer: it waits behind a disk that hangs.

@@ -6,7 +6,7 @@ use rusqlite::Connection;
 use tokio::sync::oneshot;
 
 use super::{connection::explain, service::Service};
-use lameduck_jobs::engine::EngineError;
+use lameduck_jobs::engine::{EngineError, vital::Vitals};
 
 /// The handle on the reader's thread.
 pub(super) struct Reader(Service<Query>);
@@ -15,8 +15,13 @@ type Query = Box<dyn FnOnce(&Connection, &PathBuf) + Send>;
 
 impl Reader {
     /// Starts the thread.
-    pub fn spawn(backlog: usize, connection: Connection, database: PathBuf) -> io::Result<Self> {
-        Service::<Query>::spawn("queue-reader", backlog, move |mut inbox| {
+    pub fn spawn(
+        backlog: usize,
+        connection: Connection,
+        database: PathBuf,
+        vitals: Vitals,
+    ) -> io::Result<Self> {
+        Service::<Query>::spawn("queue-reader", backlog, vitals, move |mut inbox| {
             while let Some(query) = inbox.next() {
                 query(&connection, &database);
             }
@@ -40,7 +45,10 @@ impl Reader {
             let _ = reply.send(result);
         });
         self.0.send(query).await?;
-        answer.await.unwrap_or(Err(EngineError::Closed))
+        match answer.await {
+            Ok(answer) => answer,
+            Err(_) => Err(self.0.gone().await),
+        }
     }
 
     /// Returns when its connection is closed.

@@ -1,11 +1,15 @@
 //! A thread that owns something which can't be shared, and a bounded inbox in front of it.
 
-use std::{io, thread};
+use std::{
+    io,
+    sync::atomic::{AtomicBool, Ordering},
+    thread,
+};
 
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use lameduck_jobs::engine::EngineError;
+use lameduck_jobs::engine::{EngineError, vital::Vitals};
 
 /// The handle on such a thread. Dropped, it lets the thread finish what it was sent and joins it.
 pub(super) struct Service<M> {
@@ -13,6 +17,8 @@ pub(super) struct Service<M> {
     sender: Option<mpsc::Sender<Message<M>>>,
     thread: Option<thread::JoinHandle<()>>,
     finished: CancellationToken,
+    closing: AtomicBool,
+    vitals: Vitals,
 }
 
 /// The thread's end of it.
@@ -26,26 +32,31 @@ enum Message<M> {
 // === impl Service ===
 
 impl<M: Send + 'static> Service<M> {
-    /// Runs `serve` on a thread of its own. It has to return once its inbox has ended.
+    /// Runs `serve` on a thread of its own. It has to return once its inbox has ended; where it panics, the engine is
+    /// not well.
     pub fn spawn(
-        name: &str,
+        name: &'static str,
         backlog: usize,
+        vitals: Vitals,
         serve: impl FnOnce(Inbox<M>) + Send + 'static,
     ) -> io::Result<Self> {
         let (sender, receiver) = mpsc::channel(backlog);
         let finished = CancellationToken::new();
         let guard = finished.clone().drop_guard();
+        let watched = vitals.clone();
         let thread = thread::Builder::new()
             .name(name.to_owned())
             .spawn(move || {
-                // Dropped after everything that `serve` owned, even when it panics.
+                // Dropped after everything that `serve` owned, and after its panic was noted.
                 let _guard = guard;
-                serve(Inbox(receiver));
+                watched.run(name, || serve(Inbox(receiver)));
             })?;
         Ok(Self {
             sender: Some(sender),
             thread: Some(thread),
             finished,
+            closing: AtomicBool::new(false),
+            vitals,
         })
     }
 
@@ -56,14 +67,26 @@ impl<M: Send + 'static> Service<M> {
 
     /// Lets the thread finish what it was sent, and returns when it and all that it owned is gone.
     pub async fn close(&self) {
+        self.closing.store(true, Ordering::SeqCst);
         // An error means that it is closing already.
         let _ = self.post(Message::Close).await;
         self.finished.cancelled().await;
     }
 
+    /// Why the thread has not answered what it was sent.
+    pub async fn gone(&self) -> EngineError {
+        // Only a panic leaves something unanswered, and it is noted when the thread is at its end.
+        self.finished.cancelled().await;
+        self.vitals.gone()
+    }
+
     async fn post(&self, message: Message<M>) -> Result<(), EngineError> {
         let sender = self.sender.as_ref().ok_or(EngineError::Closed)?;
-        sender.send(message).await.map_err(|_| EngineError::Closed)
+        match sender.send(message).await {
+            Ok(()) => Ok(()),
+            Err(_) if self.closing.load(Ordering::SeqCst) => Err(self.vitals.gone()),
+            Err(_) => Err(self.gone().await),
+        }
     }
 }
 
@@ -98,5 +121,44 @@ impl<M> Inbox<M> {
                 Message::Close => self.0.close(),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn service(vitals: &Vitals) -> Service<u32> {
+        let serve = |mut inbox: Inbox<u32>| {
+            while let Some(work) = inbox.next() {
+                assert_ne!(work, 13, "not this one");
+            }
+        };
+        Service::spawn("queue-test", 4, vitals.clone(), serve).unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_thread_that_panics_is_not_taken_for_one_that_was_closed() {
+        let vitals = Vitals::default();
+        let service = service(&vitals);
+        service.send(1).await.unwrap();
+        service.send(13).await.unwrap();
+
+        let failed = vitals.failed().await;
+
+        assert!(failed.to_string().contains("'queue-test'"), "{failed}");
+        for error in [service.send(2).await.unwrap_err(), service.gone().await] {
+            assert!(matches!(error, EngineError::Failed { .. }), "{error}");
+        }
+        service.close().await;
+    }
+
+    #[tokio::test]
+    async fn one_that_was_closed_is_closed() {
+        let vitals = Vitals::default();
+        let service = service(&vitals);
+        service.close().await;
+        let error = service.send(1).await.unwrap_err();
+        assert!(matches!(error, EngineError::Closed), "{error}");
     }
 }

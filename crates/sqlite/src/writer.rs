@@ -18,6 +18,8 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
+    thread,
+    time::Duration,
 };
 
 use jiff::Timestamp;
@@ -29,10 +31,21 @@ use super::{
     directory::Directory,
     service::{Inbox, Service},
 };
-use lameduck_jobs::engine::{Clock, EngineError, Event, common::Effects};
+use lameduck_jobs::{
+    engine::{Clock, EngineError, Event, common::Effects, vital::Vitals},
+    log_limit::LogLimit,
+};
+
+/// How often to say that nothing can be written: whoever waits tries again four times a second.
+const TELL_AGAIN: Duration = Duration::from_secs(10);
 
 /// The handle on the writer's thread.
 pub(super) struct Writer(Service<Box<dyn Command>>);
+
+/// What the thread says of writes that fail.
+pub(super) const fn told() -> LogLimit {
+    LogLimit::new(TELL_AGAIN)
+}
 
 /// Everything that the thread owns.
 pub(super) struct Desk {
@@ -41,9 +54,14 @@ pub(super) struct Desk {
     pub batch: usize,
     pub events: broadcast::Sender<Event>,
     pub figures: Arc<Figures>,
+    pub told: LogLimit,
     /// Kept to the very end: the lock may go only when nothing is written any more.
-    pub directory: Directory,
+    pub directory: Kept,
 }
+
+/// The directory, which stays locked until the process ends where the thread panics: its handlers are still at work,
+/// and another process must not free their jobs.
+pub(super) struct Kept(Option<Directory>);
 
 /// What a command gets to work with.
 pub(super) struct Turn<'a> {
@@ -98,8 +116,9 @@ struct Request<F, T> {
 
 impl Writer {
     /// Starts the thread.
-    pub fn spawn(backlog: usize, desk: Desk) -> io::Result<Self> {
-        Service::spawn("queue-writer", backlog, move |inbox| desk.serve(inbox)).map(Self)
+    pub fn spawn(backlog: usize, desk: Desk, vitals: Vitals) -> io::Result<Self> {
+        let serve = move |inbox| desk.serve(inbox);
+        Service::spawn("queue-writer", backlog, vitals, serve).map(Self)
     }
 
     /// Has `run` done in the next transaction; returns when it is durable.
@@ -113,12 +132,31 @@ impl Writer {
         self.0
             .send(Box::new(Request { run, result, reply }))
             .await?;
-        answer.await.unwrap_or(Err(EngineError::Closed))
+        match answer.await {
+            Ok(answer) => answer,
+            Err(_) => Err(self.0.gone().await),
+        }
     }
 
     /// Returns when what was sent is durable, the files are closed and the directory is free.
     pub async fn close(&self) {
         self.0.close().await;
+    }
+}
+
+// === impl Kept ===
+
+impl Kept {
+    pub fn new(directory: Directory) -> Self {
+        Self(Some(directory))
+    }
+}
+
+impl Drop for Kept {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            std::mem::forget(self.0.take());
+        }
     }
 }
 
@@ -150,7 +188,13 @@ impl Desk {
                 return batch.into_iter().for_each(|one| self.settle(vec![one]));
             }
             Err(Broken::ByOne(failure) | Broken::AsAWhole(failure)) => {
-                tracing::error!(error = failure.0, "the queue could not be written");
+                if let Some(withheld) = self.told.pass() {
+                    tracing::error!(
+                        error = failure.0,
+                        withheld,
+                        "the queue could not be written"
+                    );
+                }
                 for command in &mut batch {
                     command.fail(failure.clone());
                 }
@@ -233,7 +277,8 @@ impl Desk {
     }
 
     fn database(&self) -> PathBuf {
-        self.directory.database()
+        let directory = self.directory.0.as_ref();
+        directory.map(Directory::database).unwrap_or_default()
     }
 
     fn close(self) {

@@ -16,6 +16,7 @@ mod locks;
 mod processes;
 mod server;
 mod trouble;
+mod two_runs;
 
 super::contract!(PostgresStore);
 

@@ -3,16 +3,15 @@
 use std::{net::SocketAddr, time::Duration};
 
 use axum::{Router, response::IntoResponse, routing::post};
-use lameduck::jobs::handler::http::Http;
+use lameduck::jobs::handler::{Handler, http::Http};
 use tokio::{
-    io::AsyncWriteExt,
     net::{TcpListener, TcpSocket, TcpStream},
-    time::{advance, timeout},
+    time::timeout,
 };
 
 use super::{
-    done, error, postponed, run,
-    target::{Authority, Target, Wire, read_request},
+    done, postponed, run,
+    target::{Authority, Target, Wire},
 };
 
 /// An address where nobody listens. One of its own, so that no other test's listener gets the port.
@@ -64,35 +63,11 @@ async fn a_host_that_does_not_answer_costs_no_attempt() {
 }
 
 #[tokio::test]
-async fn without_patience_attempts_count_at_once() {
-    let http = to(nobody("127.77.0.3").await).patience(Duration::ZERO);
-    assert!(error(run(&http).await).contains("can't be reached"));
-}
-
-#[tokio::test(start_paused = true)]
-async fn attempts_count_when_patience_is_over_and_an_answer_brings_it_back() {
-    let address = nobody("127.77.0.4").await;
-    let http = to(address).patience(Duration::from_secs(60));
-
-    postponed(run(&http).await);
-    advance(Duration::from_secs(59)).await;
-    let (_, wait) = postponed(run(&http).await);
-    assert!((15.0..=30.0).contains(&wait.as_secs_f64()), "{wait:?}");
-    advance(Duration::from_secs(1)).await;
-    error(run(&http).await);
-
-    {
-        let listener = TcpListener::bind(address).await.unwrap();
-        let answer = async {
-            let (mut stream, _) = listener.accept().await.unwrap();
-            read_request(&mut stream).await;
-            let busy = "HTTP/1.1 500 Oops\r\ncontent-length: 0\r\nconnection: close\r\n\r\n";
-            stream.write_all(busy.as_bytes()).await.unwrap();
-        };
-        error(tokio::join!(run(&http), answer).0);
-    }
-    let (_, wait) = postponed(run(&http).await);
-    assert!(wait <= Duration::from_secs(1), "{wait:?}");
+async fn its_patience_is_five_minutes_unless_somebody_says_otherwise() {
+    let http = to(nobody("127.77.0.3").await);
+    assert_eq!(http.postpones_for(), Some(Duration::from_secs(300)));
+    let impatient = http.patience(Duration::ZERO);
+    assert_eq!(impatient.postpones_for(), Some(Duration::ZERO));
 }
 
 // === connections that go stale ===

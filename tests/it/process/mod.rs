@@ -18,6 +18,7 @@ mod interface;
 mod ledger;
 mod leftovers;
 mod metrics;
+mod outage;
 mod restarts;
 mod rolling;
 mod shortage;

@@ -28,8 +28,10 @@ use tokio::{
 };
 
 mod example;
+mod failures;
 mod figures;
 mod functions;
+mod outage;
 mod runs;
 mod suspects;
 

@@ -77,3 +77,71 @@ async fn engine_after(
     last.close().await;
     open()
 }
+
+#[tokio::test]
+async fn behind_a_suspect_that_waits_nobody_holds_a_job_that_waits() {
+    let directory = a_directory();
+    let open = || Arc::new(SqliteEngine::open(directory.path(), SqliteOptions::default()).unwrap());
+    let engine = open();
+    engine.submit(vec![a_job("0")]).await.unwrap();
+    for _ in 0..2 {
+        let crashing = engine_after(&engine, &open).await;
+        drop(
+            crashing
+                .reserve(&queue(), Order::Priority, 9)
+                .await
+                .unwrap(),
+        );
+        crashing.close().await;
+    }
+    let engine = open();
+    let gate = Arc::new(Semaphore::new(0));
+    let (opens, begun) = (gate.clone(), Arc::new(Notify::new()));
+    let begins = begun.clone();
+    let handler = move |n: u32, _: Context| {
+        let (gate, begun) = (opens.clone(), begins.clone());
+        async move {
+            if n == 1 {
+                begun.notify_one();
+                gate.acquire().await?.forget();
+            }
+            Ok::<_, Failure>(())
+        }
+    };
+    // One that takes long, begun before the suspect's second is over.
+    let long = engine
+        .submit(vec![a_job("1")])
+        .await
+        .unwrap()
+        .remove(0)
+        .unwrap()
+        .id;
+    let program = Program::start_with(engine.clone(), vec![pool(function(handler))]);
+    begun.notified().await;
+    let stats = async || engine.queues().await.unwrap().remove(0);
+    let waits = async {
+        while stats().await.running < 2 {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(BOUND, waits)
+        .await
+        .expect("the suspect is reserved");
+
+    let others = (2..40).map(|n| a_job(&n.to_string())).collect();
+    let others = engine.submit(others).await.unwrap();
+
+    // Each of them is looked for again and again; nobody may hold one until the suspect has had its turn.
+    for _ in 0..50 {
+        let stats = stats().await;
+        assert_eq!((stats.running, stats.pending), (2, 38), "{stats:?}");
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    gate.add_permits(1);
+    program.ended(long).await;
+    for other in others {
+        let job = program.ended(other.unwrap().id).await;
+        assert_eq!(job.releases, 0, "nobody gave it back");
+    }
+    program.drain().await.unwrap();
+}

@@ -18,6 +18,7 @@ use super::job::{
 use super::ledger::Ledger;
 
 pub mod common;
+pub mod vital;
 
 /// Runs of one job that its history keeps.
 pub const RUNS_KEPT: usize = 20;
@@ -49,6 +50,12 @@ pub trait Engine: Ledger + Send + Sync + 'static {
     /// # Errors
     /// Why not. It may wait for as long as a write may.
     async fn ping(&self) -> Result<(), EngineError>;
+
+    /// Returns when a part of the engine has failed that it can't do without, such as the thread that writes; never
+    /// where all is well. Nothing gets better then until the process starts anew.
+    async fn failed(&self) -> EngineError {
+        std::future::pending().await
+    }
 
     /// Stores jobs, all in one commit; one answer for each, in the same order.
     async fn submit(
@@ -172,6 +179,17 @@ pub enum EngineError {
     /// It may work later: disk full, I/O error, connection lost. The change may or may not have happened.
     #[error("the queue's storage failed: {0}")]
     Storage(String),
+    /// A part of the engine panicked: a bug. The change may or may not have happened.
+    #[error(
+        "the part '{part}' of the queue's storage panicked ({why}); the process has to start anew, and nothing that \
+         was acknowledged is lost"
+    )]
+    Failed {
+        /// Which part.
+        part: String,
+        /// What it said.
+        why: String,
+    },
     /// Somebody else has locked what this needs, and keeps it. Nothing was changed, and it works once they have ended.
     #[error("{0}")]
     Locked(String),
@@ -181,4 +199,13 @@ pub enum EngineError {
     /// The engine was closed.
     #[error("the queue's storage is closed")]
     Closed,
+}
+
+// === impl EngineError ===
+
+impl EngineError {
+    /// Whether everything that is asked later will fail as well.
+    pub fn is_final(&self) -> bool {
+        matches!(self, Self::Closed | Self::Failed { .. })
+    }
 }

@@ -289,7 +289,10 @@ impl Handler for Exec {
             () = context.cut.cancelled() => return Verdict::Released,
         };
         match spawned {
-            Ok(group) => self.attend(group, &context).await,
+            Ok(group) => {
+                context.begun();
+                self.attend(group, &context).await
+            }
             Err(NotStarted::ProcessEnds) => Verdict::Released,
             Err(NotStarted::Failed(error)) => self.not_started(job, error).await,
         }

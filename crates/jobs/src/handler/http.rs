@@ -17,8 +17,8 @@
 //! | 410 | failed | never: dead |
 //! | another 4xx, 5xx | failed: the body's first 8 KiB are in the error | after its `Retry-After`, clamped by the queue; without one by the queue's backoff |
 //! | the connection breaks, or what comes is no HTTP | failed: the target may have done the work | by the queue's backoff |
-//! | no connection: refused, no such host, TLS, silence for 5 s | postponed | after 1 s, growing to 30 s |
-//! | the same, and for 5 min nobody got an answer | failed | by the queue's backoff |
+//! | no connection: refused, no such host, TLS, silence for 5 s | postponed; the queue tries one job at a time until one gets an answer | after 1 s, growing to 30 s |
+//! | the same, and for 5 min nobody got an answer | failed; the others wait and lose no attempt | by the queue's backoff |
 //!
 //! A 4xx is tried again though it blames the request: a rollout that goes wrong answers 404, 401 and 422 to
 //! jobs that nothing is wrong with, and a few wasted requests are cheaper than dead jobs. A target that knows
@@ -46,14 +46,12 @@ use super::{Context, Handler, Retry, Verdict};
 use crate::job::Job;
 
 mod answer;
-mod outage;
 mod payload;
 mod request;
 mod signature;
 mod target;
 mod trust;
 
-use outage::Outage;
 use payload::Begun;
 pub use signature::{InvalidSecret, Secret};
 pub use target::InvalidTarget;
@@ -63,6 +61,8 @@ use target::Target;
 const RESULT_LIMIT: usize = 64 << 10;
 /// How long a connection may take, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long a job waits at least that did not reach its target.
+const UNREACHABLE_WAIT: Duration = Duration::from_secs(1);
 /// How long nobody may answer before attempts count. Longer than a rollout with an image to pull.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// How long an unused connection is kept: shorter than the 5 s after which common servers (Node, uvicorn) close
@@ -89,7 +89,7 @@ pub struct Http {
     roots: Vec<CertificateDer<'static>>,
     result_limit: usize,
     connect_timeout: Duration,
-    outage: Outage,
+    patience: Duration,
     // Made with the first job, when nothing of the above changes any more.
     client: OnceLock<Result<Client, String>>,
 }
@@ -126,7 +126,7 @@ impl Http {
             roots: Vec::new(),
             result_limit: RESULT_LIMIT,
             connect_timeout: CONNECT_TIMEOUT,
-            outage: Outage::new(PATIENCE),
+            patience: PATIENCE,
             client: OnceLock::new(),
         })
     }
@@ -151,9 +151,10 @@ impl Http {
         self
     }
 
-    /// For so long the target may be out of reach before attempts count (default: 5 min).
+    /// For so long the target may be out of reach before the attempts of jobs that are tried count (default:
+    /// 5 min).
     pub fn patience(mut self, patience: Duration) -> Self {
-        self.outage = Outage::new(patience);
+        self.patience = patience;
         self
     }
 
@@ -205,7 +206,10 @@ impl Http {
             };
             match send(request, begun).await {
                 Ok(response) => {
-                    self.outage.is_over();
+                    match answer::asks_for_less(response.status()) {
+                        true => context.pushed_back(),
+                        false => context.begun(),
+                    }
                     return answer::verdict(&self.target, response, self.result_limit).await;
                 }
                 Err(Unanswered::NotSent(error)) if refusals < RESENDS && was_refused(&error) => {
@@ -218,13 +222,10 @@ impl Http {
     }
 
     fn unreachable(&self, error: &reqwest::Error) -> Verdict {
-        let error = format!("{} can't be reached: {}", self.target, chain(error));
-        match self.outage.goes_on() {
-            Some(wait) => Verdict::Postponed { error, wait },
-            None => Verdict::Failed {
-                error,
-                retry: Retry::Backoff,
-            },
+        Verdict::Postponed {
+            error: format!("{} can't be reached: {}", self.target, chain(error)),
+            // So that those who met it together do not come back together.
+            wait: UNREACHABLE_WAIT.mul_f64(0.5 + 0.5 * fastrand::f64()),
         }
     }
 
@@ -258,6 +259,10 @@ impl Handler for Http {
             () = context.cut.cancelled() => Verdict::Released,
             () = stopped_before(&begun, &context.stop) => Verdict::Released,
         }
+    }
+
+    fn postpones_for(&self) -> Option<Duration> {
+        Some(self.patience)
     }
 }
 

@@ -1,6 +1,12 @@
 //! Whoever does the work of a job: a command, an HTTP endpoint, Rust code.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -27,6 +33,12 @@ pub use function::{Failure, Function, function};
 pub trait Handler: Send + Sync + 'static {
     /// Runs the job to an end.
     async fn run(&self, job: &Job, context: Context) -> Verdict;
+
+    /// How long jobs are [postponed](Verdict::Postponed), none having been begun in between, before their attempts
+    /// count. `None`, which is the default, for ever: no job dies of what is not its own fault.
+    fn postpones_for(&self) -> Option<Duration> {
+        None
+    }
 }
 
 /// What a handler has to know beside its job.
@@ -44,6 +56,18 @@ pub struct Context {
     pub timeout_at: Option<Instant>,
     /// The process' drain, where there is one: it may set an earlier deadline at any time.
     pub drain: Option<Drain>,
+    pub(super) said: Said,
+}
+
+/// What a handler says of its target before the run has ended.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Said(Arc<AllSaid>);
+
+#[derive(Debug, Default)]
+struct AllSaid {
+    begun: CancellationToken,
+    begun_at: OnceLock<Instant>,
+    pushed_back: AtomicBool,
 }
 
 /// How a run ended, as the handler sees it.
@@ -64,11 +88,12 @@ pub enum Verdict {
     /// Given back because it was told to stop; the attempt does not count.
     Released,
     /// The work could not even be begun: connection refused, no process to be had. The attempt does not
-    /// count, and the job waits a moment.
+    /// count, and the job waits a moment. The queue then tries one job at a time until one can be begun, so that
+    /// a target which is away does not meet all of them again and again.
     Postponed {
         /// For people.
         error: String,
-        /// How long to wait, clamped by the queue.
+        /// How long to wait, clamped by the queue. It is longer where the queue itself waits longer.
         wait: Duration,
     },
     /// The work goes on elsewhere, outside of this process and its drain: whoever does it says by
@@ -101,7 +126,24 @@ impl Context {
             cut: CancellationToken::new(),
             timeout_at: None,
             drain: None,
+            said: Said::default(),
         }
+    }
+
+    /// Says that the work has begun, because whoever does it has been reached.
+    ///
+    /// After a job that could not be begun a queue tries one at a time; with this word it is back at full speed.
+    /// Otherwise the end of the run says it, or that the run has lasted for ten seconds. So it is worth saying for
+    /// handlers whose runs take long.
+    pub fn begun(&self) {
+        self.said.0.begun_at.get_or_init(Instant::now);
+        self.said.0.begun.cancel();
+    }
+
+    /// Says that whoever does the work asks for less of it, as HTTP's 429 and 503 do. How the run ends is another
+    /// matter; but when as many in a row say so as there are workers, the queue tries one job at a time.
+    pub fn pushed_back(&self) {
+        self.said.0.pushed_back.store(true, Ordering::Relaxed);
     }
 
     /// When the run will be told to stop, as far as it is known now: by the job's timeout, or by the drain
@@ -110,5 +152,24 @@ impl Context {
         let plan = self.drain.as_ref().and_then(Drain::plan);
         let soft = plan.map(|plan| plan.soft);
         self.timeout_at.into_iter().chain(soft).min()
+    }
+}
+
+// === impl Said ===
+
+impl Said {
+    /// Waits for the word that the work has begun.
+    pub(super) async fn begun(&self) {
+        self.0.begun.cancelled().await;
+    }
+
+    /// When it was said.
+    pub(super) fn begun_at(&self) -> Option<Instant> {
+        self.0.begun_at.get().copied()
+    }
+
+    /// Whether the target asks for less.
+    pub(super) fn was_pushed_back(&self) -> bool {
+        self.0.pushed_back.load(Ordering::Relaxed)
     }
 }

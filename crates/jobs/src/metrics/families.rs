@@ -39,6 +39,9 @@ pub(super) struct Families {
     paused: IntGaugeVec,
     pub(super) workers: IntGaugeVec,
     pub(super) busy: IntGaugeVec,
+    pub(super) unreachable: IntGaugeVec,
+    pub(super) overloaded: IntGaugeVec,
+    pub(super) backoff_start: GaugeVec,
     pub(super) needed: GaugeVec,
     pub(super) grace: GaugeVec,
     pub(super) grace_configured: Gauge,
@@ -122,6 +125,20 @@ impl Families {
                 "Workers that have a job, from its reservation until its outcome is durable.",
                 &["queue"],
             )?,
+            unreachable: gauges(
+                "lameduck_queue_target_unreachable",
+                "1 while no job of the queue can be started here, because the program is missing or nobody answers; one is tried at a time.",
+                &["queue"],
+            )?,
+            overloaded: gauges(
+                "lameduck_queue_target_overloaded",
+                "1 while the endpoint answers every job of the queue with 429, 502, 503 or 504; one is tried at a time.",
+                &["queue"],
+            )?,
+            backoff_start: figures(
+                "lameduck_queue_backoff_start_timestamp_seconds",
+                "Since when jobs of the queue are tried one at a time here, as Unix time; 0 while they are not.",
+            )?,
             needed: figures(
                 "lameduck_workers_needed",
                 "Workers of this process that the jobs would keep busy: what arrives a second times how long each takes, over the last minutes.",
@@ -135,7 +152,7 @@ impl Families {
                 "The grace period by the program's setting; in a pod a drain goes by what the Pod says.",
             )?,
         };
-        let parts: [Box<dyn Collector>; 14] = [
+        let parts: [Box<dyn Collector>; 17] = [
             Box::new(families.wait.clone()),
             Box::new(families.run.clone()),
             Box::new(families.outcomes.clone()),
@@ -147,6 +164,9 @@ impl Families {
             Box::new(families.paused.clone()),
             Box::new(families.workers.clone()),
             Box::new(families.busy.clone()),
+            Box::new(families.unreachable.clone()),
+            Box::new(families.overloaded.clone()),
+            Box::new(families.backoff_start.clone()),
             Box::new(families.needed.clone()),
             Box::new(families.grace.clone()),
             Box::new(families.grace_configured.clone()),

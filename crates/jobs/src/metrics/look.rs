@@ -7,13 +7,17 @@ use tokio::time::{Instant, sleep};
 
 use super::{Meter, demand::Demand, families::Families};
 use crate::{
-    engine::{Engine, EngineError},
+    engine::Engine,
     job::{QueueName, QueueStats},
+    log_limit::LogLimit,
 };
 use lameduck_lifecycle::{BoxError, Budget, Drain, DrainSettings, Moment};
 
 /// Where no pool says how often.
 const EVERY: Duration = Duration::from_secs(5);
+
+/// How often to say that it can't be done.
+const TELL_AGAIN: Duration = Duration::from_secs(60);
 
 /// A pool and what is known of it from looking.
 struct Watched {
@@ -35,6 +39,7 @@ pub(crate) async fn now_and_then(
     let mut watched: Vec<Watched> = meters.into_iter().map(Watched::new).collect();
     let every = watched.iter().map(|pool| pool.demand.every()).min();
     let every = every.unwrap_or(EVERY);
+    let limit = LogLimit::new(TELL_AGAIN);
     loop {
         let running: Vec<u64> = watched.iter().map(Watched::running).collect();
         match engine.queues().await {
@@ -47,9 +52,14 @@ pub(crate) async fn now_and_then(
                     pool.look(&queues, running, &drain, &settings);
                 }
             }
-            Err(EngineError::Closed) => return Ok(()),
+            Err(error) if error.is_final() => return Ok(()),
             Err(error) => {
-                tracing::warn!(%error, "the queues can't be looked at; their figures are old");
+                if let Some(withheld) = limit.pass() {
+                    tracing::warn!(
+                        %error, withheld,
+                        "the queues can't be looked at; their figures are old"
+                    );
+                }
             }
         }
         sleep(every).await;

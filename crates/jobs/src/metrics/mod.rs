@@ -14,6 +14,7 @@
 //! | `lameduck_job_timeouts_total{queue}` | runs that were told to stop because their time was over |
 //! | `lameduck_stale_outcomes_total{queue}` | outcomes that came too late: somebody else owned the job |
 //! | `lameduck_reserves_after_drain_total{queue}` | a broken promise |
+//! | `lameduck_queue_target_unreachable{queue}`, `lameduck_queue_target_overloaded{queue}`, `lameduck_queue_backoff_start_timestamp_seconds{queue}` | whether jobs can be begun, see `workers/outage.rs` |
 //! | `lameduck_queue_jobs{queue,state}` … | what the engine says, see [`look`] |
 //! | `lameduck_workers_needed{queue}` | capacity is arithmetic, see [`demand`] |
 //! | `lameduck_job_grace_needed_seconds{queue}`, `lameduck_grace_configured_seconds` | whether runs are longer than a drain lets them be |
@@ -32,7 +33,7 @@ use tokio::time::Instant;
 use self::{demand::Tally, families::Families};
 use super::{
     job::{AfterFailure, Outcome, QueueName, QueueStats, Reserved},
-    workers::Pool,
+    workers::{Pool, Reason, Unavailable},
 };
 use lameduck_lifecycle::{Drain, Moment, Work};
 
@@ -74,6 +75,9 @@ pub(super) struct Meter {
     stale: IntCounter,
     after_drain: IntCounter,
     busy: IntGauge,
+    unreachable: IntGauge,
+    overloaded: IntGauge,
+    backoff_start: Gauge,
     needed: Gauge,
     grace: Gauge,
     tally: Mutex<Tally>,
@@ -154,6 +158,9 @@ impl Meter {
             stale: families.stale.with_label_values(queue),
             after_drain: families.after_drain.with_label_values(queue),
             busy: families.busy.with_label_values(queue),
+            unreachable: families.unreachable.with_label_values(queue),
+            overloaded: families.overloaded.with_label_values(queue),
+            backoff_start: families.backoff_start.with_label_values(queue),
             needed: families.needed.with_label_values(queue),
             grace: families.grace.with_label_values(queue),
             tally: Mutex::new(Tally::new(Instant::now())),
@@ -186,6 +193,15 @@ impl Meter {
             ran: None,
             cancelled: false,
         }
+    }
+
+    /// What keeps the jobs from being begun, if something does.
+    pub(super) fn target(&self, unavailable: Option<&Unavailable>) {
+        let is = |reason| unavailable.is_some_and(|now| now.reason == reason);
+        self.unreachable.set(is(Reason::Unreachable).into());
+        self.overloaded.set(is(Reason::Overloaded).into());
+        let since = unavailable.map_or(0.0, |now| now.since.as_millisecond() as f64 / 1000.0);
+        self.backoff_start.set(since);
     }
 
     /// An outcome was dropped.

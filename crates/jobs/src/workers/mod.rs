@@ -10,38 +10,45 @@
 //! A job is counted from *before* its reservation is sent until its outcome is durable. So there is no
 //! instant in which the conductor could believe that nothing is held while something is.
 //!
-//! `pool.rs` reserves, `run.rs` sees to one run and its end, `outcome.rs` writes what became of it.
+//! `pool.rs` reserves, `run.rs` sees to one run and its end, `outcome.rs` writes what became of it. `outage.rs` slows a
+//! pool down whose target is away, `floor.rs` lets a suspect run alone, `runs.rs` knows who runs.
 
-use std::{
-    collections::HashMap,
-    fmt,
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{fmt, sync::Arc, time::Duration};
 
 use tokio::{
-    sync::{RwLock, broadcast},
+    sync::broadcast,
     time::{Instant, sleep, timeout, timeout_at},
 };
-use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tokio_util::task::TaskTracker;
 
 use super::{
     engine::{Engine, EngineError, Event},
     handler::Handler,
-    job::{JobId, Order, ProcessId, QueueName},
+    job::{Order, QueueName},
     ledger::LastWord,
     ledger_metrics,
+    log_limit::LogLimit,
     metrics::{Meter, look},
     storage,
 };
 use lameduck_lifecycle::{BoxError, Drain, Lifecycle, Moment, PoolGuard, Work};
 
+mod floor;
+mod outage;
 mod outcome;
 mod pool;
 mod run;
+mod runs;
+mod target;
 
+use floor::Floor;
 pub use outcome::Backoff;
 use pool::Worker;
+use runs::Runs;
+pub use {
+    outage::{Reason, Unavailable},
+    target::unavailable,
+};
 
 /// How long after this process' deadline a job may run elsewhere whose handler has not provably ended.
 const UNENDED_DELAY: Duration = Duration::from_secs(1);
@@ -91,19 +98,9 @@ struct Shared {
     running: TaskTracker,
     /// Those of them whose handlers have ended, and whose outcomes are on their way.
     writing: TaskTracker,
-    /// Whoever runs has it; a suspect has it alone. Fair, so that a suspect waits for those who run and not
-    /// for those who come.
-    floor: Arc<RwLock<()>>,
-    /// By which each of them can be told that somebody wants it to end.
-    cancels: Mutex<HashMap<JobId, Cancel>>,
-}
-
-/// How a run is told to end before its time.
-#[derive(Clone)]
-struct Cancel {
-    /// Which process run the job belongs to.
-    process: ProcessId,
-    asked: CancellationToken,
+    floor: Floor,
+    /// By which each of them can be told that it has to end.
+    runs: Runs,
 }
 
 struct Workers {
@@ -137,8 +134,8 @@ impl RunWorkers for Lifecycle {
                 stop_notice: self.drain_settings().stop_notice,
                 running: TaskTracker::new(),
                 writing: TaskTracker::new(),
-                floor: Arc::default(),
-                cancels: Mutex::default(),
+                floor: Floor::new(),
+                runs: Runs::default(),
             }),
             _open: everything.pool(),
         };
@@ -148,7 +145,15 @@ impl RunWorkers for Lifecycle {
         let totals = ledger_metrics::export(engine.clone(), drain.clone());
         let settings = self.drain_settings().clone();
         let figures = look::now_and_then(engine.clone(), drain, settings, meters.clone());
-        self.service("workers", workers.run(pools, meters, everything))
+        let mut lifecycle = self;
+        for (pool, meter) in pools.into_iter().zip(meters) {
+            let name = format!("workers of queue {}", pool.queue);
+            let worker = Arc::new(Worker::new(workers.shared.clone(), pool, meter));
+            // Each a part of its own: a queue whose workers are gone must not wait in silence.
+            lifecycle = lifecycle.background(&name, worker.reserve_until_t0());
+        }
+        lifecycle
+            .service("workers", workers.run(everything))
             .background("cancellations", cancels)
             .background("storage", storage)
             .background("housekeeping", keep_house(engine))
@@ -189,17 +194,7 @@ impl Pool {
 // === impl Workers ===
 
 impl Workers {
-    async fn run(
-        self,
-        pools: Vec<Pool>,
-        meters: Vec<Arc<Meter>>,
-        everything: Arc<Work>,
-    ) -> Result<(), BoxError> {
-        let reserving = TaskTracker::new();
-        for (pool, meter) in pools.into_iter().zip(meters) {
-            let worker = Worker::new(self.shared.clone(), pool, meter);
-            reserving.spawn(Arc::new(worker).reserve_until_t0());
-        }
+    async fn run(self, everything: Arc<Work>) -> Result<(), BoxError> {
         let drain = &self.shared.drain;
         drain.reached(Moment::Began).await;
         tokio::select! {
@@ -242,6 +237,7 @@ impl Workers {
             return;
         };
         self.shared.let_outcomes_land(plan.teardown_end).await;
+        self.shared.give_up_what_is_lost();
         // Only what has provably ended may run elsewhere at once.
         let delay = if self.shared.handlers_have_ended() {
             Duration::ZERO
@@ -272,6 +268,7 @@ impl Shared {
     /// Passes on that somebody wants a job to end, or has it by now, until the process does.
     async fn follow_cancellations(self: Arc<Self>) -> Result<(), BoxError> {
         let mut events = self.engine.events();
+        let limit = LogLimit::new(TELL_AGAIN);
         loop {
             let heard = async {
                 loop {
@@ -287,28 +284,26 @@ impl Shared {
                 () = heard => {}
                 () = sleep(LOOK_FOR_CANCELLED) => {}
             }
-            if self.is_idle() {
+            if self.runs.is_empty() {
                 continue;
             }
             self.give_up_what_is_lost();
             match self.engine.cancel_requests().await {
-                Ok(asked) => asked.iter().for_each(|id| self.cancel(*id)),
-                Err(EngineError::Closed) => return Ok(()),
-                Err(error) => tracing::warn!(%error, "cannot look for jobs to cancel"),
+                Ok(asked) => asked.iter().for_each(|id| self.runs.cancel(*id)),
+                Err(error) if error.is_final() => return Ok(()),
+                Err(error) => {
+                    if let Some(withheld) = limit.pass() {
+                        tracing::warn!(%error, withheld, "cannot look for jobs to cancel");
+                    }
+                }
             }
         }
     }
 
-    /// This process was taken for dead. What it ran before runs elsewhere by now, or soon: its outcome would be
-    /// dropped, and each second more is one in which the work is done twice.
+    /// Of what this process ran before it was taken for dead.
     fn give_up_what_is_lost(&self) {
-        let process = self.engine.process();
-        for (job, cancel) in self.cancels().iter() {
-            if cancel.process != process && !cancel.asked.is_cancelled() {
-                tracing::warn!(%job, "told to stop: the job belongs to somebody else by now");
-                cancel.asked.cancel();
-            }
-        }
+        self.runs
+            .give_up_those_of_others_than(self.engine.process());
     }
 
     /// Work that is done must not be given back as if it were not: a storage that has been away gets the outcomes
@@ -323,29 +318,26 @@ impl Shared {
         self.running.len() <= self.writing.len()
     }
 
-    fn is_idle(&self) -> bool {
-        self.cancels().is_empty()
-    }
-
-    fn cancel(&self, id: JobId) {
-        if let Some(cancel) = self.cancels().get(&id) {
-            cancel.asked.cancel();
-        }
-    }
-
-    fn cancels(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, Cancel>> {
-        self.cancels.lock().unwrap_or_else(PoisonError::into_inner)
+    /// How many handlers are at work.
+    fn running_beside(&self) -> usize {
+        self.runs.begun()
     }
 }
 
 /// Housekeeping, a piece at a time, so that it holds up nobody.
 async fn keep_house(engine: Arc<dyn Engine>) -> Result<(), BoxError> {
+    let limit = LogLimit::new(TELL_AGAIN);
     loop {
         let more = match engine.maintain().await {
             Ok(done) => done.more,
-            Err(EngineError::Closed) => return Ok(()),
+            Err(error) if error.is_final() => return Ok(()),
             Err(error) => {
-                tracing::warn!(%error, "housekeeping failed; the queue grows until it works again");
+                if let Some(withheld) = limit.pass() {
+                    tracing::warn!(
+                        %error, withheld,
+                        "housekeeping failed; the queue grows until it works again"
+                    );
+                }
                 false
             }
         };
@@ -362,6 +354,9 @@ struct Done<T> {
     again: bool,
 }
 
+/// One line for all that is repeated: twenty outcomes that wait for the same storage need no line each.
+static RETRIES: LogLimit = LogLimit::new(TELL_AGAIN);
+
 /// Repeats what the storage could not do; `None` once it is closed.
 async fn retry<T, F, Fut>(what: &str, mut attempt: F) -> Option<Done<T>>
 where
@@ -369,18 +364,18 @@ where
     Fut: Future<Output = Result<T, EngineError>>,
 {
     let mut wait = AGAIN.0;
-    let mut told: Option<Instant> = None;
+    let mut again = false;
     loop {
         match attempt().await {
-            Ok(answer) => {
-                let again = told.is_some();
-                return Some(Done { answer, again });
-            }
-            Err(EngineError::Closed) => return None,
+            Ok(answer) => return Some(Done { answer, again }),
+            Err(error) if error.is_final() => return None,
             Err(error) => {
-                if told.is_none_or(|told| told.elapsed() >= TELL_AGAIN) {
-                    told = Some(Instant::now());
-                    tracing::warn!(%error, what, "the storage failed; trying again until it works");
+                again = true;
+                if let Some(withheld) = RETRIES.pass() {
+                    tracing::warn!(
+                        %error, what, withheld,
+                        "the storage failed; trying again until it works"
+                    );
                 }
             }
         }

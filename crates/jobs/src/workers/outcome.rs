@@ -8,7 +8,7 @@ use crate::{
     job::{AfterFailure, Claim, Job, JobId, Outcome, Settled, Settlement, State, When},
     metrics::{Busy, Ending},
 };
-use lameduck_lifecycle::Moment;
+use lameduck_lifecycle::{JobGuard, Moment};
 
 /// Exponential backoff with jitter.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,7 +25,10 @@ impl Worker {
     /// What a run's end means for its job.
     pub(super) fn judge(&self, job: &Job, ended: Ended) -> Outcome {
         let Ended {
-            verdict, timed_out, ..
+            verdict,
+            timed_out,
+            back,
+            ..
         } = ended;
         match verdict {
             Verdict::Done { result } => Outcome::Completed { result },
@@ -36,9 +39,16 @@ impl Worker {
                 self.failed(job, error, retry)
             }
             Verdict::Failed { error, retry } => self.failed(job, error, retry),
+            Verdict::Postponed { error, .. }
+                if back.as_ref().is_some_and(|back| back.out_of_patience) =>
+            {
+                self.failed(job, error, Retry::Backoff)
+            }
             Verdict::Postponed { error, wait } => {
+                let wait = back.map_or(wait, |back| wait.max(back.wait));
                 let wait = wait.min(self.pool.backoff.max);
-                tracing::warn!(
+                // The queue has told of it, for all its jobs.
+                tracing::debug!(
                     job = %job.id, queue = %job.queue, error, retry_seconds = wait.as_secs_f64(),
                     "job could not be begun"
                 );
@@ -69,7 +79,13 @@ impl Worker {
     }
 
     /// Writes an outcome, again and again until it lands or the deadline comes.
-    pub(super) async fn settle(&self, claim: Claim, outcome: Outcome, busy: &Busy) {
+    pub(super) async fn settle(
+        &self,
+        claim: Claim,
+        outcome: Outcome,
+        busy: &Busy,
+        hold: &JobGuard,
+    ) {
         let job = claim.job();
         let released = outcome == Outcome::Released;
         let failed = matches!(outcome, Outcome::Failed { .. });
@@ -90,16 +106,17 @@ impl Worker {
         }
         match settled {
             Some(Settled::Written | Settled::Repeated) if released => {
-                self.work.released(job.to_string());
+                hold.released();
             }
             Some(Settled::Written | Settled::Repeated) if failed => self.work.failed(),
             Some(Settled::Written | Settled::Repeated) if completed => self.work.finished(),
             Some(Settled::Written | Settled::Repeated) => {}
             Some(Settled::Stale) => {
                 self.meter.stale();
+                hold.disowned();
                 tracing::warn!(job = %job, "the job belongs to somebody else by now; outcome dropped");
             }
-            None => self.work.left_behind(job.to_string()),
+            None => hold.left_behind(),
         }
     }
 

@@ -4,20 +4,28 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, broadcast},
-    time::sleep,
+    time::{sleep, sleep_until},
 };
 
-use super::{Pool, Shared};
+use super::{
+    Pool, Shared,
+    outage::{Pace, Try},
+    target::Target,
+};
 use crate::{
     engine::Event,
     handler::Verdict,
     job::{Outcome, Reserved},
+    log_limit::LogLimit,
     metrics::Meter,
 };
-use lameduck_lifecycle::{JobGuard, Moment, Work};
+use lameduck_lifecycle::{BoxError, JobGuard, Moment, Work};
 
 /// How often an empty queue is looked at though no event came: the floor under all wake-ups.
 const POLL: Duration = Duration::from_secs(1);
+
+/// How often to say that nothing can be reserved.
+const TELL_AGAIN: Duration = Duration::from_secs(10);
 
 /// Jobs reserved in one statement.
 const BATCH: usize = 64;
@@ -28,38 +36,90 @@ pub(super) struct Worker {
     pub(super) pool: Pool,
     pub(super) work: Arc<Work>,
     pub(super) meter: Arc<Meter>,
+    pub(super) target: Target,
+    reserve_fails: LogLimit,
+}
+
+/// How many jobs may be reserved.
+struct Turn {
+    most: usize,
+    /// It is one that is tried in an outage.
+    attempt: Option<Try>,
 }
 
 impl Worker {
     pub(super) fn new(shared: Arc<Shared>, pool: Pool, meter: Arc<Meter>) -> Self {
         Self {
+            target: Target::new(&shared.drain, &pool, meter.clone()),
             shared,
             pool,
             work: meter.work().clone(),
             meter,
+            reserve_fails: LogLimit::new(TELL_AGAIN),
         }
     }
 
-    pub(super) async fn reserve_until_t0(self: Arc<Self>) {
+    pub(super) async fn reserve_until_t0(self: Arc<Self>) -> Result<(), BoxError> {
         self.shared.engine.prepare(&self.pool.queue);
         let slots = Arc::new(Semaphore::new(self.pool.workers));
         let mut events = self.shared.engine.events();
         while !self.shared.drain.has(Moment::Began) {
-            let began = self.shared.drain.reached(Moment::Began);
-            let free = tokio::select! {
-                () = began => break,
-                free = free_slots(&slots) => free,
+            let ready = async {
+                let slot = slots.clone().acquire_owned().await.ok();
+                (slot, self.turn().await)
             };
+            let (slot, Turn { most, attempt }) = tokio::select! {
+                () = self.shared.drain.reached(Moment::Began) => break,
+                ready = ready => ready,
+            };
+            let mut free: Vec<_> = slot.into_iter().collect();
+            add_free_slots(&mut free, &slots, most);
             let wanted = free.len();
-            let taken = self.reserve(free).await;
-            if taken < wanted.min(BATCH) {
+            let taken = self.reserve(free, attempt).await;
+            if taken < wanted {
                 self.wait_for_jobs(&mut events).await;
+            }
+        }
+        Ok(())
+    }
+
+    /// Waits until jobs may be reserved: not beside a suspect, and in an outage one now and then.
+    async fn turn(&self) -> Turn {
+        loop {
+            self.shared.floor.opened().await;
+            let outage = self.target.outage();
+            // Before looking, so that no change is missed.
+            let changed = outage.changed();
+            match self.target.pace() {
+                Pace::Full => {
+                    return Turn {
+                        most: BATCH,
+                        attempt: None,
+                    };
+                }
+                Pace::One => {
+                    if let Some(attempt) = outage.begin_try() {
+                        return Turn {
+                            most: 1,
+                            attempt: Some(attempt),
+                        };
+                    }
+                }
+                Pace::NotBefore(at) => tokio::select! {
+                    () = changed => {}
+                    () = sleep_until(at) => {}
+                },
+                Pace::Trying => changed.await,
             }
         }
     }
 
     /// Reserves a job for each slot; returns how many there were.
-    async fn reserve(self: &Arc<Self>, slots: Vec<OwnedSemaphorePermit>) -> usize {
+    async fn reserve(
+        self: &Arc<Self>,
+        slots: Vec<OwnedSemaphorePermit>,
+        attempt: Option<Try>,
+    ) -> usize {
         // First counted, then looked at T0: either we see it, or the conductor sees us.
         let mut holds: Vec<JobGuard> = slots.iter().map(|_| self.work.hold()).collect();
         if self.shared.drain.has(Moment::Began) {
@@ -74,42 +134,61 @@ impl Worker {
         {
             Ok(reserved) => reserved,
             Err(error) => {
-                tracing::error!(queue = %self.pool.queue, %error, "cannot reserve jobs");
+                if let Some(withheld) = self.reserve_fails.pass() {
+                    tracing::error!(queue = %self.pool.queue, %error, withheld, "cannot reserve jobs");
+                }
                 return 0;
             }
         };
         let count = reserved.len();
         holds.truncate(count);
         let late = self.shared.drain.has(Moment::Began);
+        let mut attempt = attempt;
         for ((reserved, slot), mut hold) in reserved.into_iter().zip(slots).zip(holds) {
             hold.name(reserved.job.id.to_string());
-            let worker = self.clone();
-            let mut busy = self.meter.reserved(&reserved);
+            let run = self
+                .clone()
+                .see_through(reserved, hold, attempt.take(), late);
             self.shared.running.spawn(async move {
-                let Reserved {
-                    job,
-                    claim,
-                    process,
-                    ..
-                } = reserved;
-                let outcome = if late {
-                    Outcome::Released
-                } else {
-                    let ended = worker.run(&job, &claim, process).await;
-                    if let Some(took) = ended.took
-                        && ended.verdict != Verdict::Released
-                    {
-                        worker.work.ran(took);
-                    }
-                    busy.ended(ended.took, ended.timed_out, ended.cancelled);
-                    worker.judge(&job, ended)
-                };
-                let _writing = worker.shared.writing.token();
-                worker.settle(claim, outcome, &busy).await;
-                drop((busy, hold, slot));
+                run.await;
+                drop(slot);
             });
         }
         count
+    }
+
+    /// One job from its reservation to its durable outcome.
+    async fn see_through(
+        self: Arc<Self>,
+        reserved: Reserved,
+        hold: JobGuard,
+        attempt: Option<Try>,
+        late: bool,
+    ) {
+        let mut busy = self.meter.reserved(&reserved);
+        let Reserved {
+            job,
+            claim,
+            process,
+            ..
+        } = reserved;
+        let running = self.shared.runs.add(&claim, process, hold);
+        let outcome = if late {
+            Outcome::Released
+        } else {
+            let ended = self.run(&job, &claim, &running, attempt.is_some()).await;
+            if let Some(took) = ended.took
+                && ended.verdict != Verdict::Released
+            {
+                self.work.ran(took);
+            }
+            busy.ended(ended.took, ended.timed_out, ended.cancelled);
+            self.judge(&job, ended)
+        };
+        // The next one may be tried while this one's outcome is written.
+        drop(attempt);
+        let _writing = self.shared.writing.token();
+        self.settle(claim, outcome, &busy, running.hold()).await;
     }
 
     /// Waits until it is worth looking again.
@@ -118,7 +197,8 @@ impl Worker {
             Ok(Some(due)) => due.min(POLL),
             Ok(None) => POLL,
             Err(error) => {
-                tracing::warn!(queue = %self.pool.queue, %error, "cannot look at the queue");
+                // A reserve that failed has been told of, and the next one will be.
+                tracing::debug!(queue = %self.pool.queue, %error, "cannot look at the queue");
                 POLL
             }
         };
@@ -141,17 +221,11 @@ impl Worker {
     }
 }
 
-/// Waits for one free slot, then takes all that are free, up to a batch.
-async fn free_slots(slots: &Arc<Semaphore>) -> Vec<OwnedSemaphorePermit> {
-    let mut free = Vec::new();
-    if let Ok(slot) = slots.clone().acquire_owned().await {
+/// Takes as many slots as are free beside those that are there, up to so many in all.
+fn add_free_slots(free: &mut Vec<OwnedSemaphorePermit>, slots: &Arc<Semaphore>, most: usize) {
+    while free.len() < most
+        && let Ok(slot) = slots.clone().try_acquire_owned()
+    {
         free.push(slot);
     }
-    while free.len() < BATCH {
-        match slots.clone().try_acquire_owned() {
-            Ok(slot) => free.push(slot),
-            Err(_) => break,
-        }
-    }
-    free
 }

@@ -1,27 +1,35 @@
 //! One run of one job: told to stop when it must, and heard out to its end.
 //!
 //! ```text
-//!   waits for the floor ─▶ runs ──┬── ends by itself
-//!   (a suspect for all of it)     ├── its timeout, or somebody cancels it ─▶ stop ─▶ notice ─▶ cut ─▶ ends
-//!                                 ├── this process was taken for dead ─▶ the same
-//!                                 └── a drain: soft deadline ─▶ stop, hard deadline ─▶ cut ─▶ ends
+//!   may it begin? ─▶ runs ──┬── ends by itself
+//!   (a suspect waits        ├── its timeout, or somebody cancels it ─▶ stop ─▶ notice ─▶ cut ─▶ ends
+//!    for the others)        ├── this process was taken for dead ─▶ the same
+//!                           └── a drain: soft deadline ─▶ stop, hard deadline ─▶ cut ─▶ ends
 //! ```
 
-use std::{panic::AssertUnwindSafe, pin::pin, time::Duration};
+use std::{convert::Infallible, panic::AssertUnwindSafe, pin::pin, time::Duration};
 
 use futures_util::FutureExt;
 use tokio::time::{Instant, sleep, sleep_until};
-use tokio_util::sync::CancellationToken;
 
-use super::{Cancel, Shared, pool::Worker};
+use super::{
+    floor::Waits,
+    outage::{Back, Reason},
+    pool::Worker,
+    retry,
+    runs::Running,
+};
 use crate::{
-    handler::{Context, Retry, Verdict},
-    job::{Claim, Job, JobId, ProcessId},
+    handler::{Context, Retry, Said, Verdict},
+    job::{Claim, Job},
 };
 use lameduck_lifecycle::Moment;
 
 /// How long after its time was over a handler has to ignore it before the log says so.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// After so long a run has begun whose handler does not say so: whoever can't be reached is mostly not reached sooner.
+const BEGUN_AFTER: Duration = Duration::from_secs(10);
 
 /// How a run came to its end.
 pub(super) struct Ended {
@@ -32,46 +40,77 @@ pub(super) struct Ended {
     pub(super) cancelled: bool,
     /// What the handler took; nothing where it was not even begun.
     pub(super) took: Option<Duration>,
-}
-
-/// A job that can be cancelled as long as this lives.
-struct Cancellable<'a> {
-    shared: &'a Shared,
-    id: JobId,
-    asked: CancellationToken,
+    /// What it means for the pool that the job could not be begun, or was pushed back.
+    pub(super) back: Option<Back>,
 }
 
 // === impl Worker ===
 
 impl Worker {
-    /// Runs a job of this process run, once the floor is free for it.
-    pub(super) async fn run(&self, job: &Job, claim: &Claim, process: ProcessId) -> Ended {
-        let floor = self.shared.floor.clone();
-        let began = self.shared.drain.reached(Moment::Began);
-        // In a drain nothing is begun any more.
+    /// Runs a job once it may begin, or says that it was not begun. A job that is one of many and may not begin at
+    /// once does not wait: this process has no use for it now, and another one may have.
+    pub(super) async fn run(
+        &self,
+        job: &Job,
+        claim: &Claim,
+        running: &Running<'_>,
+        is_try: bool,
+    ) -> Ended {
+        if running.is_lost(&*self.shared.engine) {
+            return Ended::not_begun(false);
+        }
         if job.suspect {
-            let _alone = tokio::select! {
-                biased;
-                () = began => return Ended::not_begun(),
-                alone = floor.write_owned() => alone,
-            };
-            tracing::warn!(job = %job.id, queue = %job.queue, "runs alone: its process crashed when it ran");
-            if let Err(error) = self.shared.engine.runs_alone(claim).await {
-                tracing::error!(job = %job.id, %error, "cannot say that the job runs alone");
-                return Ended::not_begun();
-            }
-            self.run_now(job, claim, process).await
-        } else {
-            let _together = tokio::select! {
-                biased;
-                () = began => return Ended::not_begun(),
-                together = floor.read_owned() => together,
-            };
-            self.run_now(job, claim, process).await
+            return self.run_alone(job, claim, running).await;
+        }
+        let Some(_together) = self.shared.floor.join() else {
+            return Ended::not_begun(false);
+        };
+        // In a drain nothing is begun any more, and in an outage only what is tried.
+        if self.shared.drain.has(Moment::Began) || self.target.is_away() && !is_try {
+            return Ended::not_begun(false);
+        }
+        self.run_now(job, claim, running).await
+    }
+
+    /// A suspect waits for the others. It is not given back, which would clear it of suspicion.
+    async fn run_alone(&self, job: &Job, claim: &Claim, running: &Running<'_>) -> Ended {
+        let _alone = tokio::select! {
+            biased;
+            () = self.shared.drain.reached(Moment::Began) => return Ended::not_begun(false),
+            () = running.asked().cancelled() => return Ended::not_begun(!running.is_lost(&*self.shared.engine)),
+            alone = self.shared.floor.alone(|waits| self.tell_of_a_wait(job, waits)) => alone,
+        };
+        tracing::warn!(job = %job.id, queue = %job.queue, "runs alone: its process crashed when it ran");
+        let said = retry("say that a job runs alone", || {
+            self.shared.engine.runs_alone(claim)
+        });
+        let said = tokio::select! {
+            biased;
+            () = self.shared.drain.reached(Moment::Began) => None,
+            said = said => said,
+        };
+        match said {
+            Some(_) => self.run_now(job, claim, running).await,
+            None => Ended::not_begun(false),
         }
     }
 
-    async fn run_now(&self, job: &Job, claim: &Claim, process: ProcessId) -> Ended {
+    fn tell_of_a_wait(&self, job: &Job, waits: Waits) {
+        let waited = waits.waited.as_secs();
+        let beside = self.shared.running_beside();
+        match waits.others_go_on {
+            None => tracing::warn!(
+                job = %job.id, queue = %job.queue, waited, beside,
+                "a suspect waits to run alone until the jobs that run have ended; no other is begun meanwhile"
+            ),
+            Some(pause) => tracing::warn!(
+                job = %job.id, queue = %job.queue, waited, beside, again_seconds = pause.as_secs(),
+                "a suspect could not run alone yet; the other jobs go on before it waits again"
+            ),
+        }
+    }
+
+    async fn run_now(&self, job: &Job, claim: &Claim, running: &Running<'_>) -> Ended {
         let drain = &self.shared.drain;
         let begin = Instant::now();
         let timeout_at = begin + job.timeout.unwrap_or(self.pool.timeout);
@@ -81,9 +120,12 @@ impl Worker {
         context.timeout_at = Some(timeout_at);
         context.drain = Some(drain.clone());
         let (stop, cut) = (context.stop.clone(), context.cut.clone());
-        let cancellable = Cancellable::new(&self.shared, job.id, process);
+        let said = context.said.clone();
+        let asked = running.begins();
 
-        let run = AssertUnwindSafe(self.pool.handler.run(job, context)).catch_unwind();
+        // The call itself may panic as well.
+        let run = async { self.pool.handler.run(job, context).await };
+        let run = AssertUnwindSafe(run).catch_unwind();
         let mut run = pin!(async {
             run.await.unwrap_or_else(|_| Verdict::Failed {
                 error: "the handler panicked".to_owned(),
@@ -91,15 +133,17 @@ impl Worker {
             })
         });
         let ended = |verdict, timed_out| Ended {
+            back: self.weigh(begin, &verdict, &said),
             verdict,
             timed_out,
-            cancelled: cancellable.asked.is_cancelled(),
+            cancelled: asked.is_cancelled(),
             took: Some(begin.elapsed()),
         };
         let timed_out = tokio::select! {
             biased;
             verdict = &mut run => return ended(verdict, false),
-            () = cancellable.asked.cancelled() => false,
+            never = self.see_it_begin(&said) => match never {},
+            () = asked.cancelled() => false,
             // Whom a drain has told to stop is not late.
             () = sleep_until(timeout_at) => !stop.is_cancelled(),
         };
@@ -119,37 +163,49 @@ impl Worker {
         }
         ended(run.await, timed_out)
     }
+
+    /// A run that has begun shows that the target is there, long before its end.
+    async fn see_it_begin(&self, said: &Said) -> Infallible {
+        let begun_at = tokio::select! {
+            () = said.begun() => said.begun_at(),
+            () = sleep(BEGUN_AFTER) => None,
+        };
+        if !said.was_pushed_back() {
+            self.target.reached(begun_at.unwrap_or_else(Instant::now));
+        }
+        std::future::pending().await
+    }
+
+    /// What the end of a run says about the target.
+    fn weigh(&self, begin: Instant, verdict: &Verdict, said: &Said) -> Option<Back> {
+        match verdict {
+            Verdict::Postponed { error, .. } => {
+                self.target.came_back(begin, Reason::Unreachable, error)
+            }
+            Verdict::Failed { error, .. } if said.was_pushed_back() => {
+                self.target.came_back(begin, Reason::Overloaded, error)
+            }
+            Verdict::Done { .. } | Verdict::Deferred { .. } | Verdict::Failed { .. } => {
+                self.target
+                    .reached(said.begun_at().unwrap_or_else(Instant::now));
+                None
+            }
+            // It was told to stop, wherever it was.
+            Verdict::Released => None,
+        }
+    }
 }
 
 // === impl Ended ===
 
 impl Ended {
-    fn not_begun() -> Self {
+    fn not_begun(cancelled: bool) -> Self {
         Self {
             verdict: Verdict::Released,
             timed_out: false,
-            cancelled: false,
+            cancelled,
             took: None,
+            back: None,
         }
-    }
-}
-
-// === impl Cancellable ===
-
-impl<'a> Cancellable<'a> {
-    fn new(shared: &'a Shared, id: JobId, process: ProcessId) -> Self {
-        let asked = CancellationToken::new();
-        let cancel = Cancel {
-            process,
-            asked: asked.clone(),
-        };
-        shared.cancels().insert(id, cancel);
-        Self { shared, id, asked }
-    }
-}
-
-impl Drop for Cancellable<'_> {
-    fn drop(&mut self) {
-        self.shared.cancels().remove(&self.id);
     }
 }

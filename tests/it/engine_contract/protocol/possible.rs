@@ -192,7 +192,8 @@ fn outcomes(process: &Process, run: Run) -> &'static [Outcome] {
     }
     match run.stage {
         Stage::Unheard => &[],
-        Stage::Reserved if process.draining => &[Outcome::Release],
+        // What can't begin at once is given back; a suspect waits.
+        Stage::Reserved if process.draining || !run.suspect => &[Outcome::Release],
         Stage::Reserved => &[],
         Stage::Runs if process.draining => &[Outcome::Complete, Outcome::Fail, Outcome::Release],
         Stage::Runs => &[Outcome::Complete, Outcome::Fail],

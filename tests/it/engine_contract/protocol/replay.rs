@@ -270,11 +270,9 @@ impl<'s, S: Side> Replay<'s, S> {
         let settled = settle_again(&*self.engine(place.process), &settlement).await;
         assert_eq!(settled, expected, "{:?}", self.steps);
         let runs = next.processes[place.process].runs[place.job];
-        if runs
-            .iter()
-            .flatten()
-            .any(|r| r.claim == state::Claim::Settled)
-        {
+        let mut runs = runs.iter().flatten();
+        // What was stale settles nothing, whatever else is settled.
+        if claim != state::Claim::Stale && runs.any(|run| run.claim == state::Claim::Settled) {
             let held = &mut self.processes[place.process].held[place.job];
             let settled = &mut held[state::Claim::Settled as usize];
             if let Some(before) = settled.replace(Held::Settlement(settlement)) {

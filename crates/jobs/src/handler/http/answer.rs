@@ -54,6 +54,17 @@ pub(super) async fn verdict(target: &Target, mut response: Response, limit: usiz
     }
 }
 
+/// Whether the target, or a gateway before it, says that it has too much to do or is not there.
+pub(super) fn asks_for_less(status: StatusCode) -> bool {
+    matches!(
+        status,
+        StatusCode::TOO_MANY_REQUESTS
+            | StatusCode::BAD_GATEWAY
+            | StatusCode::SERVICE_UNAVAILABLE
+            | StatusCode::GATEWAY_TIMEOUT
+    )
+}
+
 async fn failed(target: &Target, mut response: Response) -> Verdict {
     let status = response.status();
     let retry = match status {
