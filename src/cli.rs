@@ -5,7 +5,7 @@ use std::{num::NonZeroUsize, path::PathBuf};
 use clap::{Parser, Subcommand};
 use lameduck_doctor::Workload;
 
-use crate::config::{DEFAULT_ADMIN, Database, Settings, Time, Value};
+use crate::config::{Address, DEFAULT_ADMIN, Database, SecretFile, Settings, Target, Time, Value};
 
 /// A job service whose pods can be rolled at any moment.
 ///
@@ -110,7 +110,7 @@ pub struct Storage {
     pub config: Option<PathBuf>,
 
     /// Directory of the embedded database [default: lameduck-data].
-    #[arg(long, env = "LAMEDUCK_DATA", value_name = "DIR")]
+    #[arg(long, env = "LAMEDUCK_DATA", value_name = "DIR", value_parser = PathBuf::from_text)]
     pub data: Option<PathBuf>,
 
     /// The PostgreSQL database: postgres://USER:PASSWORD@HOST:5432/NAME?sslmode=verify-full.
@@ -118,8 +118,8 @@ pub struct Storage {
     pub database: Option<Database>,
 
     /// A file with its URL, such as a mounted Secret's.
-    #[arg(long, env = "LAMEDUCK_DATABASE_FILE", value_name = "FILE")]
-    pub database_file: Option<PathBuf>,
+    #[arg(long, env = "LAMEDUCK_DATABASE_FILE", value_name = "FILE", hide_env_values = true, value_parser = SecretFile::from_text)]
+    pub database_file: Option<SecretFile>,
 }
 
 /// `lameduck healthcheck`.
@@ -131,8 +131,8 @@ pub struct Healthcheck {
 
     /// Where the process serves its probes: HOST:PORT, or unix:PATH. An address that stands for all of the machine's
     /// is asked on the loopback.
-    #[arg(long, env = "LAMEDUCK_ADMIN", value_name = "ADDR", default_value = DEFAULT_ADMIN)]
-    pub admin: String,
+    #[arg(long, env = "LAMEDUCK_ADMIN", value_name = "ADDR", default_value = DEFAULT_ADMIN, value_parser = Address::from_text)]
+    pub admin: Address,
 
     /// How long to wait for its answer.
     #[arg(long, value_name = "DURATION", default_value = "2s")]
@@ -159,15 +159,15 @@ pub struct Drains {
     pub storage: Storage,
 
     /// Ask the API of a running service instead: http://HOST:PORT or https://HOST:PORT.
-    #[arg(long, value_name = "URL")]
-    pub url: Option<String>,
+    #[arg(long, value_name = "URL", value_parser = Target::from_text)]
+    pub url: Option<Target>,
 
     /// The file with the API's bearer tokens; the first one is used.
-    #[arg(long, env = "LAMEDUCK_TOKENS", value_name = "FILE")]
-    pub tokens: Option<PathBuf>,
+    #[arg(long, env = "LAMEDUCK_TOKENS", value_name = "FILE", hide_env_values = true, value_parser = SecretFile::from_text)]
+    pub tokens: Option<SecretFile>,
 
     /// How many processes, the latest first; a service tells of 1000 at most.
-    #[arg(long, value_name = "N", default_value = "20")]
+    #[arg(long, value_name = "N", default_value = "20", value_parser = NonZeroUsize::from_text)]
     pub limit: NonZeroUsize,
 
     /// Print JSON, with the whole drain reports.

@@ -13,6 +13,7 @@ use tokio::{
 
 use crate::{
     cli::{Doctor, Serve},
+    command_line,
     config::{DEFAULT_ADMIN, Document},
     runtime,
 };
@@ -131,7 +132,10 @@ fn read(told: &Invocation) -> Result<Program, String> {
     let command = command.mut_args(|arg| arg.env(None::<&str>));
     let matches = command.try_get_matches_from(words);
     let serve = matches.and_then(|matches| Serve::from_arg_matches(&matches));
-    let serve = serve.map_err(|error| first_line(&error.to_string()))?;
+    let serve = serve.map_err(|error| {
+        let fault = command_line::told(error, |_| None);
+        first_line(&fault.unwrap_or_else(|error| error.to_string()))
+    })?;
     let settings = match &told.file {
         Some(text) => {
             let (document, problems) = Document::read("the settings file", text);

@@ -3,7 +3,6 @@
 use std::{
     fmt::Write as _,
     io::{self, Write},
-    path::Path,
     process::ExitCode,
     time::Duration,
 };
@@ -20,7 +19,11 @@ use lameduck::{
 use reqwest::StatusCode;
 use serde_json::Value;
 
-use crate::{cli, config, runtime, storage};
+use crate::{
+    cli,
+    config::{self, SecretFile, Target, Value as _},
+    runtime, storage,
+};
 
 /// How long a service may take to answer, and the most of an answer that is read.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -48,7 +51,7 @@ const NUMBERS: usize = 5;
 /// Reads the ledger and prints it.
 pub fn run(asked: cli::Drains) -> ExitCode {
     let read = match &asked.url {
-        Some(url) => read_from(url, asked.tokens.as_deref(), asked.limit.get()),
+        Some(url) => read_from(url, asked.tokens.as_ref(), asked.limit.get()),
         None => read_storage(asked.storage, asked.limit.get()),
     };
     let drains = match read {
@@ -83,20 +86,26 @@ fn read_storage(storage: cli::Storage, limit: usize) -> anyhow::Result<Drains> {
     Ok(runtime::of_one_thread()?.block_on(read)?.into())
 }
 
-fn read_from(url: &str, tokens: Option<&Path>, limit: usize) -> anyhow::Result<Drains> {
+fn read_from(url: &Target, tokens: Option<&SecretFile>, limit: usize) -> anyhow::Result<Drains> {
     let token = tokens.map(first_token).transpose()?;
     let limit = limit.min(Drains::MOST);
-    let asked = format!("{}/v1/drains?limit={limit}", url.trim_end_matches('/'));
+    let mut asked = url.0.clone();
+    asked.set_path(&format!("{}/v1/drains", asked.path().trim_end_matches('/')));
+    asked.set_query(Some(&format!("limit={limit}")));
+    let mut shown = asked.clone();
+    shown.set_query(None);
+    let shown = Target(shown).shown();
     runtime::of_one_thread()?
-        .block_on(ask(&asked, token))
-        .with_context(|| format!("cannot read the drain ledger from {asked}"))
+        .block_on(ask(asked.as_str(), token))
+        .with_context(|| format!("cannot read the drain ledger from {shown} (--url)"))
 }
 
 /// As the API reads the file.
-fn first_token(file: &Path) -> anyhow::Result<String> {
-    let shown = file.display();
-    let text =
-        std::fs::read_to_string(file).with_context(|| format!("cannot read {shown} (--tokens)"))?;
+fn first_token(file: &SecretFile) -> anyhow::Result<String> {
+    let shown = file.shown();
+    let text = file
+        .read()
+        .map_err(|error| anyhow::anyhow!("{error} (--tokens)"))?;
     let mut lines = text.lines().map(str::trim);
     let token = lines.find(|line| !line.is_empty() && !line.starts_with('#'));
     token
@@ -113,10 +122,10 @@ async fn ask(url: &str, token: Option<String>) -> anyhow::Result<Drains> {
     if let Some(token) = &token {
         request = request.bearer_auth(token);
     }
-    let mut answer = request.send().await?;
+    let mut answer = request.send().await.map_err(reqwest::Error::without_url)?;
     let status = answer.status();
     let mut body = Vec::new();
-    while let Some(chunk) = answer.chunk().await? {
+    while let Some(chunk) = answer.chunk().await.map_err(reqwest::Error::without_url)? {
         body.extend_from_slice(&chunk);
         anyhow::ensure!(
             body.len() <= LARGEST_ANSWER,

@@ -45,7 +45,7 @@ async fn ask(asked: &Healthcheck) -> anyhow::Result<()> {
         admin,
         timeout: patience,
     } = asked;
-    let answer = timeout(patience.0, answer(admin, *probe))
+    let answer = timeout(patience.0, answer(admin.as_str(), *probe))
         .await
         .unwrap_or_else(|_| Err(silent(patience.0)))
         .with_context(|| format!("asking {admin} for {probe}"))?;

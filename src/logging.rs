@@ -10,7 +10,14 @@ use crate::terminal::{self, Stderr};
 
 /// Installs the subscriber.
 pub fn install() {
-    let filter = EnvFilter::try_from_env("LAMEDUCK_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
+    let wanted = std::env::var_os("LAMEDUCK_LOG").unwrap_or_default();
+    let filter = match wanted.to_str().map(str::trim) {
+        Some("") => Some(EnvFilter::new("info")),
+        Some(wanted) => EnvFilter::try_new(wanted).ok(),
+        None => None,
+    };
+    let is_understood = filter.is_some();
+    let filter = filter.unwrap_or_else(|| EnvFilter::new("info"));
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
         // It would say so on stderr, by a macro that panics where that is what failed.
@@ -20,6 +27,11 @@ pub fn install() {
         logs.with_target(false).compact().init();
     } else {
         logs.json().flatten_event(true).init();
+    }
+    if !is_understood {
+        tracing::warn!(
+            "LAMEDUCK_LOG is not understood, and 'info' holds; write it as in debug, or info,lameduck_kubernetes=debug"
+        );
     }
 }
 

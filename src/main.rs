@@ -7,6 +7,7 @@ mod demo;
 mod doctor;
 mod drains;
 mod healthcheck;
+mod listen;
 mod logging;
 mod migrate;
 mod progress;

@@ -1,29 +1,40 @@
 //! `lameduck serve`: everything put together as the configuration says.
+//!
+//! ```text
+//!   settings, files ──▶ listeners ──▶ the lifecycle runs ──▶ the queue is open ──▶ serving
+//!   mistakes are        probes, metrics: answered           (the database may be
+//!   reported            API: 503                             away for any time)
+//! ```
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use anyhow::Context;
 use lameduck::prelude::*;
 use lameduck::{
     Drain, Lifecycle,
-    api::{self, Api, ApiQueue, Tokens},
-    http::{Listener, Tls},
+    api::{self, Api, ApiQueue, Gate, Tokens},
     jobs::{
         engine::Engine,
         handler::{self, exec::Exec, http::Http},
         workers::{Backoff, Pool},
     },
     kubernetes::Kubernetes,
-    lifecycle::{Moment, ReportFile, Signals},
+    lifecycle::{BoxError, Moment, ReportFile, Signals},
 };
 
 use crate::{
     config::{Access, Bytes, Config, Handler, ProcessValues, Queue, QueueValues},
+    listen::Listeners,
     logging, storage, teardown, terminal,
 };
 
+/// The queue's engine, once it is open.
+type Opened = Arc<OnceLock<Arc<dyn Engine>>>;
+
 /// Serves until a drain has ended.
-pub async fn serve(config: Config, mut signals: Signals) -> anyhow::Result<()> {
+pub async fn serve(config: Config, signals: Signals) -> anyhow::Result<()> {
+    // Everything that can fail comes before the queue is opened: a process that ends after that without a drain counts
+    // as killed.
     let Config {
         queues,
         process,
@@ -32,18 +43,7 @@ pub async fn serve(config: Config, mut signals: Signals) -> anyhow::Result<()> {
         access,
         hooks,
     } = config;
-    // Before anything is bound: whoever still has the data may have our addresses, too.
-    let patience = settings.grace.saturating_mul(2);
-    let Some(place) = storage::find(&process, patience, &mut signals).await? else {
-        return Ok(());
-    };
     let pools = queues.iter().map(pool).collect::<Result<Vec<Pool>, _>>()?;
-    let mut listener = bind(&process.listen, "listen").await?;
-    if let Some((cert, key)) = &tls {
-        listener = listener.tls(Tls::from_pem_files(cert, key)?);
-    }
-    let admin = bind(&process.admin, "admin").await?;
-    // All that can fail comes before the queue is opened: who ends after that without a drain counts as killed.
     let access = match access {
         Access::Anonymous => api::Access::Anonymous,
         Access::Tokens(file) => {
@@ -52,9 +52,8 @@ pub async fn serve(config: Config, mut signals: Signals) -> anyhow::Result<()> {
     };
     let report = process.report.clone().map(ReportFile::prepare);
     let report = report.transpose().context("setting 'report'")?;
-    let Some(engine) = storage::open(&process, place, &mut signals).await? else {
-        return Ok(());
-    };
+    let place = storage::find(&process, settings.grace.saturating_mul(2))?;
+
     let mut lifecycle = Lifecycle::builder().settings(settings).signals(signals);
     if process.final_scrape {
         lifecycle = lifecycle.final_scrape();
@@ -63,24 +62,83 @@ pub async fn serve(config: Config, mut signals: Signals) -> anyhow::Result<()> {
         lifecycle = lifecycle.on_report("report file", |report| file.write(report));
     }
     let drain = lifecycle.drain().clone();
-    let shown = drain.clone();
-    tokio::spawn(async move {
-        shown.reached(Moment::Began).await;
-        terminal::show(shown);
-    });
-    let api = api(&queues, &process, access, engine.clone(), drain.clone());
+    tokio::spawn(show(drain.clone()));
+    let gate = Gate::default();
+    let mut listeners = None;
+    match Listeners::bind(&process, tls.as_ref()).await {
+        Ok(bound) => lifecycle = bound.serve(lifecycle, &gate),
+        // A predecessor on this machine that holds the data directory may hold the addresses as well.
+        Err(error) if error.is_in_use() && place.may_be_held() => listeners = Some(tls),
+        Err(error) => return Err(error.into()),
+    }
+    let opened = Opened::default();
     let kubernetes = Kubernetes::in_cluster();
+    let kubernetes = kubernetes.map(|pod| pod.pod_deletion_cost(process.deletion_cost));
+    let start = {
+        let (drain, opened) = (drain.clone(), opened.clone());
+        async move {
+            let Some(place) = place.claim(&drain).await? else {
+                return Ok(Parts::default());
+            };
+            let listeners = match listeners {
+                Some(tls) => Some(Listeners::bind(&process, tls.as_ref()).await?),
+                None => None,
+            };
+            let Some(engine) = place.open(&process, &drain).await? else {
+                return Ok(Parts::default());
+            };
+            // It is closed after the drain.
+            let _ = opened.set(engine.clone());
+            let api = api(&queues, &process, access, engine.clone(), drain);
+            Ok(Parts {
+                listeners: listeners.map(|listeners| (listeners, gate.clone())),
+                queue: Some((gate, api, engine, pools)),
+            })
+        }
+    };
     let ended = teardown::install(lifecycle, hooks)
-        .admin(admin)
-        .workers(engine.clone(), pools)
-        .http("api", listener, api::router(api))
-        .kubernetes(kubernetes.map(|pod| pod.pod_deletion_cost(process.deletion_cost)))
+        .kubernetes(kubernetes)
         .on_report("log line", logging::report)
+        .prepare("the start", async {
+            let parts: anyhow::Result<Parts> = start.await;
+            let parts = parts.map_err(|error| BoxError::from(format!("{error:#}")))?;
+            Ok::<_, BoxError>(|lifecycle| parts.add_to(lifecycle))
+        })
         .run()
         .await;
-    storage::close(&*engine, &drain).await;
-    ended?;
-    Ok(())
+    if let Some(engine) = opened.get() {
+        storage::close(&**engine, &drain).await;
+    }
+    // Without its sources, which it names itself.
+    ended.map(drop).map_err(|error| anyhow::anyhow!("{error}"))
+}
+
+/// The parts that the start made; none where it was given up.
+#[derive(Default)]
+struct Parts {
+    /// The listeners that could not be bound at once.
+    listeners: Option<(Listeners, Gate)>,
+    queue: Option<(Gate, Api, Arc<dyn Engine>, Vec<Pool>)>,
+}
+
+// === impl Parts ===
+
+impl Parts {
+    fn add_to(self, mut lifecycle: Lifecycle) -> Lifecycle {
+        if let Some((listeners, gate)) = self.listeners {
+            lifecycle = listeners.serve(lifecycle, &gate);
+        }
+        if let Some((gate, api, engine, pools)) = self.queue {
+            gate.open(api::router(api));
+            lifecycle = lifecycle.workers(engine, pools);
+        }
+        lifecycle
+    }
+}
+
+async fn show(drain: Drain) {
+    drain.reached(Moment::Began).await;
+    terminal::show(drain);
 }
 
 /// Workers for a queue, as its settings say.
@@ -93,7 +151,7 @@ fn pool(queue: &Queue) -> anyhow::Result<Pool> {
             Arc::new(exec)
         }
         Handler::Http { url, secrets } => {
-            Arc::new(Http::new(url.as_str())?.secrets(secrets.clone()))
+            Arc::new(Http::new(url.0.as_str())?.secrets(secrets.clone()))
         }
     };
     let mut pool = Pool::new(queue.name.clone(), handler);
@@ -136,12 +194,4 @@ fn backoff(values: &QueueValues) -> Backoff {
         first: values.backoff_first.0,
         max: values.backoff_max.0,
     }
-}
-
-async fn bind(address: &str, setting: &str) -> anyhow::Result<Listener> {
-    let listener = Listener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {address} (setting '{setting}')"))?;
-    tracing::info!(address = listener.local_addr()?, setting, "listening");
-    Ok(listener)
 }

@@ -1,6 +1,8 @@
-//! The queue's storage: waited for, opened, let go of.
+//! The queue's storage: how it is found, waited for, opened and closed.
+//!
+//! Probes say what is waited for ([`Drain::starting`]), and every wait ends when a drain begins.
 
-use std::{path::Path, sync::Arc, time::Duration};
+use std::{convert::Infallible, path::PathBuf, sync::Arc, time::Duration};
 
 use anyhow::Context;
 use lameduck::{
@@ -14,79 +16,104 @@ use lameduck::{
         handler::exec,
         job::Retention,
     },
-    lifecycle::{DrainSettings, Signals},
+    lifecycle::{DrainSettings, Moment},
 };
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use crate::config::{Database, ProcessValues, Value};
+use crate::config::{Bytes, Database, ProcessValues, SecretFile, Value};
 
-/// How often to say that the data directory is waited for.
+/// Interval between two lines about something that is still waited for.
 const STILL_WAITING: Duration = Duration::from_secs(5);
 
-/// Between two attempts to reach a database that is away; doubled each time.
+/// Pause between two looks at a data directory that is in use.
+const LOOK: Duration = Duration::from_millis(50);
+
+/// First and longest pause between two attempts to reach a database that is away.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 
-/// Where a queue is.
+/// How long opening an embedded queue may still take once a drain has begun. One that is abandoned leaves an entry in
+/// the ledger as if its process had been killed.
+const TO_OPEN: Duration = Duration::from_secs(1);
+
+/// A queue's place.
 pub enum Place {
-    /// In a data directory that is ours.
-    Directory(Directory),
-    /// In a database that others may use, too.
+    /// This directory, and how long a predecessor that still drains may hold it.
+    Directory(PathBuf, Duration),
+    /// A database, which others may use as well.
     Database(Database),
 }
 
-/// Makes the data directory ours, and waits for whoever has it: a predecessor that is still draining is gone within
-/// its grace period, and has the same again to be told. `None` where we are told to end first.
-async fn claim(
-    data: &Path,
-    patience: Duration,
-    signals: &mut Signals,
-) -> anyhow::Result<Option<Directory>> {
-    let since = Instant::now();
-    let mut say = since;
-    loop {
-        let path = data.to_owned();
-        let error = match tokio::task::spawn_blocking(move || Directory::claim(&path)).await? {
-            Ok(directory) => return Ok(Some(directory)),
-            Err(error @ EngineError::InUse { .. }) if since.elapsed() < patience => error,
-            Err(error) => return Err(error.into()),
+/// A place that this process may open.
+pub enum Claimed {
+    /// A data directory.
+    Directory(Directory),
+    /// A database, which is shared.
+    Database(Database),
+}
+
+/// Finds the queue: in the PostgreSQL database that is named, or else in the data directory. `patience` is how long a
+/// predecessor is waited for, which ends within its own grace period.
+pub fn find(process: &ProcessValues, patience: Duration) -> anyhow::Result<Place> {
+    Ok(match database(process)? {
+        Some(database) => Place::Database(database),
+        None => Place::Directory(process.data.clone(), patience),
+    })
+}
+
+// === impl Place ===
+
+impl Place {
+    /// Whether another process on this machine may hold it.
+    pub fn may_be_held(&self) -> bool {
+        matches!(self, Self::Directory(..))
+    }
+
+    /// Waits until no other process holds it, and claims it. `None` where a drain begins first.
+    pub async fn claim(self, drain: &Drain) -> anyhow::Result<Option<Claimed>> {
+        let (data, patience) = match self {
+            Self::Database(database) => return Ok(Some(Claimed::Database(database))),
+            Self::Directory(data, patience) => (data, patience),
         };
-        if Instant::now() >= say {
-            tracing::warn!(
-                data = %data.display(), %error,
-                "the data directory is in use by another process; waiting for its end"
-            );
-            say += STILL_WAITING;
+        let since = Instant::now();
+        let mut say = since;
+        while !drain.has(Moment::Began) {
+            let path = data.clone();
+            let error = match tokio::task::spawn_blocking(move || Directory::claim(&path)).await? {
+                Ok(directory) => return Ok(Some(Claimed::Directory(directory))),
+                Err(error @ EngineError::InUse { .. }) if since.elapsed() < patience => error,
+                Err(error) => return Err(error.into()),
+            };
+            let shown = data.display();
+            drain.starting(format!(
+                "the data directory {shown} is in use by another process; waiting for its end"
+            ));
+            if Instant::now() >= say {
+                tracing::warn!(
+                    data = %shown, %error,
+                    "the data directory is in use by another process; waiting for its end"
+                );
+                say += STILL_WAITING;
+            }
+            // This returns sooner where a drain begins.
+            let _ = timeout(LOOK, drain.reached(Moment::Began)).await;
         }
-        tokio::select! {
-            () = signals.received() => return told_to_end("the data directory"),
-            () = sleep(Duration::from_millis(50)) => {}
-        }
+        told_to_end("the data directory")
     }
 }
 
-/// Where the queue is: the PostgreSQL database that is named, else the data directory, once it is ours. `None` where
-/// we are told to end first.
-pub async fn find(
-    process: &ProcessValues,
-    patience: Duration,
-    signals: &mut Signals,
-) -> anyhow::Result<Option<Place>> {
-    if let Some(database) = database(process)? {
-        return Ok(Some(Place::Database(database)));
-    }
-    let directory = claim(&process.data, patience, signals).await?;
-    Ok(directory.map(Place::Directory))
-}
+// === impl Claimed ===
 
-/// Opens the queue. `None` where we are told to end first.
-pub async fn open(
-    process: &ProcessValues,
-    place: Place,
-    signals: &mut Signals,
-) -> anyhow::Result<Option<Arc<dyn Engine>>> {
-    match place {
-        Place::Directory(directory) => embedded(process, directory).await.map(Some),
-        Place::Database(database) => connect(process, database, signals).await,
+impl Claimed {
+    /// Opens the queue. `None` where a drain begins first.
+    pub async fn open(
+        self,
+        process: &ProcessValues,
+        drain: &Drain,
+    ) -> anyhow::Result<Option<Arc<dyn Engine>>> {
+        match self {
+            Self::Directory(directory) => embedded(process, directory, drain).await,
+            Self::Database(database) => connect(process, database, drain).await,
+        }
     }
 }
 
@@ -95,27 +122,31 @@ fn told_to_end<T>(waiting_for: &str) -> anyhow::Result<Option<T>> {
     Ok(None)
 }
 
-/// The database that is named, by itself or in a file.
+/// Returns the database that is named, by a setting or in a file.
 pub fn database(process: &ProcessValues) -> anyhow::Result<Option<Database>> {
     let Some(file) = &process.database_file else {
         return Ok(process.database.clone());
     };
-    let shown = file.display();
+    let shown = file.shown();
     anyhow::ensure!(
         process.database.is_none(),
         "a database and the file {shown} with one are given; leave one of them out (settings 'database' and \
          'database-file')"
     );
-    let text = std::fs::read_to_string(file)
-        .with_context(|| format!("cannot read {shown} (setting 'database-file')"))?;
-    let database = Database::from_text(text.trim())
-        .map_err(|error| anyhow::anyhow!("in {shown} (setting 'database-file'): {error}"))?;
-    Ok(Some(database))
+    Ok(Some(database_in(file).map_err(|error| {
+        anyhow::anyhow!("setting 'database-file': {error}")
+    })?))
 }
 
-/// How to use it.
+/// Returns the database that a file names.
+pub fn database_in(file: &SecretFile) -> Result<Database, String> {
+    let text = file.read()?;
+    Database::from_text(text.trim()).map_err(|error| format!("in {}: {error}", file.shown()))
+}
+
+/// Returns the options of the settings for a database.
 pub fn postgres_options(process: &ProcessValues, database: Database) -> PostgresOptions {
-    let mut options = PostgresOptions::new(database.0);
+    let mut options = PostgresOptions::new(database.text());
     options.migrate = process.database_migrate;
     options.statement_timeout = process.database_statement_timeout.0;
     options.connections = process.database_connections.get();
@@ -130,28 +161,33 @@ pub fn postgres_options(process: &ProcessValues, database: Database) -> Postgres
     options
 }
 
-/// Waits for a database that is away: it is not there more quickly for a process that ends and is started again.
-/// `None` where we are told to end first.
+/// Waits for a database that is away. A process that ended and was started again would not bring it back sooner.
+/// `None` where a drain begins first.
 async fn connect(
     process: &ProcessValues,
     database: Database,
-    signals: &mut Signals,
+    drain: &Drain,
 ) -> anyhow::Result<Option<Arc<dyn Engine>>> {
     let shown = database.shown();
     let options = postgres_options(process, database);
     let mut pause = RECONNECT.0;
     let engine = loop {
         let error = tokio::select! {
+            biased;
+            () = drain.reached(Moment::Began) => return told_to_end("the database"),
             opened = PostgresEngine::connect(options.clone()) => match opened {
                 Ok(engine) => break engine,
                 Err(error @ EngineError::Storage(_)) => error,
                 Err(error) => return Err(error.into()),
             },
-            () = signals.received() => return told_to_end("the database"),
+            never = tell_of_silence(&shown, drain) => match never {},
         };
         tracing::warn!(database = shown, %error, "the database is away; waiting for it");
+        drain.starting(format!(
+            "the database {shown} is away ({error}); waiting for it"
+        ));
         tokio::select! {
-            () = signals.received() => return told_to_end("the database"),
+            () = drain.reached(Moment::Began) => return told_to_end("the database"),
             () = sleep(pause) => pause = (pause * 2).min(RECONNECT.1),
         }
     };
@@ -159,10 +195,27 @@ async fn connect(
     Ok(Some(Arc::new(engine)))
 }
 
+/// Logs again and again that a database has not answered yet.
+async fn tell_of_silence(database: &str, drain: &Drain) -> Infallible {
+    drain.starting(format!("opening the queue in the database {database}"));
+    loop {
+        sleep(STILL_WAITING).await;
+        tracing::warn!(
+            database,
+            "the database has not answered yet, or its schema is being brought up to date; waiting for it"
+        );
+        drain.starting(format!(
+            "the database {database} has not answered yet, or its schema is being brought up to date; waiting for it"
+        ));
+    }
+}
+
+/// Opens the embedded queue. `None` where a drain begins first.
 async fn embedded(
     process: &ProcessValues,
     directory: Directory,
-) -> anyhow::Result<Arc<dyn Engine>> {
+    drain: &Drain,
+) -> anyhow::Result<Option<Arc<dyn Engine>>> {
     let options = SqliteOptions {
         max_waiting: process.max_queue_length.get(),
         max_bytes: process.max_disk.map_or(u64::MAX, |disk| disk.0),
@@ -171,14 +224,48 @@ async fn embedded(
         retention: retention(process),
         ..SqliteOptions::default()
     };
-    let open = move || SqliteEngine::open_in(directory, options);
-    let engine = tokio::task::spawn_blocking(open).await??;
     let data = process.data.display();
     exec::keep_list_in(&process.data).with_context(|| {
         format!("cannot keep the list of running commands in {data} (setting 'data')")
     })?;
+    drain.starting(format!(
+        "opening the queue in {data}, and ending what the process before this one left running"
+    ));
+    if drain.has(Moment::Began) {
+        return told_to_end("the data directory");
+    }
+    let mut opening =
+        tokio::task::spawn_blocking(move || SqliteEngine::open_in(directory, options));
+    let opened = tokio::select! {
+        biased;
+        opened = &mut opening => opened,
+        () = drain.reached(Moment::Began) => match timeout(TO_OPEN, opening).await {
+            Ok(opened) => opened,
+            Err(_) => return told_to_end("the queue in the data directory"),
+        },
+    };
+    let engine = opened??;
     tracing::info!(%data, process = %engine.process(), "queue opened");
-    Ok(Arc::new(engine))
+    warn_of_a_small_volume(process);
+    Ok(Some(Arc::new(engine)))
+}
+
+/// Warns of a volume with less free space than is kept free, before the first job is refused for it.
+fn warn_of_a_small_volume(process: &ProcessValues) {
+    let Ok(volume) = rustix::fs::statvfs(&process.data) else {
+        return;
+    };
+    let [free, size] = [volume.f_bavail, volume.f_blocks].map(|blocks| blocks * volume.f_frsize);
+    let kept = process.min_free_disk;
+    if free < kept.0 {
+        let data = process.data.display();
+        tracing::warn!(
+            %data, free_bytes = free, size_bytes = size, min_free_disk = kept.0,
+            "every job is refused as it is: the volume of {data} has {} free of {}, and {kept} are kept free \
+             (setting 'min-free-disk'); enlarge the volume, or lower the setting",
+            Bytes(free).rounded(), Bytes(size).rounded()
+        );
+    }
 }
 
 fn retention(process: &ProcessValues) -> Retention {
@@ -189,7 +276,7 @@ fn retention(process: &ProcessValues) -> Retention {
     }
 }
 
-/// Lets go of the storage, unless it hangs: everything is written, and the watchdog waits for nobody.
+/// Closes the storage, but waits only until the report is due: everything is written by then.
 pub async fn close(engine: &dyn Engine, drain: &Drain) {
     let until = drain.plan().map(|plan| plan.report_end);
     let until = until.unwrap_or_else(|| Instant::now() + DrainSettings::default().reporting);

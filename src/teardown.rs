@@ -31,7 +31,6 @@ use tokio::{
     process::Command,
     time::{Instant, timeout, timeout_at},
 };
-use url::Url;
 
 use crate::config::{CommandLine, Hook, Target, Task, Value};
 
@@ -125,12 +124,12 @@ fn cannot_be_started(command: &CommandLine, program: &str, error: &io::Error) ->
     }
 }
 
-async fn request(method: Method, url: &Url, until: Instant) -> Result<(), BoxError> {
+async fn request(method: Method, url: &Target, until: Instant) -> Result<(), BoxError> {
     let since = Instant::now();
     let exchange = async {
         let request = Request::builder()
             .method(method)
-            .uri(url.as_str())
+            .uri(url.0.as_str())
             .body(Full::<Bytes>::default())?;
         let client = Client::builder(TokioExecutor::new()).build_http();
         let (head, body) = client.request(request).await?.into_parts();
@@ -152,7 +151,7 @@ async fn request(method: Method, url: &Url, until: Instant) -> Result<(), BoxErr
         },
         Err(_) => format!("no answer in {:.1?}", since.elapsed()).into(),
     };
-    Err(format!("{}: {failed}", Target(url.clone()).shown()).into())
+    Err(format!("{}: {failed}", url.shown()).into())
 }
 
 /// Removes what is there, unless that would take `never` with it.

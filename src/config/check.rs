@@ -7,19 +7,16 @@ mod queues;
 #[cfg(test)]
 mod tests;
 
-use std::{
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use lameduck::{api::Tokens, http::Tls, lifecycle::Budget};
 use tokio::time::Instant;
 
 use super::{
     Access, Checked, Config, Given, Hook, Problem, Problems, Source, declare,
+    secret::SecretFile,
     settings::{ProcessSettings, ProcessValues},
-    value::Time,
+    value::{Time, Value},
 };
 
 pub use programs::unstartable;
@@ -86,10 +83,15 @@ impl Findings {
         };
         match (&process.tls_cert, &process.tls_key) {
             (Some(cert), Some(key)) => {
-                if let Err(error) = Tls::from_pem_files(&cert.value, &key.value) {
+                let unreadable = [&cert.value, &key.value].map(|file| file.read().err());
+                if let [Some(error), _] = unreadable {
+                    self.error(&cert.source, format!("tls-cert: {error}"));
+                } else if let [_, Some(error)] = unreadable {
+                    self.error(&key.source, format!("tls-key: {error}"));
+                } else if let Err(error) = Tls::from_pem_files(&cert.value.0, &key.value.0) {
                     self.error(&cert.source, format!("tls-cert and tls-key: {error}"));
                 }
-                return Some((cert.value.clone(), key.value.clone()));
+                return Some((cert.value.0.clone(), key.value.0.clone()));
             }
             (None, None) => {}
             (Some(cert), None) => self.error(&cert.source, half("tls-cert", "tls-key")),
@@ -114,13 +116,13 @@ impl Findings {
             self.secrets(&tokens.source, "tokens", &tokens.value, kind, |line| {
                 Tokens::is_fit(line).then_some(())
             });
-            return Access::Tokens(tokens.value.clone());
+            return Access::Tokens(tokens.value.0.clone());
         }
-        if !values.allow_anonymous && !is_local(&values.listen) {
+        if !values.allow_anonymous && !is_local(values.listen.as_str()) {
             self.error(
                 &source_of(process.listen.as_ref()),
                 format!(
-                    "listen = {:?} is open to others, and nobody says who may use the API. Give tokens, a line each \
+                    "listen = \"{}\" is open to others, and nobody says who may use the API. Give tokens, a line each \
                      in a file:\n\
                      \n    head -c 32 /dev/urandom | base64 > tokens && lameduck serve --tokens tokens …\n\n\
                      (or LAMEDUCK_TOKENS, or tokens = \"FILE\"), listen on 127.0.0.1, or let everybody in who reaches \
@@ -137,15 +139,15 @@ impl Findings {
         &mut self,
         source: &Source,
         name: &str,
-        file: &Path,
+        file: &SecretFile,
         kind: &str,
         read: impl Fn(&str) -> Option<T>,
     ) -> Vec<T> {
-        let shown = file.display();
-        let text = match std::fs::read_to_string(file) {
+        let shown = file.shown();
+        let text = match file.read() {
             Ok(text) => text,
             Err(error) => {
-                self.error(source, format!("{name}: cannot read {shown}: {error}"));
+                self.error(source, format!("{name}: {error}"));
                 return Vec::new();
             }
         };
@@ -175,24 +177,13 @@ impl Findings {
     }
 
     fn addresses(&mut self, process: &ProcessSettings, values: &ProcessValues) {
-        for (name, given) in [("listen", &process.listen), ("admin", &process.admin)] {
-            if let Some(given) = given
-                && !given.value.starts_with("unix:")
-                && !has_port(&given.value)
-            {
-                self.error(
-                    &given.source,
-                    format!("{name} = {:?} has no port from 0 to 65535; write it as HOST:PORT, or unix:PATH", given.value),
-                );
-            }
-        }
-        let any_port = values.listen.ends_with(":0");
+        let any_port = values.listen.as_str().ends_with(":0");
         if values.listen == values.admin && !any_port {
             self.error(
                 &source_of(process.admin.as_ref().or(process.listen.as_ref())),
                 format!(
-                    "listen and admin are both {:?}: probes and metrics outlive the API and need an address of their \
-                     own, for example admin = {:?}",
+                    "listen and admin are both \"{}\": probes and metrics outlive the API and need an address of their \
+                     own, for example admin = \"{}\"",
                     values.admin,
                     super::DEFAULT_ADMIN
                 ),
@@ -215,15 +206,9 @@ impl Findings {
             );
         }
         if let Some(file) = &process.database_file
-            && let Err(error) = std::fs::read_to_string(&file.value)
+            && let Err(error) = crate::storage::database_in(&file.value)
         {
-            self.error(
-                &file.source,
-                format!(
-                    "database-file: cannot read {}: {error}",
-                    file.value.display()
-                ),
-            );
+            self.error(&file.source, format!("database-file: {error}"));
         }
         if let (Some(database), Some(file)) = (&process.database, &process.database_file) {
             self.error(
@@ -231,7 +216,7 @@ impl Findings {
                 format!(
                     "there is a database ({}) and a file with one (database-file = {}): leave one of them out",
                     database.source,
-                    file.value.display()
+                    file.value.shown()
                 ),
             );
         }
@@ -339,11 +324,6 @@ fn budget(values: &ProcessValues) -> (Duration, Duration) {
 fn rounded(time: Duration) -> Time {
     let tenths = (time.as_secs_f64() * 10.0).round() / 10.0;
     Time(Duration::from_secs_f64(tenths))
-}
-
-fn has_port(address: &str) -> bool {
-    let port = address.rsplit_once(':').map(|(_, port)| port);
-    port.is_some_and(|port| port.parse::<u16>().is_ok())
 }
 
 /// Nobody else's machine reaches it.

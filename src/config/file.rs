@@ -22,6 +22,7 @@ use toml::{
 use super::{
     declare::{Given, Section, Source},
     problem::{Problem, Problems},
+    secret::{cannot_read, shown_path},
     settings::{HookSettings, ProcessSettings, QueueSettings, Settings},
     value::Value,
 };
@@ -72,10 +73,11 @@ struct Text<'a> {
 impl Document {
     /// Reads a file; as much of it as can be understood, and what can't.
     pub fn load(path: &Path) -> Result<(Self, Vec<Problem>), Problems> {
-        let shown = path.display().to_string();
+        let shown = shown_path(path);
         let text = std::fs::read_to_string(path).map_err(|error| {
             let text = format!(
-                "cannot read the configuration file {shown}: {error}; give another one by --config"
+                "the configuration file: {}; give another one by --config",
+                cannot_read(path, &error)
             );
             Problems(vec![Problem::new(&Source::Default, text)])
         })?;
@@ -90,9 +92,6 @@ impl Document {
             problems: RefCell::default(),
         };
         let (root, errors) = DeTable::parse_recoverable(text.text);
-        for error in errors {
-            text.complain(error.span().unwrap_or_default(), error.message());
-        }
         let mut root = Table::new("the configuration file", &text, root.get_ref());
         let mut document = Self {
             settings: Settings {
@@ -108,11 +107,24 @@ impl Document {
             document.read_hooks(&text, hooks);
         }
         root.finish();
-        let mut problems = text.problems.into_inner();
-        problems.sort_by_key(|problem| match &problem.source {
+        let place = |problem: &Problem| match &problem.source {
             Source::File(place) => (place.line, place.column),
             _ => (0, 0),
-        });
+        };
+        let spans = errors
+            .iter()
+            .map(|error| (error.span().unwrap_or_default().start, error.message()));
+        if let Some((start, message)) = spans.min_by_key(|(start, _)| *start) {
+            // Whatever else was read is anybody's guess: even a key may be a piece of a value, and of a secret.
+            text.problems.borrow_mut().clear();
+            text.complain(
+                start..start,
+                format!("this is not TOML: {}; write a setting as in workers = 10, and a text in quotes, as in \
+                         grace = \"30s\"", unquoted(message)),
+            );
+        }
+        let mut problems = text.problems.into_inner();
+        problems.sort_by_key(place);
         (document, problems)
     }
 
@@ -160,6 +172,17 @@ impl Document {
             self.hooks.push((place, settings));
         }
     }
+}
+
+/// A parser's message, less what it quotes of the file: punctuation may be told, all else may be a secret.
+fn unquoted(message: &str) -> String {
+    let pieces = message.lines().next().unwrap_or_default().split('`');
+    let pieces = pieces.enumerate().map(|(index, piece)| match index % 2 {
+        1 if piece.len() > 1 => "…".to_owned(),
+        1 => format!("`{piece}`"),
+        _ => piece.to_owned(),
+    });
+    pieces.collect()
 }
 
 // === impl Table ===
@@ -267,7 +290,7 @@ mod tests {
             ("colour = 3", "takes: exec, http,"),
             (
                 "\ngrace = '30 parsecs'",
-                "a.toml, line 2, column 9: grace: '30 parsecs'",
+                "a.toml, line 2, column 9: grace: it is not a duration",
             ),
             ("grace = '30 parsecs'", "write it as in 30s"),
             ("workers = 0", "1 or more"),
@@ -285,9 +308,40 @@ mod tests {
             ("[[teardown-hook]]\nnane = 'x'", "did you mean 'name'?"),
             ("[[teardown]]\nname = 'x'", "[[teardown-hook]]"),
             ("workers = \n", "line 1"),
+            (
+                "database = postgres://me:S3cret@db/jobs",
+                "a text in quotes",
+            ),
+            ("a = 'S3cret", "line 1"),
+            ("workers = 3\nworkers = 4", "line 2"),
         ] {
             let said = problems(text).join("\n");
             assert!(said.contains(words), "{text}: {said}");
+            assert!(!said.contains("S3cret"), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_line_that_is_not_toml_is_told_once_and_nothing_of_it_is_repeated() {
+        for line in [
+            "workers = ",
+            "workers",
+            "workers = = 3",
+            "database = postgres://me:S3cret@db/jobs",
+            "= 3",
+            "[queues",
+        ] {
+            let said = problems(&format!(
+                "grace = 3\n{line}\nexec = 'cat'\ntimeout = '1m'\n"
+            ));
+            let [said] = &said[..] else {
+                panic!("{line}: {said:#?}");
+            };
+            assert!(
+                said.contains("line 2,") && said.contains("not TOML"),
+                "{said}"
+            );
+            assert!(!said.contains("S3cret") && !said.contains("me:"), "{said}");
         }
     }
 

@@ -19,28 +19,35 @@ use lameduck::{
     jobs::{handler::http::Secret, job::QueueName},
     lifecycle::DrainSettings,
 };
-use url::Url;
 
 use crate::cli;
 
 mod check;
+mod database;
 mod declare;
 mod file;
+mod listen;
 mod problem;
+mod secret;
 mod settings;
 mod show;
 mod value;
+#[cfg(test)]
+mod words;
 
 pub use self::{
     check::unstartable,
+    database::Database,
     declare::{Entry, Section, Setting, Source, variable_of},
     file::Document,
+    listen::Address,
     problem::{Problem, Problems},
+    secret::SecretFile,
     settings::{
         HookSettings, ProcessSettings, ProcessValues, QueueSettings, QueueValues, Settings,
     },
     show::{check, show},
-    value::{Bytes, CommandLine, Database, Target, Time, Value},
+    value::{Bytes, CommandLine, Target, Time, Value},
 };
 
 /// Where probes and metrics are served unless told otherwise.
@@ -85,7 +92,7 @@ pub enum Handler {
     /// A request for each job.
     Http {
         /// Where to.
-        url: Url,
+        url: Target,
         /// What it is signed with.
         secrets: Vec<Secret>,
     },
@@ -121,7 +128,7 @@ pub enum Task {
         /// By this method.
         method: http::Method,
         /// To this place.
-        url: Url,
+        url: Target,
     },
     /// Removes a file or a folder.
     Remove {
@@ -160,6 +167,10 @@ pub fn load(file: Option<&Path>, flags: Settings) -> Result<Checked, Problems> {
         Ok(mut checked) if problems.is_empty() => {
             let variables = std::env::vars_os().filter_map(|(name, _)| name.into_string().ok());
             checked.warnings.extend(misspelt(variables));
+            let is_set = |name: &str| std::env::var_os(name).is_some_and(|it| !it.is_empty());
+            checked
+                .warnings
+                .extend(unread(&checked.config.process, is_set));
             Ok(checked)
         }
         Ok(_) => Err(Problems(problems)),
@@ -263,9 +274,52 @@ fn misspelt(variables: impl Iterator<Item = String>) -> Vec<Problem> {
         .collect()
 }
 
+/// What libpq reads beside its connection string. Handlers may need them, so that they are no mistake; but where the
+/// password is missing, somebody may believe that it is there.
+fn unread(process: &ProcessValues, is_set: impl Fn(&str) -> bool) -> Option<Problem> {
+    let database = process.database.as_ref()?;
+    let unread = ["PGPASSWORD", "PGPASSFILE", "PGSERVICE"];
+    let name = unread.into_iter().find(|name| is_set(name))?;
+    (!database.has_password()).then(|| {
+        let text = "it is not read here, and the database's URL has no password; write the password into the URL, or the \
+                    whole URL into a file (setting 'database-file')";
+        Problem::new(&Source::Variable(name.to_owned()), text)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_configuration_that_is_printed_for_debugging_shows_no_secret() {
+        let text = "database = 'postgres://me:S3cret@db/jobs'\n\
+                    [queues.a]\nhttp = 'http://me:S3cret@a/?S3cret'\n\
+                    [queues.b]\nexec = 'sh -c \"TOKEN=S3cret exec cat\"'\n\
+                    [[teardown-hook]]\nname = 'h'\nurl = 'http://me:S3cret@a/?S3cret'\n";
+        let (document, problems) = Document::read("a.toml", text);
+        assert_eq!(problems, []);
+        let given = Given::of(Settings::default(), document);
+        let checked = check::check(&given).unwrap();
+
+        for said in [format!("{given:?}"), format!("{:#?}", checked.config)] {
+            assert!(said.contains("http://me:***@a/"), "{said}");
+            assert!(!said.contains("S3cret"), "{said}");
+        }
+    }
+
+    #[test]
+    fn a_password_that_libpq_would_find_is_told_to_be_missing() {
+        let process = |url: &str| ProcessValues {
+            database: Some(Database::from_text(url).unwrap()),
+            ..ProcessSettings::default().in_force()
+        };
+        let set = |name: &str| name == "PGPASSWORD";
+        let said = unread(&process("postgres://me@db/jobs"), set).unwrap();
+        assert!(said.to_string().contains("PGPASSWORD"), "{said}");
+        assert_eq!(unread(&process("postgres://me:x@db/jobs"), set), None);
+        assert_eq!(unread(&process("postgres://me@db/jobs"), |_| false), None);
+    }
 
     #[test]
     fn a_variable_that_is_nearly_a_setting_is_warned_of() {

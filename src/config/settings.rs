@@ -16,8 +16,11 @@ use lameduck::{
 };
 
 use super::{
+    database::Database,
     declare::{Section, settings},
-    value::{Bytes, CommandLine, Database, Share, Target, Time},
+    listen::Address,
+    secret::SecretFile,
+    value::{Bytes, CommandLine, Method, Share, Target, Time},
 };
 
 settings! {
@@ -32,7 +35,7 @@ settings! {
         http: Target, "URL";
 
         /// A file with one or more secrets, whsec_…, a line each, that requests to the HTTP endpoint are signed with.
-        http_secrets: PathBuf, "FILE";
+        http_secrets: SecretFile, "FILE";
 
         /// A command that was told to stop and then ends with status 0 has done its job; otherwise the job is given
         /// back and runs again.
@@ -66,11 +69,11 @@ settings! {
         data: PathBuf = "lameduck-data".into(), "DIR";
 
         /// A PostgreSQL database for any number of replicas, instead of the embedded one:
-        /// postgres://USER:PASSWORD@HOST:5432/NAME?sslmode=verify-full.
+        /// postgres://USER:PASSWORD@HOST:5432/NAME?sslmode=verify-full, or as libpq's words.
         database: Database, "URL";
 
         /// A file with the URL of the PostgreSQL database, such as a mounted Secret's.
-        database_file: PathBuf, "FILE";
+        database_file: SecretFile, "FILE";
 
         /// Bring the PostgreSQL database's schema up to date at the start; otherwise 'lameduck migrate' has to.
         database_migrate: bool = true, "BOOL";
@@ -88,19 +91,19 @@ settings! {
         replicas: NonZeroU32 = nonzero(1), "N";
 
         /// Where the API listens: HOST:PORT, or unix:PATH.
-        listen: String = "127.0.0.1:8080".into(), "ADDR";
+        listen: Address = Address::of("127.0.0.1:8080"), "ADDR";
 
         /// Where probes and metrics are served: HOST:PORT, or unix:PATH.
-        admin: String = super::DEFAULT_ADMIN.into(), "ADDR";
+        admin: Address = Address::of(super::DEFAULT_ADMIN), "ADDR";
 
         /// The certificate chain that the API speaks TLS with, as PEM; read again when it changes.
-        tls_cert: PathBuf, "FILE";
+        tls_cert: SecretFile, "FILE";
 
         /// Its private key, as PEM.
-        tls_key: PathBuf, "FILE";
+        tls_key: SecretFile, "FILE";
 
         /// A file with bearer tokens, a line each: who has one of them may use the API.
-        tokens: PathBuf, "FILE";
+        tokens: SecretFile, "FILE";
 
         /// Let everybody who can reach the API use it.
         allow_anonymous: bool = false, "BOOL";
@@ -202,7 +205,7 @@ settings! {
         url: Target, "URL";
 
         /// The method of the request.
-        method: String = "POST".into(), "METHOD";
+        method: Method = Method(http::Method::POST), "METHOD";
 
         /// A file, or a folder with all that is in it.
         remove: PathBuf, "PATH";

@@ -2,10 +2,11 @@
 
 use std::{io::Write, path::Path, process::ExitCode};
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::{
-    Checked, DEFAULT_QUEUE, Entry, Given, Handler, Problems, Section, Settings, load, unstartable,
+    Checked, DEFAULT_QUEUE, Entry, Given, Handler, Problems, Section, Settings, Value, load,
+    unstartable,
 };
 
 /// As for a wrong command line.
@@ -38,11 +39,11 @@ pub fn show(file: Option<&Path>, flags: Settings, json: bool) -> ExitCode {
     let sections = sections(&given);
     match json {
         true => {
-            let sections: serde_json::Map<String, Value> = sections
+            let sections: serde_json::Map<String, serde_json::Value> = sections
                 .into_iter()
                 .map(|(title, entries)| (title, entries.iter().map(as_json).collect()))
                 .collect();
-            print(&format!("{:#}", Value::Object(sections)));
+            print(&format!("{:#}", serde_json::Value::Object(sections)));
         }
         false => {
             for (title, entries) in sections {
@@ -73,7 +74,7 @@ fn sections(given: &Given) -> Vec<(String, Vec<Entry>)> {
     sections
 }
 
-fn as_json(entry: &Entry) -> Value {
+fn as_json(entry: &Entry) -> serde_json::Value {
     json!({"name": entry.name, "value": entry.value, "source": entry.source.to_string()})
 }
 
@@ -96,8 +97,8 @@ fn summary(checked: &Checked) -> String {
     )];
     for queue in &config.queues {
         let by = match &queue.handler {
-            Handler::Exec(command) => format!("exec {}", command.0.join(" ")),
-            Handler::Http { url, .. } => format!("http {}", url.host_str().unwrap_or_default()),
+            Handler::Exec(command) => format!("exec {}", command.shown()),
+            Handler::Http { url, .. } => format!("http {}", url.0.host_str().unwrap_or_default()),
         };
         let workers = count(queue.values.workers.get(), "worker");
         lines.push(format!("  queue '{}': {workers}, {by}", queue.name));

@@ -7,12 +7,13 @@
 //! | [`Share`] | `0.5` | a number |
 //! | [`CommandLine`] | `python3 resize.py` | an array of a program and its arguments |
 //! | [`Target`] | `http://resize:8000/jobs` | |
-//! | [`Database`] | `postgres://lameduck@db/jobs` | |
+//!
+//! An error says what is wrong and how it is written, and never repeats what was given: it may be a secret that was put
+//! in the wrong place.
 
 use std::{
-    borrow::Cow,
     fmt,
-    num::{NonZeroU32, NonZeroU64, NonZeroUsize},
+    num::{IntErrorKind, NonZeroU32, NonZeroU64, NonZeroUsize},
     path::PathBuf,
     str::FromStr,
     time::Duration,
@@ -22,12 +23,14 @@ use lameduck::{jobs::job::Order, lifecycle::ReadinessPolicy};
 use toml::de::DeValue;
 use url::Url;
 
+use super::secret::{masked_command, masked_url};
+
 /// The value of a setting.
 pub trait Value: Clone + Send + Sync + 'static {
     /// How it is written in TOML.
     const FORM: Form;
 
-    /// As in a flag or a variable; the error says how to write it.
+    /// As in a flag or a variable; the error says how to write it, and not what was given.
     fn from_text(text: &str) -> Result<Self, String>;
 
     /// As `from_text` would take it, with secrets masked.
@@ -40,7 +43,7 @@ pub trait Value: Clone + Send + Sync + 'static {
             (Form::Number | Form::Size, DeValue::Integer(number)) => {
                 match i128::from_str_radix(number.as_str(), number.radix()) {
                     Ok(number) => number.to_string(),
-                    Err(_) => return Err(format!("{number} is too large")),
+                    Err(_) => return Err("it is too large".to_owned()),
                 }
             }
             (Form::Share, DeValue::Integer(number)) => number.to_string(),
@@ -76,7 +79,7 @@ pub enum Form {
 }
 
 /// A command and its arguments.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct CommandLine(pub Vec<String>);
 
 /// A duration as people write it: `30s`, `1h30m`, `30d`.
@@ -92,12 +95,15 @@ pub struct Bytes(pub u64);
 pub struct Share(pub f64);
 
 /// An `http` or `https` URL with a host.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Target(pub Url);
 
-/// The URL of a PostgreSQL database.
+/// The method of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Database(pub Url);
+pub struct Method(pub http::Method);
+
+/// The longest duration that can be set: whatever is added to it stays an instant.
+const LONGEST: Duration = Duration::from_secs(36_500 * 24 * 3_600);
 
 // === impl Form ===
 
@@ -120,24 +126,42 @@ impl TryFrom<Vec<String>> for CommandLine {
     type Error = String;
 
     fn try_from(words: Vec<String>) -> Result<Self, String> {
-        if words.first().is_none_or(String::is_empty) {
+        let program = words.first().map(String::as_str).unwrap_or_default();
+        if program.is_empty() {
             return Err("the command is empty; give a program and its arguments".into());
+        }
+        // The program's name is in many messages. What is certainly not one may be a secret.
+        if program.contains("://") {
+            return Err("it begins with a URL, and a program is wanted here".into());
+        }
+        if is_assignment(program) {
+            return Err(
+                "it begins by setting a variable, which only a shell understands; write env NAME=value PROGRAM".into(),
+            );
         }
         Ok(Self(words))
     }
+}
+
+/// Whether a shell would take this word for the assignment of a variable.
+fn is_assignment(word: &str) -> bool {
+    word.split_once('=').is_some_and(|(name, _)| {
+        !name.is_empty() && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_')
+    })
 }
 
 impl Value for CommandLine {
     const FORM: Form = Form::Command;
 
     fn from_text(line: &str) -> Result<Self, String> {
-        let words = shell_words::split(line)
-            .map_err(|error| format!("'{line}' cannot be split into words: {error}"))?;
+        let words = shell_words::split(line).map_err(
+            |_| "a quote in it is not closed; write it as for a shell, as in sh -c 'cat | wc -c'",
+        )?;
         Self::try_from(words)
     }
 
     fn shown(&self) -> String {
-        shell_words::join(&self.0)
+        masked_command(&self.0)
     }
 
     fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
@@ -153,21 +177,62 @@ impl Value for CommandLine {
     }
 }
 
+impl fmt::Debug for CommandLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown())
+    }
+}
+
 // === impl Time ===
 
 impl FromStr for Time {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let wrong = || format!("'{text}' is not a duration; write it as in 30s, 1h30m, 30d, 500ms");
-        let span: jiff::Span = text.parse().map_err(|_| wrong())?;
-        // A month has no length of its own: refused, as is what overflows.
+        let how = "write it as in 30s, 1h30m, 30d, 500ms";
+        let text = text.trim();
+        if text.is_empty() {
+            return Err(format!("it is empty; {how}"));
+        }
+        if text.bytes().all(|byte| byte.is_ascii_digit()) {
+            return Err(format!("it is a number without a unit; {how}"));
+        }
+        let too_long = "it is longer than 36500d, the longest that can be set";
+        let Ok(span) = text.parse::<jiff::Span>() else {
+            return Err(match is_a_span_but_for_its_size(text) {
+                true => too_long.to_owned(),
+                false => format!("it is not a duration; {how}"),
+            });
+        };
+        if span.get_years() != 0 || span.get_months() != 0 {
+            return Err(
+                "years and months have no length of their own; write days, as in 30d".into(),
+            );
+        }
         let days = jiff::SpanRelativeTo::days_are_24_hours();
-        let duration = span.to_duration(days).map_err(|_| wrong())?;
-        Duration::try_from(duration)
-            .map(Self)
-            .map_err(|_| format!("'{text}' is negative; a duration is 0s or more"))
+        let duration = span.to_duration(days).map_err(|_| too_long)?;
+        match Duration::try_from(duration) {
+            Ok(duration) if duration > LONGEST => Err(too_long.to_owned()),
+            Ok(duration) => Ok(Self(duration)),
+            Err(_) => Err(format!("it is negative; {how}")),
+        }
     }
+}
+
+/// Numbers that are too large for a span are no different from a spelling mistake to jiff.
+fn is_a_span_but_for_its_size(text: &str) -> bool {
+    let mut short = String::new();
+    let mut digits = 0;
+    for character in text.chars() {
+        digits = match character.is_ascii_digit() {
+            true => digits + 1,
+            false => 0,
+        };
+        if digits <= 1 {
+            short.push(character);
+        }
+    }
+    short.parse::<jiff::Span>().is_ok()
 }
 
 impl fmt::Display for Time {
@@ -204,6 +269,15 @@ impl Value for Time {
 // === impl Bytes ===
 
 impl Bytes {
+    /// In the largest unit that leaves a number of three digits or so, for people.
+    pub fn rounded(self) -> String {
+        let fits = |(_, size): &&(&str, u64)| self.0 >= *size;
+        match Self::UNITS[..4].iter().find(fits) {
+            Some((unit, size)) => format!("{:.1} {unit}", self.0 as f64 / *size as f64),
+            None => format!("{} bytes", self.0),
+        }
+    }
+
     const UNITS: [(&'static str, u64); 9] = [
         ("TiB", 1 << 40),
         ("GiB", 1 << 30),
@@ -231,11 +305,24 @@ impl Value for Bytes {
     const FORM: Form = Form::Size;
 
     fn from_text(text: &str) -> Result<Self, String> {
-        let wrong = || format!("'{text}' is not a size; write it as in 1048576, 64MiB, 10GiB");
+        let how = "write it as in 1048576, 64MiB, 10GiB";
         let text = text.trim();
+        if text.is_empty() {
+            return Err(format!("it is empty; {how}"));
+        }
+        let too_large = "it is larger than any disk";
         let end = text.find(|c: char| !c.is_ascii_digit());
         let (number, unit) = text.split_at(end.unwrap_or(text.len()));
-        let number: u64 = number.parse().map_err(|_| wrong())?;
+        let number: u64 = match number.parse::<u64>() {
+            Ok(number) => number,
+            Err(error) if *error.kind() == IntErrorKind::PosOverflow => {
+                return Err(too_large.into());
+            }
+            Err(_) => return Err(format!("it is not a size; {how}")),
+        };
+        if unit.starts_with('.') {
+            return Err(format!("it has a fraction; take a smaller unit: {how}"));
+        }
         let unit = match unit.trim() {
             "" => "B",
             unit => unit,
@@ -243,11 +330,13 @@ impl Value for Bytes {
         let size = Self::UNITS
             .iter()
             .find(|(name, _)| name.eq_ignore_ascii_case(unit));
-        let size = size.ok_or_else(wrong)?.1;
+        let size = size
+            .ok_or_else(|| format!("it has no unit that is known; {how}"))?
+            .1;
         number
             .checked_mul(size)
             .map(Self)
-            .ok_or_else(|| format!("'{text}' is larger than any disk"))
+            .ok_or_else(|| too_large.to_owned())
     }
 
     fn shown(&self) -> String {
@@ -261,9 +350,9 @@ impl Value for Share {
     const FORM: Form = Form::Share;
 
     fn from_text(text: &str) -> Result<Self, String> {
-        match text.parse::<f64>() {
+        match text.trim().parse::<f64>() {
             Ok(share) if (0.0..=1.0).contains(&share) => Ok(Self(share)),
-            _ => Err(format!("'{text}' is not a number from 0 to 1")),
+            _ => Err("it is not a number from 0 to 1, as in 0.5".to_owned()),
         }
     }
 
@@ -278,73 +367,60 @@ impl Value for Target {
     const FORM: Form = Form::Text;
 
     fn from_text(text: &str) -> Result<Self, String> {
-        let url: Url = text.parse().map_err(|error| {
-            format!("'{text}' is not a URL ({error}); write it as in http://host:8000/path")
-        })?;
-        if !matches!(url.scheme(), "http" | "https") || url.host_str().is_none_or(str::is_empty) {
-            return Err(format!("'{text}' is not an http or https URL with a host"));
+        let how = "write the whole of it, as in http://host:8000/path";
+        let text = text.trim();
+        let fault = match text.split_once("://") {
+            None => Some("it is not a URL with http:// or https:// in front"),
+            Some((scheme, _)) if !["http", "https"].contains(&&*scheme.to_ascii_lowercase()) => {
+                Some("it begins neither with http:// nor with https://")
+            }
+            Some((_, rest)) if rest.is_empty() || rest.starts_with(['/', '?', '#', ':']) => {
+                Some("it has no host")
+            }
+            Some(_) => None,
+        };
+        if let Some(fault) = fault {
+            return Err(format!("{fault}; {how}"));
         }
+        let url: Url = text.parse().map_err(|error| {
+            let fault = match error {
+                url::ParseError::EmptyHost => "it has no host",
+                url::ParseError::InvalidPort => {
+                    "its port is not a number from 0 to 65535, or a character of its password has to be percent-encoded"
+                }
+                _ => "its host is neither a name nor an address",
+            };
+            format!("{fault}; {how}")
+        })?;
         Ok(Self(url))
     }
 
     fn shown(&self) -> String {
-        masked(&self.0)
+        masked_url(&self.0)
     }
 }
 
-/// What a URL's parameters may be told of; any other may be a secret.
-const TOLD: [&str; 8] = [
-    "application_name",
-    "connect_timeout",
-    "dbname",
-    "host",
-    "options",
-    "port",
-    "sslmode",
-    "sslrootcert",
-];
-
-/// A URL without its password, and without what may be one among its parameters.
-fn masked(url: &Url) -> String {
-    let mut url = url.clone();
-    if url.password().is_some() {
-        // A URL with a host takes a password.
-        let _ = url.set_password(Some("***"));
+impl fmt::Debug for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.shown())
     }
-    let is_secret = |(name, _): &(Cow<'_, str>, Cow<'_, str>)| !TOLD.contains(&&**name);
-    if url.query_pairs().any(|pair| is_secret(&pair)) {
-        let parameters = url.query_pairs().map(|pair| match is_secret(&pair) {
-            true => format!("{}=***", pair.0),
-            false => format!("{}={}", pair.0, pair.1),
-        });
-        let parameters: Vec<String> = parameters.collect();
-        url.set_query(Some(&parameters.join("&")));
-    }
-    url.into()
 }
 
-// === impl Database ===
+// === impl Method ===
 
-impl Value for Database {
+impl Value for Method {
     const FORM: Form = Form::Text;
 
     fn from_text(text: &str) -> Result<Self, String> {
-        let example = "write it as in postgres://user:password@host:5432/database";
-        // Without the text: it may hold a password.
-        let url: Url = text
+        let method = text
+            .trim()
             .parse()
-            .map_err(|error| format!("it is not a URL ({error}); {example}"))?;
-        if !matches!(url.scheme(), "postgres" | "postgresql") {
-            return Err(format!(
-                "'{}' is not a PostgreSQL URL; {example}",
-                masked(&url)
-            ));
-        }
-        Ok(Self(url))
+            .map_err(|_| "it is not an HTTP method, as in POST")?;
+        Ok(Self(method))
     }
 
     fn shown(&self) -> String {
-        masked(&self.0)
+        self.0.to_string()
     }
 }
 
@@ -358,9 +434,9 @@ impl Value for ReadinessPolicy {
             "immediate" => Ok(Self::Immediate),
             "after-removal" => Ok(Self::AfterRemoval),
             "auto" => Ok(Self::Auto),
-            _ => Err(format!(
-                "'{text}' is not a readiness policy; use immediate, after-removal or auto"
-            )),
+            _ => Err(
+                "it is not a readiness policy; write immediate, after-removal or auto".to_owned(),
+            ),
         }
     }
 
@@ -381,7 +457,7 @@ impl Value for Order {
         match text {
             "priority" => Ok(Self::Priority),
             "run-at" => Ok(Self::RunAt),
-            _ => Err(format!("'{text}' is not an order; use priority or run-at")),
+            _ => Err("it is not an order; write priority or run-at".to_owned()),
         }
     }
 
@@ -415,10 +491,20 @@ impl Value for PathBuf {
     const FORM: Form = Form::Text;
 
     fn from_text(text: &str) -> Result<Self, String> {
-        match text {
-            "" => Err("the path is empty".to_owned()),
-            _ => Ok(text.into()),
+        if text.trim().is_empty() {
+            return Err("the path is empty".to_owned());
         }
+        if text.contains("://") {
+            return Err(
+                "it is a URL, and a path is wanted here, as in /var/lib/lameduck".to_owned(),
+            );
+        }
+        if text.contains(['\n', '\0']) {
+            return Err(
+                "it has line breaks: give the path of a file, and not what is in it".to_owned(),
+            );
+        }
+        Ok(text.into())
     }
 
     fn shown(&self) -> String {
@@ -430,8 +516,9 @@ impl Value for bool {
     const FORM: Form = Form::Switch;
 
     fn from_text(text: &str) -> Result<Self, String> {
+        let text = text.trim().to_ascii_lowercase();
         text.parse()
-            .map_err(|_| format!("'{text}' is neither true nor false"))
+            .map_err(|_| "it is neither true nor false".to_owned())
     }
 
     fn shown(&self) -> String {
@@ -439,14 +526,19 @@ impl Value for bool {
     }
 }
 
-/// Numbers, each with what is said of a wrong one.
+/// Numbers, each with the least that it may be.
 macro_rules! numbers {
-    ($($type:ty: $expected:literal),+ $(,)?) => {$(
+    ($($type:ty: $least:literal),+ $(,)?) => {$(
         impl Value for $type {
             const FORM: Form = Form::Number;
 
             fn from_text(text: &str) -> Result<Self, String> {
-                text.trim().parse().map_err(|_| format!("'{text}' is not {}", $expected))
+                text.trim().parse::<$type>().map_err(|error| match error.kind() {
+                    IntErrorKind::Empty => format!("it is empty; write {} or more", $least),
+                    IntErrorKind::Zero => format!("it is 0; write {} or more", $least),
+                    IntErrorKind::PosOverflow => format!("it is too large; there are {} at the most", <$type>::MAX),
+                    _ => format!("it is not a whole number; write {} or more", $least),
+                })
             }
 
             fn shown(&self) -> String {
@@ -457,10 +549,10 @@ macro_rules! numbers {
 }
 
 numbers! {
-    u32: "a whole number, 0 or more",
-    NonZeroU32: "a whole number, 1 or more",
-    NonZeroU64: "a whole number, 1 or more",
-    NonZeroUsize: "a whole number, 1 or more",
+    u32: "0",
+    NonZeroU32: "1",
+    NonZeroU64: "1",
+    NonZeroUsize: "1",
 }
 
 #[cfg(test)]
@@ -486,6 +578,11 @@ mod tests {
         for text in ["30", "1 month", "-3s", "soon", ""] {
             assert!(text.parse::<Time>().is_err(), "{text}");
         }
+        for text in ["9999999d", "36501d", "99999999999999999999s", "1000000h"] {
+            let error = text.parse::<Time>().unwrap_err();
+            assert!(error.contains("longer than 36500d"), "{text}: {error}");
+        }
+        assert!("36500d".parse::<Time>().is_ok());
     }
 
     #[test]
@@ -511,11 +608,15 @@ mod tests {
         for text in ["resize:8000", "ftp://resize", "http://", "/jobs"] {
             assert!(Target::from_text(text).is_err(), "{text}");
         }
-        let database = Database::from_text("postgres://me:swordfish@db/jobs").unwrap();
-        assert_eq!(database.shown(), "postgres://me:***@db/jobs");
-        for text in ["mysql://me:swordfish@db", "//me:swordfish@db", "swordfish"] {
-            let error = Database::from_text(text).unwrap_err();
-            assert!(!error.contains("swordfish"), "{error}");
+        for (text, shown) in [
+            ("http://token@resize/", "http://***@resize/"),
+            (
+                "http://resize/?key=secret&secret",
+                "http://resize/?key=***&***",
+            ),
+            ("http://resize/#secret", "http://resize/#***"),
+        ] {
+            assert_eq!(Target::from_text(text).unwrap().shown(), shown);
         }
     }
 }

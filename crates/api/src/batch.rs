@@ -24,7 +24,7 @@ use super::{
     options::{self, InWords, Options},
     submit::Accepted,
 };
-use lameduck_jobs::job::NewJob;
+use lameduck_jobs::job::{NewJob, QueueName};
 
 /// A job of a batch: one of the three payloads, and what else is to be said.
 // Each value is read on its own, so that what is wrong with it can be said with its name.
@@ -118,9 +118,27 @@ pub(super) async fn submit(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let settings = service.open_queue(&queue)?;
-    nothing_beside_the_lines(query.as_deref(), &headers)?;
-    let traceparent = options::traceparent(&headers);
+    let answers = take_in(&service, &queue, query.as_deref(), &headers, body).await;
+    let refused = |problem: &Problem| service.refusals.refused(&queue, problem);
+    let answers = answers.inspect_err(refused)?;
+    for answer in &answers {
+        if let Answer::Refused { problem } = answer {
+            refused(problem);
+        }
+    }
+    Ok(answer(answers))
+}
+
+async fn take_in(
+    service: &Service,
+    queue: &QueueName,
+    query: Option<&str>,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Vec<Answer>, Problem> {
+    let settings = service.open_queue(queue)?;
+    nothing_beside_the_lines(query, headers)?;
+    let traceparent = options::traceparent(headers);
     let body = service.bodies.read(body, service.limits.batch()).await?;
     let mut jobs = Vec::new();
     for (number, line) in (1..).zip(lines(&body.bytes, service.limits.max_batch)?) {
@@ -132,12 +150,12 @@ pub(super) async fn submit(
         job.traceparent.clone_from(&traceparent);
         jobs.push(job);
     }
-    let answers = service.store(&queue, jobs).await?;
+    let answers = service.store(queue, jobs).await?;
     let answers = answers.into_iter().map(|answer| match answer {
         Ok(submitted) => Answer::Accepted(Accepted::new(queue.clone(), submitted)),
         Err(problem) => Answer::Refused { problem },
     });
-    Ok(answer(answers.collect()))
+    Ok(answers.collect())
 }
 
 /// An option beside the lines would be one for all of them or for none; both would surprise somebody.

@@ -21,6 +21,7 @@ mod batch;
 mod drains;
 mod events;
 mod extract;
+mod gate;
 mod limits;
 mod lists;
 mod lookout;
@@ -29,23 +30,25 @@ mod options;
 mod orders;
 mod outcome;
 mod problem;
+mod refusals;
 mod show;
 mod submit;
 mod view;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use axum::{Router, http::StatusCode, middleware};
+use axum::{Router, http::StatusCode, middleware, routing::post};
 use prometheus::{IntCounterVec, Opts};
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-use self::{limits::Bodies, lookout::Lookout};
+use self::{limits::Bodies, lookout::Lookout, refusals::Refusals};
 use lameduck_jobs::{engine::Engine, job::QueueName, workers::Backoff};
 use lameduck_lifecycle::Drain;
 
 pub use self::{
     access::{Access, AccessError, Tokens},
     drains::{DrainView, Drains},
+    gate::Gate,
     limits::Limits,
     openapi::openapi,
     problem::Problem,
@@ -88,6 +91,7 @@ struct Service {
     bodies: Bodies,
     lookout: Arc<Lookout>,
     submitted: IntCounterVec,
+    refusals: Refusals,
 }
 
 /// The API as a router.
@@ -96,7 +100,14 @@ pub fn router(api: Api) -> Router {
         .routes(routes!(outcome::outcome))
         .routes(routes!(openapi::show));
     let access = middleware::from_fn_with_state(api.access.clone(), access::check);
-    let guarded = guarded().route_layer(access);
+    // A colon may be encoded in a path (RFC 3986, section 2.2), and some clients do so; routes are compared as bytes.
+    let guarded = ["%3A", "%3a"].into_iter().fold(guarded(), |router, colon| {
+        router.route(
+            &format!("/v1/queues/{{queue}}/jobs{colon}batch"),
+            post(batch::submit),
+        )
+    });
+    let guarded = guarded.route_layer(access);
     let (router, _) = open.merge(guarded).split_for_parts();
     router
         .fallback(|| async {
@@ -177,6 +188,7 @@ impl Service {
             submitted.with_label_values(&[queue.as_str()]);
         }
         Self {
+            refusals: Refusals::new(&api.drain),
             lookout: Lookout::new(api.engine.clone(), api.limits.max_waiting),
             bodies: Bodies::new(&api.limits),
             engine: api.engine,

@@ -16,7 +16,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::Problem;
+use super::{Problem, refusals::Refusal};
 
 /// Bytes that a request costs beside its body.
 const BESIDE: usize = 4096;
@@ -184,6 +184,7 @@ impl Bodies {
                 "too many bodies are under way at the same time; nothing was read of this one \
                  (setting 'max-bodies')",
             )
+            .because(Refusal::TooManyBodies)
         })
     }
 

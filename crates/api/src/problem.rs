@@ -9,6 +9,7 @@ use axum::{
 use serde::Serialize;
 use utoipa::ToSchema;
 
+use super::refusals::Refusal;
 use lameduck_jobs::{engine::EngineError, job::Rejected, log_limit::LogLimit};
 
 /// In seconds. A full queue empties as fast as its workers work.
@@ -40,6 +41,9 @@ pub struct Problem {
     /// Of an answer without a token.
     #[serde(skip)]
     wants_token: bool,
+    /// Of a job that was not taken in, where the status does not say it all.
+    #[serde(skip)]
+    refusal: Option<Refusal>,
 }
 
 // === impl Problem ===
@@ -55,6 +59,7 @@ impl Problem {
             line: None,
             retry_after: None,
             wants_token: false,
+            refusal: None,
         }
     }
 
@@ -99,6 +104,21 @@ impl Problem {
         );
         self.line = Some(number);
         self
+    }
+
+    /// Says why a job was refused.
+    pub(super) fn because(mut self, refusal: Refusal) -> Self {
+        self.refusal = Some(refusal);
+        self
+    }
+
+    /// Why a job was refused.
+    pub(super) fn refusal(&self) -> Refusal {
+        self.refusal.unwrap_or_else(|| Refusal::of(self.status()))
+    }
+
+    pub(super) fn detail(&self) -> &str {
+        &self.detail
     }
 
     pub(super) fn status(&self) -> StatusCode {
@@ -148,9 +168,9 @@ impl From<Rejected> for Problem {
                 problem.r#type = "urn:lameduck:problem:in-use";
                 problem
             }
-            Rejected::StorageFull(_) => {
-                Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(STORAGE_FULL)
-            }
+            Rejected::StorageFull(_) => Self::new(StatusCode::SERVICE_UNAVAILABLE, detail)
+                .retry_after(STORAGE_FULL)
+                .because(Refusal::StorageFull),
             _ => Self::new(StatusCode::UNPROCESSABLE_ENTITY, detail),
         }
     }

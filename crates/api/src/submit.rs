@@ -72,26 +72,37 @@ pub(super) async fn submit(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Problem> {
-    let settings = service.open_queue(&queue)?;
-    let options = Options::of_request(&words, &headers)?;
+    let taken = take_in(&service, &queue, &words, &headers, body).await;
+    taken.inspect_err(|problem| service.refusals.refused(&queue, problem))
+}
+
+async fn take_in(
+    service: &Service,
+    queue: &QueueName,
+    words: &Words,
+    headers: &HeaderMap,
+    body: Body,
+) -> Result<Response, Problem> {
+    let settings = service.open_queue(queue)?;
+    let options = Options::of_request(words, headers)?;
     let mut job = NewJob {
         queue: queue.clone(),
         payload: bytes::Bytes::new(),
-        content_type: options::content_type(&headers)?,
+        content_type: options::content_type(headers)?,
         run_at: options.not_before()?,
         priority: options.priority.unwrap_or_default(),
         timeout: options.timeout,
-        traceparent: options::traceparent(&headers),
+        traceparent: options::traceparent(headers),
         max_attempts: options.max_attempts.unwrap_or(settings.max_attempts),
-        idempotency_key: options::idempotency_key(&headers)?,
+        idempotency_key: options::idempotency_key(headers)?,
     };
     let body = service.bodies.read(body, service.limits.payload()).await?;
     job.payload = body.bytes.clone();
-    let Some(answer) = service.store(&queue, vec![job]).await?.pop() else {
+    let Some(answer) = service.store(queue, vec![job]).await?.pop() else {
         let detail = "the queue gave no answer";
         return Err(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, detail));
     };
-    let accepted = Accepted::new(queue, answer?);
+    let accepted = Accepted::new(queue.clone(), answer?);
     let location = [(header::LOCATION, format!("/v1/jobs/{}", accepted.id))];
     Ok((StatusCode::ACCEPTED, location, Json(accepted)).into_response())
 }
@@ -123,6 +134,9 @@ impl Service {
         self.submitted
             .with_label_values(&[queue.as_str()])
             .inc_by(stored as u64);
+        if stored > 0 {
+            self.refusals.taken(queue);
+        }
         Ok(answers
             .into_iter()
             .map(|answer| answer.map_err(Problem::from))

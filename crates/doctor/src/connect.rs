@@ -10,7 +10,11 @@
 
 use std::time::Duration;
 
-use kube::{Config, config::KubeConfigOptions};
+use http::Uri;
+use kube::{
+    Config,
+    config::{KubeConfigOptions, KubeconfigError},
+};
 use tokio::time::timeout;
 
 use super::{CannotLook, Question, Workload};
@@ -18,6 +22,7 @@ use lameduck_kubernetes::{
     Identity,
     access::{self, Access},
     api::Api,
+    fault::describe,
     hostname,
 };
 
@@ -79,11 +84,11 @@ async fn by_file(context: Option<String>) -> Result<Config, CannotLook> {
         ..KubeConfigOptions::default()
     };
     let config = Config::from_kubeconfig(&options).await;
-    config.map_err(|error| CannotLook::Kubeconfig(error.to_string()))
+    config.map_err(|error| CannotLook::Kubeconfig(fault(&error)))
 }
 
 async fn open(config: Config, namespace: String, target: Target) -> Result<Place, CannotLook> {
-    let url = config.cluster_url.to_string();
+    let url = shown(&config.cluster_url);
     let refused = |why: String| CannotLook::Client {
         url: url.clone(),
         why,
@@ -93,6 +98,56 @@ async fn open(config: Config, namespace: String, target: Target) -> Result<Place
     let client = timeout(CREDENTIALS, client).await;
     let client = client.map_err(|_| refused("no credentials in time".to_owned()))?;
     let client = client.map_err(|error| refused(error.to_string()))?;
-    let api = client.map_err(|error| refused(error.to_string()))?;
+    let api = client.map_err(|error| refused(describe(&error)))?;
     Ok(Place { api, url, target })
+}
+
+/// Describes what is wrong with a kubeconfig. The parser's own message shows the lines around the place, and they may
+/// hold a token.
+fn fault(error: &KubeconfigError) -> String {
+    match error {
+        KubeconfigError::Parse(error) => match error.location() {
+            Some(place) => format!(
+                "it can't be read as one, in line {}, column {}",
+                place.line(),
+                place.column()
+            ),
+            None => "it can't be read as one".to_owned(),
+        },
+        error => error.to_string(),
+    }
+}
+
+/// The server's address for messages, without a user and a password.
+fn shown(url: &Uri) -> String {
+    let scheme = url.scheme_str().unwrap_or("https");
+    let host = url.host().unwrap_or_default();
+    let port = url.port().map(|port| format!(":{port}"));
+    format!("{scheme}://{host}{}/", port.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use kube::config::Kubeconfig;
+
+    use super::*;
+
+    #[test]
+    fn a_kubeconfig_that_can_not_be_read_is_named_by_the_place_alone() {
+        let text = "apiVersion: v1\nusers:\n- name: me\n  user:\n    token: [S3cret\n";
+        let error = Kubeconfig::from_yaml(text).unwrap_err();
+        let said = fault(&error);
+        assert!(said.contains(", in line "), "{said}");
+        assert!(!said.contains("S3cret"), "{said}");
+    }
+
+    #[test]
+    fn the_address_of_a_server_is_shown_without_its_password() {
+        let url = "https://me:S3cret@10.0.0.1:6443/api?S3cret"
+            .parse()
+            .unwrap();
+        assert_eq!(shown(&url), "https://10.0.0.1:6443/");
+        let url = "http://[::1]/".parse().unwrap();
+        assert_eq!(shown(&url), "http://[::1]/");
+    }
 }

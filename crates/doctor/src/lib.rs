@@ -175,15 +175,16 @@ impl FromStr for Workload {
         let kind = kind.to_ascii_lowercase();
         let kind = kind.trim_end_matches(".apps");
         match (kind, name) {
-            (_, "") => Err(format!(
-                "'{text}' names no workload; write it as in deployment/web"
-            )),
+            (_, "") => Err("it names no workload; write it as in deployment/web".to_owned()),
             (_, name) if name.contains('/') => {
-                Err(format!("'{name}' is not the name of an object"))
+                Err("it has a slash too many; write it as in deployment/web".to_owned())
             }
             ("deployment" | "deployments" | "deploy", name) => Ok(Self::Deployment(name.into())),
             ("statefulset" | "statefulsets" | "sts", name) => Ok(Self::StatefulSet(name.into())),
-            _ => Err(format!("'{kind}' is neither deployment nor statefulset")),
+            _ => Err(
+                "it is neither a deployment nor a statefulset; write it as in deployment/web"
+                    .to_owned(),
+            ),
         }
     }
 }

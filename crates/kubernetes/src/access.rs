@@ -68,9 +68,11 @@ fn overridden(
             }
         }
     };
-    let uri = url
-        .parse()
-        .map_err(|error| format!("'{url}' is not a URL: {error}"))?;
+    // The text is not repeated: it may hold a password.
+    let uri = url.parse().map_err(|_| {
+        "the address of the API server (LAMEDUCK_KUBERNETES_API, or else KUBERNETES_SERVICE_HOST and \
+         KUBERNETES_SERVICE_PORT) is not a URL; write it as in https://10.0.0.1:443"
+    })?;
     let mut config = Config::new(uri);
     let token = dir.join("token");
     if token.exists() {

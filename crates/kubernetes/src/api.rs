@@ -30,6 +30,7 @@ use serde_json::Value;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
+    fault,
     metrics::Metrics,
     watch::{WATCH, Watch},
 };
@@ -264,7 +265,7 @@ impl Api {
         let response = timeout(HEAD, client.send(request.map(Body::from)))
             .await
             .map_err(|_| ApiError::Timeout)?
-            .map_err(|error| ApiError::Unreachable(error.to_string()))?;
+            .map_err(|error| ApiError::Unreachable(fault::describe(&error)))?;
         let (head, body) = response.into_parts();
         if !head.status.is_success() {
             return Err(refused(head, body).await);

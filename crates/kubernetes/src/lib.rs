@@ -64,6 +64,7 @@ pub mod api;
 mod backoff;
 mod deletion_cost;
 mod events;
+pub mod fault;
 mod identity;
 mod metrics;
 mod observe;

@@ -21,6 +21,9 @@ type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 /// Called once, with what it is to know; its future says how it went.
 type Once<A> = Box<dyn FnOnce(A) -> BoxFuture<Result<(), BoxError>> + Send>;
 
+/// Adds the parts that needed a preparation.
+pub(super) type Addition = Box<dyn FnOnce(Lifecycle) -> Lifecycle + Send>;
+
 /// A program with a drain.
 ///
 /// Rooms add themselves by methods of their own: `http`, `admin`, `workers`, `kubernetes`.
@@ -31,6 +34,7 @@ pub struct Lifecycle {
     pub(super) settings: DrainSettings,
     pub(super) shape: Shape,
     pub(super) signals: Option<Signals>,
+    pub(super) preparations: Vec<Preparation>,
     pub(super) services: Vec<Service>,
     pub(super) background: Vec<Service>,
     pub(super) hooks: Vec<Hook>,
@@ -41,6 +45,12 @@ pub struct Lifecycle {
 pub(super) struct Service {
     pub(super) name: String,
     pub(super) future: BoxFuture<Result<(), BoxError>>,
+}
+
+/// Something that has to be there before the program serves.
+pub(super) struct Preparation {
+    pub(super) name: String,
+    pub(super) future: BoxFuture<Result<Addition, BoxError>>,
 }
 
 /// A teardown hook.
@@ -67,6 +77,14 @@ pub enum Error {
     /// The operating system refused a thread or a signal handler.
     #[error("cannot take SIGTERM and SIGINT: {0}")]
     Signals(#[source] std::io::Error),
+    /// A [preparation](Lifecycle::prepare) failed: the program has never served, and there was no drain.
+    #[error("{name} failed: {source}")]
+    NotStarted {
+        /// The preparation.
+        name: String,
+        /// What it said.
+        source: BoxError,
+    },
     /// A part of the program failed, and that began the drain.
     #[error("{name} failed: {source}")]
     Failed {
@@ -101,12 +119,24 @@ impl Lifecycle {
     /// A program with nothing in it yet.
     pub fn builder() -> Self {
         let (drain, inputs) = Drain::new();
+        Self::with(drain, inputs, DrainSettings::default())
+    }
+
+    /// An empty program, to which the parts are added that a running program takes over.
+    pub(super) fn addition(drain: Drain, settings: DrainSettings) -> Self {
+        // The running program receives what is sent through the drain.
+        let (_, nobody) = mpsc::unbounded_channel();
+        Self::with(drain, nobody, settings)
+    }
+
+    fn with(drain: Drain, inputs: mpsc::UnboundedReceiver<Input>, settings: DrainSettings) -> Self {
         Self {
             drain,
             inputs,
-            settings: DrainSettings::default(),
+            settings,
             shape: Shape::default(),
             signals: None,
+            preparations: Vec::new(),
             services: Vec::new(),
             background: Vec::new(),
             hooks: Vec::new(),
@@ -189,6 +219,35 @@ impl Lifecycle {
             run: Box::new(move |report| {
                 let reporter = reporter(report);
                 Box::pin(async move { reporter.await.map_err(Into::into) })
+            }),
+        });
+        self
+    }
+
+    /// Waits for something before the program serves, such as a database that may be away for a while.
+    ///
+    /// Listeners answer meanwhile: probes say that the process is [starting](Drain::starting), and what your own
+    /// service says is up to it. The preparation returns a function that adds the parts which needed it. Once all
+    /// preparations have ended, the process enters the phase `serving`.
+    ///
+    /// A signal during the start begins a drain that waits for no endpoint, because nobody has been sent here yet.
+    /// It does wait for the preparation, which should therefore give up at [`Moment::Began`] and return a function
+    /// that adds nothing. Parts that are added all the same see the drain, and come to their end in it.
+    ///
+    /// An error before a drain ends [`run`](Self::run) at once with [`Error::NotStarted`].
+    ///
+    /// [`Moment::Began`]: super::Moment::Began
+    pub fn prepare<Fut, F, E>(mut self, name: &str, preparation: Fut) -> Self
+    where
+        Fut: Future<Output = Result<F, E>> + Send + 'static,
+        F: FnOnce(Self) -> Self + Send + 'static,
+        E: Into<BoxError> + Send + 'static,
+    {
+        self.preparations.push(Preparation {
+            name: name.to_owned(),
+            future: Box::pin(async move {
+                let add = preparation.await.map_err(Into::into)?;
+                Ok(Box::new(add) as Addition)
             }),
         });
         self
@@ -308,7 +367,7 @@ impl Error {
     /// How the drain went, where there was one.
     pub fn report(&self) -> Option<&Arc<DrainReport>> {
         match self {
-            Self::Signals(_) => None,
+            Self::Signals(_) | Self::NotStarted { .. } => None,
             Self::Failed { report, .. } | Self::Cut { report } | Self::Teardown { report, .. } => {
                 Some(report)
             }

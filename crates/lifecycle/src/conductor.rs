@@ -243,6 +243,13 @@ impl Conductor {
         }
     }
 
+    /// Takes note of parts that were added while the process was starting.
+    pub fn extend(&mut self, shape: Shape) {
+        self.shape.serves |= shape.serves;
+        self.shape.observed |= shape.observed;
+        self.shape.hooks.extend(shape.hooks);
+    }
+
     /// Takes a fact and says what to do now. `now` never goes back, and `load` is what is carried at this
     /// very instant: an argument and not an input, so that no decision can rest on an old one.
     #[must_use = "actions must be carried out, in order"]
@@ -369,11 +376,20 @@ impl Conductor {
         });
         self.actions.push(Action::Plan(budget));
         self.raise(t0, Moment::Began);
-        if self.shape.serves {
+        if self.shape.serves && self.started {
             self.enter(t0, Phase::LameDuck);
             self.step = Step::Routing { removed: None };
         } else {
             self.set_routing(RoutingEnd::NotApplicable);
+            if !self.started {
+                // It was never ready. The phase must not look like the end of the start.
+                self.ready = false;
+                self.actions.push(Action::FailReadiness);
+            }
+            if self.shape.serves {
+                // No client has been sent here, so those that are connected need not be waited for.
+                self.raise_all(t0, &[Moment::Removed, Moment::Leave, Moment::CloseIdle]);
+            }
             self.enter(t0, Phase::Draining);
             self.step = Step::Emptying;
         }

@@ -52,6 +52,8 @@ struct Shared {
     cause: watch::Sender<Option<Cause>>,
     phases: watch::Sender<Vec<(Phase, Instant)>>,
     readiness: Readiness,
+    /// Describes what the start waits for.
+    starting: Mutex<String>,
     /// Somebody looks at the endpoints, so that there is such a thing as late.
     observed: AtomicBool,
     inputs: mpsc::UnboundedSender<Input>,
@@ -89,6 +91,7 @@ impl Drain {
             cause: watch::Sender::new(None),
             phases: watch::Sender::new(vec![(Phase::Starting, epoch)]),
             readiness: Readiness::new(),
+            starting: Mutex::new("starting".to_owned()),
             observed: AtomicBool::new(false),
             inputs,
             emptied: Notify::new(),
@@ -184,7 +187,7 @@ impl Drain {
 
     /// Everything that readiness consists of: `started`, `drain`, then the rooms' checks.
     pub fn readiness_checks(&self) -> Vec<CheckResult> {
-        let started = (self.phase() < Phase::Serving).then(|| "starting".to_owned());
+        let started = (self.phase() < Phase::Serving).then(|| lock(&self.0.starting).clone());
         let drained = self.0.readiness.is_failed_by_drain().then(|| {
             let cause = self.causes().borrow().unwrap_or_default();
             format!(
@@ -199,6 +202,11 @@ impl Drain {
             CheckResult::new("drain", drained),
         ];
         own.into_iter().chain(self.0.readiness.results()).collect()
+    }
+
+    /// Sets what the start waits for, which `/startupz` and `/readyz` show until the process serves.
+    pub fn starting(&self, waits_for: impl Into<String>) {
+        *lock(&self.0.starting) = waits_for.into();
     }
 
     /// The name of this process' drain, the same in every place where it is told of.

@@ -11,12 +11,15 @@ use tokio::{
 
 use super::{
     budget::Budget,
-    builder::{BoxError, Deadline, Error, Hook, Lifecycle, Reporter, Service},
-    conductor::{Action, Conductor, Input},
+    builder::{
+        Addition, BoxError, Deadline, Error, Hook, Lifecycle, Preparation, Reporter, Service,
+    },
+    conductor::{Action, Conductor, Input, Shape},
     drain::Drain,
     observation::Cause,
     phase::Phase,
     report::{DrainReport, HookReport},
+    settings::DrainSettings,
     signals::Signals,
     watchdog::WORDS,
 };
@@ -29,6 +32,9 @@ struct Shell {
     drain: Drain,
     signals: Signals,
     inputs: mpsc::UnboundedReceiver<Input>,
+    /// The settings that parts which are added later see.
+    settings: DrainSettings,
+    preparing: JoinSet<Result<Addition, Failure>>,
     services: JoinSet<Result<(), Failure>>,
     background: JoinSet<Result<(), Failure>>,
     hooks: Vec<Option<Hook>>,
@@ -39,6 +45,7 @@ struct Shell {
     // What will be told.
     hooks_told: Vec<HookReport>,
     failure: Option<Failure>,
+    not_started: Option<Failure>,
     report: Option<Arc<DrainReport>>,
     exit: bool,
 }
@@ -50,7 +57,9 @@ pub(super) async fn run(mut lifecycle: Lifecycle) -> Result<Arc<DrainReport>, Er
         None => Signals::install().map_err(Error::Signals)?,
     };
     let mut shell = Shell::new(lifecycle, signals);
-    shell.handle(Input::Started);
+    if shell.preparing.is_empty() {
+        shell.handle(Input::Started);
+    }
     while !shell.exit {
         let input = shell.next().await;
         shell.handle(input);
@@ -62,15 +71,17 @@ pub(super) async fn run(mut lifecycle: Lifecycle) -> Result<Arc<DrainReport>, Er
 
 impl Shell {
     fn new(mut lifecycle: Lifecycle, signals: Signals) -> Self {
-        lifecycle.shape.hooks = lifecycle.hooks.iter().map(|hook| hook.bound).collect();
+        lifecycle.shape.hooks = bounds(&lifecycle.hooks);
         let usable = usable(&lifecycle);
         signals.expect_grace(usable);
         let (hook_reports, hook_ends) = mpsc::unbounded_channel();
         let mut shell = Self {
-            conductor: Conductor::new(lifecycle.settings, lifecycle.shape),
+            conductor: Conductor::new(lifecycle.settings.clone(), lifecycle.shape),
             drain: lifecycle.drain,
             signals,
             inputs: lifecycle.inputs,
+            settings: lifecycle.settings,
+            preparing: JoinSet::new(),
             services: JoinSet::new(),
             background: JoinSet::new(),
             hooks: lifecycle.hooks.into_iter().map(Some).collect(),
@@ -80,6 +91,7 @@ impl Shell {
             running_hook: None,
             hooks_told: Vec::new(),
             failure: None,
+            not_started: None,
             report: None,
             exit: false,
         };
@@ -89,7 +101,44 @@ impl Shell {
         for service in lifecycle.background {
             spawn(&mut shell.background, service);
         }
+        shell.prepare(lifecycle.preparations);
         shell
+    }
+
+    fn prepare(&mut self, preparations: Vec<Preparation>) {
+        for Preparation { name, future } in preparations {
+            let preparing = async move { future.await.map_err(|error| (name, error)) };
+            self.preparing.spawn(preparing);
+        }
+    }
+
+    /// Adds parts to the program that runs already.
+    fn add(&mut self, add: Addition) {
+        let Lifecycle {
+            shape,
+            preparations,
+            services,
+            background,
+            hooks,
+            reporters,
+            ..
+        } = add(Lifecycle::addition(
+            self.drain.clone(),
+            self.settings.clone(),
+        ));
+        self.conductor.extend(Shape {
+            hooks: bounds(&hooks),
+            ..shape
+        });
+        self.prepare(preparations);
+        self.hooks.extend(hooks.into_iter().map(Some));
+        self.reporters.extend(reporters);
+        for service in services {
+            spawn(&mut self.services, service);
+        }
+        for service in background {
+            spawn(&mut self.background, service);
+        }
     }
 
     /// The next fact.
@@ -112,11 +161,37 @@ impl Shell {
                 self.hooks_told.push(hook);
                 Input::HookEnded { index, ok }
             }
+            Some(ended) = self.preparing.join_next() => self.prepared(ended),
             Some(ended) = self.services.join_next() => self.service_ended(ended),
             Some(ended) = self.background.join_next() => self.service_ended(ended),
             () = self.drain.emptied().notified(), if draining => Input::Tick,
             () = tick => Input::Tick,
         }
+    }
+
+    fn prepared(
+        &mut self,
+        ended: Result<Result<Addition, Failure>, tokio::task::JoinError>,
+    ) -> Input {
+        let failure = match ended {
+            Ok(Ok(addition)) => {
+                self.add(addition);
+                return match self.preparing.is_empty() {
+                    true => Input::Started,
+                    false => Input::Tick,
+                };
+            }
+            Ok(Err(failure)) => failure,
+            Err(panic) => ("the start".to_owned(), panic.into()),
+        };
+        if self.conductor.record().is_some() {
+            // The process was told to end anyway, and does so with its report.
+            tracing::warn!(part = failure.0, error = %failure.1, "the start failed while it was given up");
+        } else {
+            self.not_started = Some(failure);
+            self.exit = true;
+        }
+        Input::Tick
     }
 
     fn service_ended(
@@ -135,7 +210,10 @@ impl Shell {
 
     fn handle(&mut self, input: Input) {
         let now = Instant::now();
-        let actions = self.conductor.handle(now, self.drain.load(), input);
+        let mut load = self.drain.load();
+        // A preparation may hold something by now, and releases it as a pool releases its jobs.
+        load.pools += self.preparing.len();
+        let actions = self.conductor.handle(now, load, input);
         if let Some(record) = self.conductor.record() {
             self.drain.set_known(record);
         }
@@ -312,6 +390,9 @@ impl Shell {
 
     fn result(mut self) -> Result<Arc<DrainReport>, Error> {
         self.background.abort_all();
+        if let Some((name, source)) = self.not_started {
+            return Err(Error::NotStarted { name, source });
+        }
         let report = self
             .report
             .expect("a conductor exits only after its report");
@@ -338,6 +419,10 @@ impl Shell {
             None => Ok(report),
         }
     }
+}
+
+fn bounds(hooks: &[Hook]) -> Vec<Duration> {
+    hooks.iter().map(|hook| hook.bound).collect()
 }
 
 fn spawn(set: &mut JoinSet<Result<(), Failure>>, service: Service) {
@@ -382,5 +467,105 @@ fn log(report: &DrainReport) {
         line!(info);
     } else {
         line!(warn);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::Moment;
+
+    /// A program in a cluster with a listener, which waits for something that the sender brings.
+    fn waiting() -> (Lifecycle, oneshot::Sender<&'static str>) {
+        let (bring, brought) = oneshot::channel();
+        let lifecycle = Lifecycle::builder().serves_traffic().is_observed();
+        let drain = lifecycle.drain().clone();
+        drain.starting("waiting for a database");
+        let lifecycle = lifecycle.prepare("a database", async move {
+            let hook = tokio::select! {
+                hook = brought => Some(hook.map_err(|_| "it is not there")?),
+                () = drain.reached(Moment::Began) => None,
+            };
+            Ok::<_, &str>(move |lifecycle: Lifecycle| match hook {
+                Some(hook) => lifecycle.teardown(hook, async |_| Ok::<_, Infallible>(())),
+                None => lifecycle,
+            })
+        });
+        (lifecycle, bring)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_program_serves_once_what_it_waits_for_is_there_with_the_parts_that_needed_it() {
+        let (signals, trigger) = Signals::manual();
+        let (lifecycle, bring) = waiting();
+        let drain = lifecycle.drain().clone();
+        let run = tokio::spawn(lifecycle.signals(signals).run());
+        tokio::time::sleep(Duration::from_secs(3600)).await;
+        let started = drain.readiness_checks()[0].failed.clone();
+        assert_eq!(started.as_deref(), Some("waiting for a database"));
+
+        bring.send("late").unwrap();
+
+        let serving = |all: &Vec<(Phase, _)>| all.iter().any(|(phase, _)| *phase == Phase::Serving);
+        drain.phase_changes().wait_for(serving).await.unwrap();
+        assert!(drain.is_ready());
+        trigger.fire();
+        let report = run.await.unwrap().unwrap();
+        assert_eq!(report.hooks[0].name, "late");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_preparation_may_bring_another_one() {
+        let (signals, trigger) = Signals::manual();
+        let lifecycle = Lifecycle::builder().prepare("first", async {
+            Ok::<_, &str>(|lifecycle: Lifecycle| {
+                lifecycle.prepare("second", async {
+                    Ok::<_, &str>(|lifecycle: Lifecycle| {
+                        lifecycle.teardown("late", async |_| Ok::<_, Infallible>(()))
+                    })
+                })
+            })
+        });
+        let drain = lifecycle.drain().clone();
+        let run = tokio::spawn(lifecycle.signals(signals).run());
+        let serving = |all: &Vec<(Phase, _)>| all.iter().any(|(phase, _)| *phase == Phase::Serving);
+        drain.phase_changes().wait_for(serving).await.unwrap();
+
+        trigger.fire();
+
+        let report = run.await.unwrap().unwrap();
+        assert_eq!(report.hooks[0].name, "late");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_signal_during_the_start_waits_for_no_endpoint() {
+        let (signals, trigger) = Signals::manual();
+        let (lifecycle, _bring) = waiting();
+        let drain = lifecycle.drain().clone();
+        let run = tokio::spawn(lifecycle.signals(signals).run());
+
+        trigger.fire();
+        let report = run.await.unwrap().unwrap();
+
+        assert!(report.is_clean() && report.seconds < 0.1, "{report:?}");
+        let phases: Vec<Phase> = drain.phases().iter().map(|(phase, _)| *phase).collect();
+        assert!(!phases.contains(&Phase::Serving) && !phases.contains(&Phase::LameDuck));
+        assert!(!drain.is_ready());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_start_that_fails_ends_the_program_with_what_was_missing() {
+        let (signals, _trigger) = Signals::manual();
+        let (lifecycle, bring) = waiting();
+        drop(bring);
+
+        let error = lifecycle.signals(signals).run().await.unwrap_err();
+
+        assert_eq!(error.to_string(), "a database failed: it is not there");
+        assert!(error.report().is_none());
     }
 }

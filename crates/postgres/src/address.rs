@@ -7,11 +7,10 @@
 //! | `require` | encrypted | believed |
 //! | `verify-full` | encrypted | checked: its certificate is for this host, by an authority of the system or of `sslrootcert` |
 //!
-//! The same words as libpq's, with the same meaning.
+//! These are libpq's words, with the same meaning. [`connection_string`] reads the others.
 
 use std::{path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
-use percent_encoding::percent_decode_str;
 use rustls::{
     ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
@@ -26,6 +25,24 @@ use tokio_postgres::{
 use tokio_postgres_rustls::MakeRustlsConnect;
 
 use lameduck_jobs::engine::EngineError;
+
+mod connection_string;
+
+pub use connection_string::{ConnectionString, InvalidConnectionString};
+
+/// Parameters that tokio-postgres does not know, or reads in another unit.
+const OURS: [&str; 10] = [
+    "sslmode",
+    "sslrootcert",
+    "sslsni",
+    "sslcompression",
+    "gssencmode",
+    "client_encoding",
+    "replication",
+    "keepalives_count",
+    "fallback_application_name",
+    "tcp_user_timeout",
+];
 
 /// A connection that is being driven.
 type Driver = Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
@@ -44,7 +61,7 @@ enum Trust {
     Certified,
 }
 
-/// What of a URL is not tokio-postgres' to read.
+/// The part of a connection string that is about TLS.
 #[derive(Debug, PartialEq)]
 struct Tls {
     mode: SslMode,
@@ -58,8 +75,20 @@ impl Address {
     /// Of a URL (`postgres://user:password@host:5432/database?sslmode=verify-full`). A connection has to be
     /// there within `patience`.
     pub fn parse(url: &str, patience: Duration) -> Result<Self, EngineError> {
-        let (rest, tls) = split(url)?;
-        let mut config = Config::from_str(&rest).map_err(|error| unusable(&describe(&error)))?;
+        let address: ConnectionString = url.parse().map_err(|error| unusable(&error))?;
+        let tls = Tls::of(&address);
+        // tokio-postgres has other names for these two.
+        let mut words = address.words(&OURS);
+        for (name, ours) in [
+            ("keepalives_count", "keepalives_retries"),
+            ("fallback_application_name", "application_name"),
+        ] {
+            if let Some(value) = address.get(name).filter(|_| address.get(ours).is_none()) {
+                let value = value.replace('\\', "\\\\").replace('\'', "\\'");
+                words += &format!(" {ours}='{value}'");
+            }
+        }
+        let mut config = Config::from_str(&words).map_err(|error| unusable(&describe(&error)))?;
         config.ssl_mode(tls.mode);
         if config.get_application_name().is_none() {
             config.application_name("lameduck");
@@ -73,10 +102,19 @@ impl Address {
         }
         // A server that vanished without a word is noticed in a few times `patience`, not in hours.
         let patience = patience.max(Duration::from_secs(1));
-        config.tcp_user_timeout(patience);
-        config.keepalives_idle(patience);
-        config.keepalives_interval(patience);
-        config.keepalives_retries(2);
+        let given = |name| {
+            address
+                .get(name)
+                .and_then(|value| value.parse::<u64>().ok())
+        };
+        let milliseconds = given("tcp_user_timeout").map(Duration::from_millis);
+        config.tcp_user_timeout(milliseconds.unwrap_or(patience));
+        let seconds = |name| given(name).map_or(patience, Duration::from_secs);
+        config.keepalives_idle(seconds("keepalives_idle"));
+        config.keepalives_interval(seconds("keepalives_interval"));
+        if given("keepalives_count").is_none() {
+            config.keepalives_retries(2);
+        }
         Ok(Self {
             config,
             tls: MakeRustlsConnect::new(tls.client()?),
@@ -104,67 +142,42 @@ impl Address {
     }
 }
 
-/// Takes out of the URL's parameters what is about TLS.
-fn split(url: &str) -> Result<(String, Tls), EngineError> {
-    if !url.starts_with("postgres://") && !url.starts_with("postgresql://") {
-        return Err(unusable("it does not begin with postgres://"));
-    }
-    let (base, query) = url.split_once('?').unwrap_or((url, ""));
-    let mut tls = Tls {
-        mode: SslMode::Prefer,
-        trust: Trust::Anybody,
-        roots: None,
-    };
-    let mut others = Vec::new();
-    for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
-        let (name, value) = parameter.split_once('=').unwrap_or((parameter, ""));
-        match name {
-            "sslmode" => (tls.mode, tls.trust) = trust(value)?,
-            "sslrootcert" => {
-                let path = percent_decode_str(value).decode_utf8_lossy().into_owned();
-                tls.roots = Some(path.into());
-            }
-            _ => others.push(parameter),
-        }
-    }
-    let rest = match others.is_empty() {
-        true => base.to_owned(),
-        false => format!("{base}?{}", others.join("&")),
-    };
-    Ok((rest, tls))
-}
-
-fn trust(mode: &str) -> Result<(SslMode, Trust), EngineError> {
-    Ok(match mode {
-        "disable" => (SslMode::Disable, Trust::Anybody),
-        "prefer" => (SslMode::Prefer, Trust::Anybody),
-        "require" => (SslMode::Require, Trust::Anybody),
-        "verify-full" => (SslMode::Require, Trust::Certified),
-        _ => {
-            let known = "use disable, prefer, require or verify-full";
-            return Err(unusable(&format!("there is no sslmode '{mode}': {known}")));
-        }
-    })
-}
-
 fn describe(error: &Error) -> String {
     let cause = std::error::Error::source(error).map(|cause| format!(": {cause}"));
     format!("{error}{}", cause.unwrap_or_default())
 }
 
-fn unusable(why: &str) -> EngineError {
+fn unusable(why: &dyn std::fmt::Display) -> EngineError {
     EngineError::Unusable {
         context: "reading the database's URL".to_owned(),
-        message: format!(
-            "{why}; it looks like postgres://user:password@host:5432/database?sslmode=verify-full, with \
-             characters other than letters and digits percent-encoded in user and password"
-        ),
+        message: why.to_string(),
     }
 }
 
 // === impl Tls ===
 
 impl Tls {
+    /// Reads it as libpq does: `prefer` is the default, but the system's authorities are only used with a name that is
+    /// checked.
+    fn of(address: &ConnectionString) -> Self {
+        let roots = address.get("sslrootcert");
+        let default = match roots {
+            Some("system") => "verify-full",
+            _ => "prefer",
+        };
+        let (mode, trust) = match address.get("sslmode").unwrap_or(default) {
+            "disable" => (SslMode::Disable, Trust::Anybody),
+            "require" => (SslMode::Require, Trust::Anybody),
+            "verify-full" => (SslMode::Require, Trust::Certified),
+            _ => (SslMode::Prefer, Trust::Anybody),
+        };
+        Self {
+            mode,
+            trust,
+            roots: roots.filter(|roots| *roots != "system").map(PathBuf::from),
+        }
+    }
+
     fn client(&self) -> Result<ClientConfig, EngineError> {
         let provider = Arc::new(ring::default_provider());
         let builder = ClientConfig::builder_with_provider(provider.clone())
@@ -269,38 +282,59 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_about_tls_is_taken_out_of_the_url() {
-        let url =
-            "postgres://u:p@h/d?sslmode=verify-full&connect_timeout=3&sslrootcert=%2Fetc%2Fca.pem";
-
-        let (rest, tls) = split(url).unwrap();
-
-        assert_eq!(rest, "postgres://u:p@h/d?connect_timeout=3");
+    fn the_parameters_about_tls_are_understood() {
+        let tls = |text: &str| Tls::of(&text.parse().unwrap());
         assert_eq!(
-            tls,
+            tls(
+                "postgres://u:p@h/d?sslmode=verify-full&connect_timeout=3&sslrootcert=%2Fetc%2Fca.pem"
+            ),
             Tls {
                 mode: SslMode::Require,
                 trust: Trust::Certified,
                 roots: Some("/etc/ca.pem".into()),
             }
         );
-        assert_eq!(split("postgres://h/d").unwrap().1.mode, SslMode::Prefer);
+        assert_eq!(tls("postgres://h/d").mode, SslMode::Prefer);
+        let system = tls("host=h sslrootcert=system");
+        assert_eq!((system.trust, system.roots), (Trust::Certified, None));
+    }
+
+    #[test]
+    fn tokio_postgres_is_told_what_the_connection_string_says() {
+        let patience = Duration::from_secs(1);
+        let config = |text: &str| Address::parse(text, patience).unwrap().config;
+        let two = config("postgres://u:p%27w@a:1,b:2/d?connect_timeout=3&keepalives_count=4");
+        assert_eq!(
+            two.get_hosts(),
+            [Host::Tcp("a".into()), Host::Tcp("b".into())]
+        );
+        assert_eq!(two.get_ports(), [1, 2]);
+        assert_eq!(two.get_password(), Some(&b"p'w"[..]));
+        assert_eq!(two.get_connect_timeout(), Some(&Duration::from_secs(3)));
+        assert_eq!(two.get_keepalives_retries(), Some(4));
+        assert_eq!(two.get_keepalives_idle(), patience);
+        let patient = config("host=h keepalives_idle=30 tcp_user_timeout=1500");
+        assert_eq!(patient.get_keepalives_idle(), Duration::from_secs(30));
+        let unanswered = Duration::from_millis(1500);
+        assert_eq!(patient.get_tcp_user_timeout(), Some(&unanswered));
+        let socket = config("postgres://u@/d?host=/run/pg&fallback_application_name=x");
+        assert_eq!(socket.get_hosts(), [Host::Unix("/run/pg".into())]);
+        assert_eq!(socket.get_application_name(), Some("x"));
+        let words = config(
+            "host=h gssencmode=disable client_encoding=UTF8 sslsni=1 application_name='a b'",
+        );
+        assert_eq!(words.get_application_name(), Some("a b"));
     }
 
     #[test]
     fn a_bad_url_is_refused_without_telling_its_password() {
-        for url in [
-            "mysql://u:secret@h/d",
-            "postgres://u:secret@h/d?sslmode=very",
-            "postgres://u:secret@h:port/d",
-        ] {
-            let Err(error) = Address::parse(url, Duration::from_secs(1)) else {
-                panic!("{url} was taken");
-            };
-            let error = error.to_string();
-            assert!(error.contains("postgres://user"), "{error}");
-            assert!(!error.contains("secret"), "{error}");
-        }
+        let Err(error) = Address::parse("postgres://u:secret/pw@h/d", Duration::from_secs(1))
+        else {
+            panic!("it was taken");
+        };
+        let error = error.to_string();
+        assert!(error.contains("postgres://user"), "{error}");
+        assert!(!error.contains("secret"), "{error}");
     }
 
     #[test]

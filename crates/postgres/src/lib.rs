@@ -72,6 +72,7 @@ mod session;
 mod watch;
 
 use address::Address;
+pub use address::{ConnectionString, InvalidConnectionString};
 use batch::Batcher;
 use contended::Contended;
 use convert::{micros, params, process_uuid, stored_duration, text};

@@ -8,7 +8,7 @@ use super::{
         settings::{HookSettings, ProcessValues},
         value::Time,
     },
-    Findings, source_of,
+    Findings,
 };
 
 impl Findings {
@@ -42,20 +42,9 @@ impl Findings {
                         format!("url of hook '{shown}' is not plain http; for https run a command: run = \"curl …\""),
                     );
                 }
-                let method = hook.in_force().method;
-                match method.parse() {
-                    Ok(method) => Task::Request {
-                        method,
-                        url: url.value.0.clone(),
-                    },
-                    Err(_) => {
-                        let source = source_of(hook.method.as_ref());
-                        self.error(
-                            &source,
-                            format!("method = {method:?} of hook '{shown}' is no HTTP method"),
-                        );
-                        return None;
-                    }
+                Task::Request {
+                    method: hook.in_force().method.0,
+                    url: url.value.clone(),
                 }
             }
             (None, None, Some(remove)) => {

@@ -104,7 +104,7 @@ impl Findings {
         let handler = match (&queue.exec, &queue.http) {
             (Some(exec), None) => Handler::Exec(exec.value.clone()),
             (None, Some(http)) => Handler::Http {
-                url: http.value.0.clone(),
+                url: http.value.clone(),
                 secrets: signing,
             },
             (Some(exec), Some(http)) => {
@@ -173,7 +173,11 @@ impl Findings {
 }
 
 fn no_handler() -> String {
-    let own = std::env::args().next().unwrap_or_else(|| "lameduck".into());
+    let own = std::env::args_os().next();
+    let own = own.map_or_else(
+        || "lameduck".into(),
+        |own| own.to_string_lossy().into_owned(),
+    );
     format!(
         "no handler: jobs would be taken in and never run. Give one, for example\n\
          \n    lameduck serve --exec 'python3 resize.py'\n\n\

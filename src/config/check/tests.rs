@@ -76,16 +76,16 @@ fn what_is_impossible_is_refused_with_its_place_and_a_remedy() {
         ("exec = 'a'\ntimeout = '8d'", "may take 7d at most"),
         ("exec = 'a'\nmax-attempts = 1000", "there are 100 at most"),
         (
-            "exec = 'a'\nlisten = 'localhost:99999'",
-            "has no port from 0 to 65535",
+            "exec = 'a'\ndatabase-file = '/etc/of-nobody/url'",
+            "a.toml, line 2, column 17: database-file: cannot read /etc/of-nobody/url",
         ),
         (
-            "exec = 'a'\ndatabase-file = '/nowhere'",
-            "a.toml, line 2, column 17: database-file: cannot read /nowhere",
+            "exec = 'a'\ndatabase-file = 'postgres-url'",
+            "database-file: cannot read it: No such file or directory (os error 2). The setting takes the path of a file",
         ),
         (
-            "exec = 'a'\ntls-cert = '/nowhere'\ntls-key = '/nowhere'",
-            "a.toml, line 2, column 12: tls-cert and tls-key:",
+            "exec = 'a'\ntls-cert = '/etc/of-nobody/crt'\ntls-key = '/etc/of-nobody/key'",
+            "a.toml, line 2, column 12: tls-cert: cannot read /etc/of-nobody/crt",
         ),
         (
             "exec = 'a'\n[[teardown-hook]]\nname = 'h'\nremove = '~/x/y'",
@@ -124,8 +124,8 @@ fn what_is_impossible_is_refused_with_its_place_and_a_remedy() {
         ("exec = 'a'\nlisten = '0.0.0.0:1'", "--tokens tokens"),
         ("exec = 'a'\nlisten = '0.0.0.0:1'", "allow-anonymous = true"),
         (
-            "exec = 'a'\ntokens = '/nowhere/t'",
-            "tokens: cannot read /nowhere/t",
+            "exec = 'a'\ntokens = '/etc/of-nobody/t'",
+            "tokens: cannot read /etc/of-nobody/t",
         ),
         ("exec = 'a'\nmax-body = 0", "max-body = 0"),
         (
@@ -224,6 +224,11 @@ fn a_secret_is_never_said() {
     let text = format!("http = 'http://a/'\nhttp-secrets = '{path}'");
     let said = checked(&text).map(|_| ()).unwrap_err().to_string();
     assert!(said.contains("line 1 is not a secret"), "{said}");
+    assert!(!said.contains("swordfish"), "{said}");
+    std::fs::write(file.path(), "postgres://me:swordfish/pw@db/jobs\n").unwrap();
+    let said = checked(&format!("exec = 'a'\ndatabase-file = '{path}'"));
+    let said = said.map(|_| ()).unwrap_err().to_string();
+    assert!(said.contains("has to be percent-encoded"), "{said}");
     assert!(!said.contains("swordfish"), "{said}");
 }
 

@@ -227,3 +227,15 @@ async fn a_batch_has_an_end() {
     assert!(many.problem(413).contains("max-batch"));
     assert!(long.problem(413).contains("max-batch-body"));
 }
+
+#[tokio::test]
+async fn a_client_that_encodes_the_colon_means_the_same() {
+    let stage = Stage::start().await;
+    for path in [
+        "/v1/queues/mail/jobs%3Abatch",
+        "/v1/queues/mail/jobs%3abatch",
+    ] {
+        let answer = stage.post(path, &[], r#"{"payload": 1}"#).await;
+        assert_eq!(answer.status, 202, "{path}: {answer:?}");
+    }
+}

@@ -31,6 +31,8 @@ struct Running {
     dir: TempDir,
     child: Child,
     stderr: Lines<BufReader<ChildStderr>>,
+    /// What was read of it so far.
+    log: String,
 }
 
 struct Exited {
@@ -88,26 +90,26 @@ impl Pod {
         pod
     }
 
-    /// Until both listeners are there.
+    /// Waits until it serves.
     async fn start(mut self) -> Running {
         let mut child = self.command.spawn().expect("built with the tests");
         let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
-        let listening = async {
-            while !stderr
-                .next_line()
-                .await
-                .unwrap()
-                .expect("a log line")
-                .contains("queue opened")
-            {}
+        let mut log = String::new();
+        let serving = async {
+            while !log.contains(r#""phase":"serving""#) {
+                let line = stderr.next_line().await.unwrap();
+                log.push_str(&line.expect("a log line"));
+                log.push('\n');
+            }
         };
-        timeout(Duration::from_secs(15), listening)
+        timeout(Duration::from_secs(15), serving)
             .await
             .expect("it starts");
         Running {
             dir: self.dir,
             child,
             stderr,
+            log,
         }
     }
 }
@@ -125,7 +127,7 @@ impl Running {
         let ended = timeout(Duration::from_secs(20), self.child.wait()).await;
         let status = ended.expect("it ends").unwrap();
         let took = begin.elapsed();
-        let mut log = String::new();
+        let mut log = self.log;
         while let Some(line) = self.stderr.next_line().await.unwrap() {
             log.push_str(&line);
             log.push('\n');

@@ -114,7 +114,7 @@ async fn what_is_shown_holds_no_secret() {
 #[tokio::test]
 async fn a_good_file_is_told_in_short_with_what_is_doubtful() {
     let place = Place::new("");
-    let text = "timeout = '1m'\n[queues.mail]\nexec = 'cat'\n[queues.resize]\nhttp = 'http://resize/'\nworkers = 1\n";
+    let text = "timeout = '1m'\n[queues.mail]\nexec = ['sh', '-c', 'cat -n; exit 0']\n[queues.resize]\nhttp = 'http://resize/'\nworkers = 1\n";
     let file = file(&place, "lameduck.toml", text);
 
     let (status, said) = config(&place, &["check", &file], &[]).await;
@@ -122,7 +122,7 @@ async fn a_good_file_is_told_in_short_with_what_is_doubtful() {
     assert_eq!(status, 0, "{said}");
     for words in [
         "2 queues",
-        "queue 'mail': 20 workers, exec cat",
+        "queue 'mail': 20 workers, exec sh -c 'cat -n; exit 0'",
         "queue 'resize': 1 worker, http resize",
         "line 1, column 11: timeout = 1m of queue 'mail' is 35s longer",
     ] {
@@ -141,7 +141,7 @@ async fn all_that_is_wrong_is_told_at_once() {
     assert_eq!(status, 2, "{said}");
     for words in [
         "line 1, column 1: 'workres' is no setting of the configuration file; did you mean 'workers'?",
-        "line 2, column 9: grace: 'soon' is not a duration",
+        "line 2, column 9: grace: it is not a duration",
         "line 3, column 12: 'tls-key' is missing",
         "line 6, column 8: queue 'mail' has two handlers",
         "line 7, column 1: queue 'void' has no handler",

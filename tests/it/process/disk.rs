@@ -229,6 +229,31 @@ async fn a_destroyed_header_is_refused_and_the_file_left_as_it_is() {
 }
 
 #[tokio::test]
+async fn a_volume_with_less_room_than_is_kept_free_is_told_of_at_the_start_and_counted() {
+    let place = Place::new("");
+    let process = place.start(&["--min-free-disk", "100000TiB"]).await;
+    let log = process.log().clone();
+
+    let said = "jobs are refused";
+    log.any("every job is refused as it is").await;
+    for _ in 0..3 {
+        process.post("x", &[]).await.problem(503);
+    }
+    let line = log.any(said).await;
+
+    assert_eq!(line["reason"], "storage_full", "{line}");
+    let refused = r#"lameduck_jobs_refused_total{reason="storage_full"}"#;
+    assert_eq!(process.metric(refused).await, Some(3.0));
+    let exit = process.terminate().await;
+    assert_eq!(
+        exit.text().matches("jobs are refused: ").count(),
+        1,
+        "{}",
+        exit.text()
+    );
+}
+
+#[tokio::test]
 async fn a_database_that_is_damaged_in_the_middle_is_refused() {
     let place = Place::new("");
     let process = place.start(&[]).await;

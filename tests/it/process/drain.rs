@@ -24,7 +24,7 @@ async fn an_idle_process_outside_of_a_cluster_goes_at_once() {
 }
 
 #[tokio::test]
-async fn a_signal_during_the_start_is_obeyed_once_it_serves() {
+async fn a_signal_during_the_start_is_obeyed_at_once_and_leaves_nobody_killed() {
     let place = Place::new("");
     let mut command = place.command_with_handler(&[]);
     let mut child = command.spawn().unwrap();
@@ -34,8 +34,15 @@ async fn a_signal_during_the_start_is_obeyed_once_it_serves() {
     let since = Instant::now();
     rustix::process::kill_process(super::harness::pid(&child), Signal::TERM).unwrap();
 
-    let process = super::harness::Process::started(child, log).await;
+    let process = super::harness::Process::listening(child, log).await;
     process.exit(since).await.assert_clean();
+    let next = place.start(&[]).await;
+    let drains = next.get("/v1/drains").await.json();
+    let killed = |drain: &serde_json::Value| drain["outcome"] == "killed";
+    assert!(
+        !drains["drains"].as_array().unwrap().iter().any(killed),
+        "{drains:#}"
+    );
 }
 
 #[tokio::test]

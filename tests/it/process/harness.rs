@@ -271,13 +271,20 @@ impl Process {
 
     /// Waits until it serves.
     pub async fn started(child: Child, log: Log) -> Self {
+        let process = Self::listening(child, log).await;
+        let serves = |line: &Value| line["phase"] == "serving";
+        process.log.line("phase", serves).await;
+        process
+    }
+
+    /// Waits until its listeners answer, whatever they say.
+    pub async fn listening(child: Child, log: Log) -> Self {
         let address = async |setting: &str| {
             let line = log.line("listening", |l| l["setting"] == setting).await;
             line["address"].as_str().unwrap().parse().unwrap()
         };
         let api = address("listen").await;
         let admin = address("admin").await;
-        log.line("phase", |line| line["phase"] == "serving").await;
         Self {
             child,
             log,
@@ -435,6 +442,20 @@ impl Log {
         match found {
             Ok(Ok(lines)) => find(&lines).unwrap(),
             _ => panic!("no '{message}' came:\n{}", text(&self.lines.borrow())),
+        }
+    }
+
+    /// Waits for a line whose message begins like this.
+    pub async fn any(&self, beginning: &str) -> Value {
+        let begins = |line: &Value| {
+            let message = line["message"].as_str();
+            message.is_some_and(|message| message.starts_with(beginning))
+        };
+        let mut log = self.lines.clone();
+        let found = timeout(BOUND, log.wait_for(|lines| lines.iter().any(begins))).await;
+        match found {
+            Ok(Ok(lines)) => lines.iter().find(|line| begins(line)).unwrap().clone(),
+            _ => panic!("no '{beginning}…' came:\n{}", text(&self.lines.borrow())),
         }
     }
 

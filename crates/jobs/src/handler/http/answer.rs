@@ -31,7 +31,7 @@ const LOCATION_LIMIT: usize = 300;
 pub(super) async fn verdict(target: &Target, mut response: Response, limit: usize) -> Verdict {
     let status = response.status();
     if status == StatusCode::ACCEPTED {
-        let within = deferred(response.headers());
+        let within = deferred(target, response.headers());
         drop_rest(response);
         return Verdict::Deferred { within };
     }
@@ -138,14 +138,15 @@ fn drop_rest(mut response: Response) {
     }));
 }
 
-fn deferred(headers: &HeaderMap) -> Duration {
+fn deferred(target: &Target, headers: &HeaderMap) -> Duration {
     let asked = text(headers, HeaderName::from_static("lameduck-deferred"));
     let within = asked.and_then(|asked| {
         let within = duration(asked);
         if within.is_none() {
             tracing::warn!(
-                asked,
-                "the answer's lameduck-deferred is no duration, as in 1800 or 30m: it is taken for {DEFERRED:?}"
+                %target,
+                "the answer's header lameduck-deferred is not a duration above zero, and an hour is waited for the \
+                 outcome; write it as in 1800 or 30m"
             );
         }
         within
@@ -202,9 +203,16 @@ mod tests {
         retry_after(&headers, now)
     }
 
+    fn target() -> Target {
+        Target::parse("http://resize/jobs").unwrap()
+    }
+
     fn waits(value: &str) -> Duration {
         let name = HeaderName::from_static("lameduck-deferred");
-        deferred(&HeaderMap::from_iter([(name, value.parse().unwrap())]))
+        deferred(
+            &target(),
+            &HeaderMap::from_iter([(name, value.parse().unwrap())]),
+        )
     }
 
     #[test]
@@ -264,6 +272,6 @@ mod tests {
         for absurd in ["", "0", "0s", "-5", "-5m", "1 month", "a while"] {
             assert_eq!(waits(absurd), DEFERRED, "{absurd}");
         }
-        assert_eq!(deferred(&HeaderMap::new()), DEFERRED);
+        assert_eq!(deferred(&target(), &HeaderMap::new()), DEFERRED);
     }
 }

@@ -13,25 +13,20 @@ pub(super) struct Target(Url);
 #[non_exhaustive]
 pub enum InvalidTarget {
     /// It can't be read as a URL.
+    // Without the text, here and below: it may hold a password or a token.
     #[error(
-        "'{url}' is not a URL ({reason}); write the whole of it, as in http://resize.media.svc:8080/jobs"
+        "it is not a URL: {reason}; write the whole of it, as in http://resize.media.svc:8080/jobs"
     )]
     Malformed {
-        /// As given.
-        url: String,
         /// What is wrong with it.
-        reason: String,
+        reason: &'static str,
     },
     /// It is a URL of another kind.
     #[error(
-        "'{url}' has the scheme '{scheme}'; jobs are posted to http:// or https://, as in http://{url}"
+        "it begins neither with http:// nor with https://; write the whole of it, as in \
+         http://resize.media.svc:8080/jobs"
     )]
-    Scheme {
-        /// As given.
-        url: String,
-        /// What stands before its colon.
-        scheme: String,
-    },
+    Scheme,
     /// The certificate authorities to trust can't be read.
     #[error(
         "these are no certificates to trust: {0}; give them as PEM, '-----BEGIN CERTIFICATE-----' and on"
@@ -44,18 +39,16 @@ pub enum InvalidTarget {
 impl Target {
     pub fn parse(url: &str) -> Result<Self, InvalidTarget> {
         let parsed = Url::parse(url).map_err(|error| InvalidTarget::Malformed {
-            url: url.to_owned(),
-            reason: error.to_string(),
+            reason: match &*error.to_string() {
+                "empty host" => "it has no host",
+                "invalid port number" => "its port is not a number from 0 to 65535",
+                "relative URL without a base" => "there is no http:// or https:// in front",
+                _ => "its host is neither a name nor an address",
+            },
         })?;
         match parsed.scheme() {
             "http" | "https" => Ok(Self(parsed)),
-            scheme => Err(InvalidTarget::Scheme {
-                url: url
-                    .rsplit_once("//")
-                    .map_or(url, |(_, rest)| rest)
-                    .to_owned(),
-                scheme: scheme.to_owned(),
-            }),
+            _ => Err(InvalidTarget::Scheme),
         }
     }
 
@@ -92,10 +85,18 @@ mod tests {
     #[test]
     fn what_is_no_target_is_refused_with_a_way_out() {
         assert!(refused("resize/jobs").contains("write the whole of it"));
-        assert!(refused("http://").contains("empty host"));
-        assert!(refused("https://resize:99999/").contains("invalid port"));
-        assert!(refused("localhost:8080/jobs").contains("as in http://localhost:8080/jobs"));
-        assert!(refused("ftp://resize/jobs").contains("as in http://resize/jobs"));
+        assert!(refused("http://").contains("it has no host"));
+        assert!(refused("https://resize:99999/").contains("its port is not a number"));
+        assert!(refused("localhost:8080/jobs").contains("as in http://"));
+        assert!(refused("ftp://resize/jobs").contains("as in http://"));
+        for url in [
+            "S3cret",
+            "S3cret:8080/jobs",
+            "ftp://me:S3cret@a/",
+            "http://me:S3cret/pw@a/",
+        ] {
+            assert!(!refused(url).contains("S3cret"), "{url}");
+        }
     }
 
     #[test]
