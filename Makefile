@@ -4,7 +4,7 @@ CARGO ?= cargo
 # With the tests, so that the program is built of the same units as theirs and nothing is compiled twice.
 BUILD = $(CARGO) build --locked --bins --tests
 
-.PHONY: help test lint unit soak lag zoo cost story chaos model package features deploy watch image power-cuts durability rehearse e2e deny clean
+.PHONY: help test lint unit soak lag zoo cost story chaos model package features deploy checkov watch image power-cuts durability rehearse e2e deny clean
 
 help:                     ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -64,6 +64,9 @@ features:                 ## each crate with each of its features alone, as thos
 deploy:                   ## chart and manifests: rendered, linted, validated, compared
 	$(BUILD)
 	tests/deploy/run
+
+checkov:                  ## checkov's policies on the rendered chart (needs make deploy's tools)
+	tests/deploy/checkov
 
 watch:                    ## alerts, dashboard, Compose and systemd: unit-tested, and asked of a real Prometheus
 	$(BUILD)

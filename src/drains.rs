@@ -32,10 +32,12 @@ const LARGEST_ANSWER: usize = 64 << 20;
 /// What a cell says where there is nothing to say.
 const NOTHING: &str = "-";
 
-const HEADER: [&str; 10] = [
+const HEADER: [&str; 12] = [
     "STARTED",
     "DRAIN BEGAN",
     "DRAIN",
+    "POD",
+    "NODE",
     "CAUSE",
     "OUTCOME",
     "SECONDS",
@@ -46,7 +48,7 @@ const HEADER: [&str; 10] = [
 ];
 
 /// From this column on there are numbers.
-const NUMBERS: usize = 5;
+const NUMBERS: usize = 7;
 
 /// Reads the ledger and prints it.
 pub fn run(asked: cli::Drains) -> ExitCode {
@@ -192,6 +194,9 @@ fn row(drain: &DrainView, zone: &TimeZone) -> [String; HEADER.len()] {
         let number = report.and_then(|report| report.pointer(path)?.as_u64());
         number.map_or_else(|| NOTHING.to_owned(), |number| number.to_string())
     };
+    let place = |path: &str| drain.report.as_ref()?.pointer(path)?.as_str();
+    // Who was killed, or lives, has left no report; with PostgreSQL there is the host's name.
+    let pod = place("/pod").or(drain.host.as_deref());
     let living = match drain.began_at {
         None => "serving",
         Some(_) => "draining",
@@ -200,6 +205,8 @@ fn row(drain: &DrainView, zone: &TimeZone) -> [String; HEADER.len()] {
         when(drain.started_at),
         word(drain.began_at.map(when).as_deref()),
         word(drain.drain_id.as_deref()),
+        word(pod),
+        word(place("/node")),
         word(drain.cause.as_deref()),
         word(drain.outcome.as_deref().or(Some(living))),
         word(drain.seconds.map(|s| format!("{s:.1}")).as_deref()),
@@ -219,20 +226,21 @@ mod tests {
         let json = serde_json::json!([
             {"process": "0198c0de-0000-7000-8000-000000000003", "started_at": "2026-11-24T12:00:00Z"},
             {"process": "0198c0de-0000-7000-8000-000000000002", "started_at": "2026-11-24T11:00:00Z",
-             "ended_at": "2026-11-24T12:00:00Z", "outcome": "killed"},
+             "host": "jobs-7d9-x2x4k", "ended_at": "2026-11-24T12:00:00Z", "outcome": "killed"},
             {"process": "0198c0de-0000-7000-8000-000000000001", "started_at": "2026-11-24T10:00:00Z",
              "began_at": "2026-11-24T10:59:50.25Z", "drain_id": "7392050f35", "cause": "pod_deleted",
              "ended_at": "2026-11-24T10:59:53.75Z", "outcome": "clean", "seconds": 3.512,
-             "report": {"jobs": {"finished": 20, "released": {"count": 1}, "left": {"count": 0}},
+             "host": "jobs-7d9-qqzt7",
+             "report": {"pod": "jobs-7d9-qqzt7", "node": "worker-2", "jobs": {"finished": 20, "released": {"count": 1}, "left": {"count": 0}},
                         "requests": {"cut": 0}}}
         ]);
         let drains: Vec<DrainView> = serde_json::from_value(json).unwrap();
 
         let expected = "\
-STARTED              DRAIN BEGAN          DRAIN       CAUSE        OUTCOME  SECONDS  FINISHED  RELEASED  LEFT  CUT
-2026-11-24 12:00:00  -                    -           -            serving        -         -         -     -    -
-2026-11-24 11:00:00  -                    -           -            killed         -         -         -     -    -
-2026-11-24 10:00:00  2026-11-24 10:59:50  7392050f35  pod_deleted  clean        3.5        20         1     0    0
+STARTED              DRAIN BEGAN          DRAIN       POD             NODE      CAUSE        OUTCOME  SECONDS  FINISHED  RELEASED  LEFT  CUT
+2026-11-24 12:00:00  -                    -           -               -         -            serving        -         -         -     -    -
+2026-11-24 11:00:00  -                    -           jobs-7d9-x2x4k  -         -            killed         -         -         -     -    -
+2026-11-24 10:00:00  2026-11-24 10:59:50  7392050f35  jobs-7d9-qqzt7  worker-2  pod_deleted  clean        3.5        20         1     0    0
 ";
         assert_eq!(table(&drains, &TimeZone::UTC), expected);
     }

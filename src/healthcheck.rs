@@ -2,7 +2,7 @@
 
 use std::{
     fmt, io,
-    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    net::{Ipv4Addr, SocketAddr},
     process::ExitCode,
     time::Duration,
 };
@@ -82,16 +82,12 @@ where
     Ok((status, String::from_utf8_lossy(&body).into_owned()))
 }
 
-/// Where to knock: an address that stands for all of the machine's is nobody's to connect to.
+/// Where to knock: an address that stands for all of the machine's is nobody's to connect to. `[::]` accepts IPv4 as
+/// well, and IPv4 is all there is where the kernel has no IPv6.
 fn reachable(admin: &str) -> String {
     match admin.parse::<SocketAddr>() {
-        Ok(mut address) if address.ip().is_unspecified() => {
-            let loopback = match address.ip() {
-                IpAddr::V4(_) => IpAddr::V4(Ipv4Addr::LOCALHOST),
-                IpAddr::V6(_) => IpAddr::V6(Ipv6Addr::LOCALHOST),
-            };
-            address.set_ip(loopback);
-            address.to_string()
+        Ok(address) if address.ip().is_unspecified() => {
+            SocketAddr::from((Ipv4Addr::LOCALHOST, address.port())).to_string()
         }
         _ => admin.to_owned(),
     }
@@ -124,7 +120,7 @@ mod tests {
     #[test]
     fn an_address_of_all_is_asked_on_the_loopback() {
         assert_eq!(reachable("0.0.0.0:9090"), "127.0.0.1:9090");
-        assert_eq!(reachable("[::]:9090"), "[::1]:9090");
+        assert_eq!(reachable("[::]:9090"), "127.0.0.1:9090");
         assert_eq!(reachable("10.1.2.3:9090"), "10.1.2.3:9090");
         assert_eq!(reachable("jobs.default:9090"), "jobs.default:9090");
     }

@@ -93,11 +93,12 @@ impl Progress {
         self.bar.set_length(millis(seconds + left));
         self.bar.set_position(millis(seconds));
         self.bar.set_prefix(state.phase.as_str());
+        let cause = state.cause.unwrap_or_default().known();
+        let why = cause.map(|cause| format!(" ({cause})")).unwrap_or_default();
         let mut text = format!(
-            "{seconds:.1} s of {:.1} s ({})\n  {} requests on {} connections, {} jobs in flight; \
+            "{seconds:.1} s of {:.1} s{why}\n  {} requests on {} connections, {} jobs in flight; \
              {} jobs finished, {} given back",
             seconds + left,
-            state.cause.unwrap_or_default().as_str(),
             state.requests_in_flight,
             state.connections,
             state.jobs_in_flight,

@@ -212,7 +212,7 @@ def rows():
               query(grown("lameduck_tight_drains_total", "cause"), "{{cause}}"), bars=True, interval="1m"),
         lines("Endpoint removal lag", "From SIGTERM until a Service was seen to route here no more. Only in a cluster.",
               query(f"lameduck_endpoint_removal_seconds{{{POD}}} > 0", NAME + " {{service}}"), unit="s"),
-        lines("How the wait for the end of routing ended", "By the drain ledger. timed_out, no_permission and unavailable waited by the clock.",
+        lines("How the wait for the end of routing ended", "By the drain ledger. timed_out, no_permission and unavailable waited by the clock; cut_short had too little time to be sure.",
               query(grown("lameduck_drain_routing_total", "outcome"), "{{outcome}}"), bars=True, interval="1m"),
         lines("Late requests", "By the drain ledger: they came after the endpoints were gone, so somebody still routes here.",
               query(grown("lameduck_drain_requests_total", "cause", ',fate="late"'), "{{cause}}"), bars=True, interval="1m"),

@@ -263,9 +263,9 @@ def one_version():
         return re.search(pattern, Path(file).read_text(), re.MULTILINE).group(1)
 
     version = first("Cargo.toml", r'^version = "(.+)"')
-    found = {"Dockerfile": first("Dockerfile", r"^ARG VERSION=(.+)"), "Chart.yaml": first(CHART / "Chart.yaml", r"^appVersion: (.+)")}
+    found = {"Dockerfile": first("Dockerfile", r"^ARG VERSION=(.+)"), "Chart.yaml": first(CHART / "Chart.yaml", r'^appVersion: "(.+)"')}
     for file in Path("deploy/kustomize").rglob("kustomization.yaml"):
-        for what, pattern in (("tag", r"^    newTag: (.+)"), ("label", r"app.kubernetes.io/version: (.+)")):
+        for what, pattern in (("tag", r'^    newTag: "(.+)"'), ("label", r'app.kubernetes.io/version: "(.+)"')):
             if re.search(pattern, file.read_text(), re.MULTILINE):
                 found[f"{file}, {what}"] = first(file, pattern)
     equal(found, dict.fromkeys(found, version), "version")

@@ -7,11 +7,13 @@ from pathlib import Path
 
 import chart
 import effects
+import nulls
 import plain
 import program
 import readme
 import rendered as objects_of
 import upgrade
+import words
 from cases import CASES, DEMO, PRE_STOP, REFUSED
 from tools import CHART, HELMS, KUBERNETES, SCRATCH, check, equal, miss, output, refuses, render, run, valid, without_hooks
 import tools
@@ -113,6 +115,16 @@ def main():
     check("every setting of the program can be set", chart.every_setting_of_the_program)
     check("every value has an effect", effects.all_of_them)
     check("every setting of config arrives", effects.config)
+    check("null is the same as nothing, each value by itself", nulls.one_at_a_time)
+    check("null is the same as nothing, all values at once", nulls.all_at_once)
+    check("a map that comments have emptied is its default", nulls.by_comments)
+    check("null is the same as nothing in what is the user's own", nulls.of_the_user)
+    check("a text arrives as that text, whatever YAML reads in it", words.all_words)
+    check("a control character is refused by name", words.controls)
+    check("releases and names are texts, whatever YAML reads in them", words.releases)
+    check("names that Kubernetes refuses are refused by name, where they come about", words.no_names)
+    check("names that Kubernetes refuses are refused by name, in the values", words.schema_names)
+    check("names that are cut end as names may", words.cut)
     check("the notes name the objects", chart.notes)
     check("rules and dashboard arrive as they are", chart.shipped)
     check("helm test reaches the service", chart.tested)
@@ -129,6 +141,7 @@ def main():
         check(f"the overlay of {name}'s comment works", plain.own_overlay, name)
     check("one version everywhere", chart.one_version)
     check("the chart's README is current", readme.current)
+    check("the defaults that null is taken for are those of values.yaml", readme.defaults_current)
     check("the example of the chart's README is what it says", readme.example)
     check("the doctor's tests have the chart of today", fixture)
     check("hadolint", hadolint)

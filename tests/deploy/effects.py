@@ -102,6 +102,7 @@ CHANGES = {
     "networkPolicy.metricsFrom": (POLICY, [{"podSelector": {}}]),
     "networkPolicy.egress": (POLICY, [{}]),
     "test.enabled": (DEMO, False),
+    "test.resources": (DEMO, {"limits": {"memory": "1Gi"}}),
     "podSecurityContext": (DEMO, {"fsGroup": 7}),
     "securityContext": (DEMO, {"runAsUser": 7}),
     "commonLabels": (DEMO, {"a": "b"}),
@@ -189,8 +190,9 @@ def config():
     examples = {"bytes": 70_000_000, "count": 7, "duration": "4s", "boolean": True, "integer": 7, "number": 0.75, "string": "/tmp/a"}
     values = {}
     for key, node in known.items():
-        kind = node["$ref"].rsplit("/", 1)[1] if "$ref" in node else node.get("type")
-        values[key] = node["enum"][0] if "enum" in node else [{"name": "a", "run": "b"}] if kind == "array" else examples[kind]
+        # Each takes null as well.
+        kind = node["$ref"].rsplit("/", 1)[1] if "$ref" in node else node.get("type", [None])[0]
+        values[key] = node["enum"][1] if "enum" in node else [{"name": "a", "run": "b"}] if kind == "array" else examples[kind]
     text = output("helm-4", "template", "lameduck", str(CHART), values_file(EXEC | {"config": values}))
     for key, value in values.items():
         shown = '[{ "name" = "a", "run" = "b" }]' if key == "teardown-hook" else json.dumps(value)

@@ -9,6 +9,7 @@ from chart import SCHEMA, resolved
 from tools import CHART, equal, render, workload
 
 README = CHART / "README.md"
+DEFAULTS = CHART / "files/defaults.json"
 MARK = "<!-- The rest is made of values.yaml by tests/deploy/run --write -->\n"
 
 
@@ -73,8 +74,18 @@ def expected():
     return README.read_text().split(MARK)[0] + MARK + generated()
 
 
+def defaults():
+    """files/defaults.json: values.yaml once more, since a template cannot read that."""
+    return json.dumps(yaml.safe_load((CHART / "values.yaml").read_text()), indent=1, ensure_ascii=False) + "\n"
+
+
 def write():
     README.write_text(expected())
+    DEFAULTS.write_text(defaults())
+
+
+def defaults_current():
+    equal(DEFAULTS.read_text(), defaults(), f"{DEFAULTS}; tests/deploy/run --write makes it anew")
 
 
 def current():

@@ -68,7 +68,7 @@ def selected(rendered):
             pods_only(spec["selector"]["matchLabels"], what)
         if o["kind"] == "NetworkPolicy":
             pods_only(spec["podSelector"]["matchLabels"], what)
-            equal([rule["ports"] for rule in spec["ingress"]], [[{"port": "http"}], [{"port": "admin"}]], f"ports of {what}")
+            equal([rule["ports"] for rule in spec["ingress"]], [[{"port": "http", "protocol": "TCP"}], [{"port": "admin", "protocol": "TCP"}]], f"ports of {what}")
         if o["kind"] in ("HorizontalPodAutoscaler", "ScaledObject"):
             own = workload(rendered)
             equal(spec["scaleTargetRef"], {"apiVersion": "apps/v1", "kind": own["kind"], "name": own["metadata"]["name"]}, what)
@@ -122,6 +122,9 @@ def container(rendered, values):
     fields = {key: variable["valueFrom"]["fieldRef"]["fieldPath"]
               for key, variable in environment.items() if "fieldRef" in variable.get("valueFrom", {})}
     equal(fields, FIELDS, "downward API")
+    # An image may have addresses in its environment, which would win over the file.
+    said = {key: environment[f"LAMEDUCK_{key.upper()}"]["value"] for key in ("listen", "admin")}
+    equal(said, {key: settings(rendered)[key] for key in said}, "addresses")
     mounts = [mount["name"] for mount in own["volumeMounts"]]
     claims = [claim["metadata"]["name"] for claim in workload(rendered)["spec"].get("volumeClaimTemplates", [])]
     equal(sorted(mounts), sorted([volume["name"] for volume in pod["volumes"]] + claims), "every volume is mounted, once")
@@ -158,8 +161,8 @@ def told(rendered, values):
     grace = workload(rendered)["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
     handler = values.get("handler", {})
     expected = values.get("config", {}) | {
-        "listen": f"0.0.0.0:{ports['http']}",
-        "admin": f"0.0.0.0:{ports['admin']}",
+        "listen": f"[::]:{ports['http']}",
+        "admin": f"[::]:{ports['admin']}",
         "grace": f"{grace - values.get('preStopSleepSeconds', 0)}s",
     }
     if handler.get("demo"):
@@ -202,7 +205,7 @@ def permissions(rendered, values):
                  for resource in rule["resources"] for verb in rule["verbs"]),
           sorted([("", "pods", verb, *pod) for verb in verbs]
                  + [("discovery.k8s.io", "endpointslices", verb) for verb in ("list", "watch")]
-                 + [("", "services", "get"), ("events.k8s.io", "events", "create")]),
+                 + [("", "services", "get"), ("", "events", "create"), ("events.k8s.io", "events", "create")]),
           "what the Role allows, no more than tests/it/kubernetes/permission.rs needs")
 
 
@@ -223,8 +226,36 @@ def monitored(rendered):
             equal(len(found), 1, "Services with the port")
 
 
+def stored_as_written(rendered):
+    """Lists that are compared as a whole, by Argo CD and by server-side apply, hold what the API server would fill in."""
+    for o in rendered:
+        what, spec = f"{o['kind']} {o['metadata']['name']}", o.get("spec", {})
+        for claim in spec.get("volumeClaimTemplates", []):
+            equal((claim["apiVersion"], claim["kind"], claim["spec"]["volumeMode"]),
+                  ("v1", "PersistentVolumeClaim", "Filesystem"), f"claim of {what}")
+        ports = [rule["ports"] for rule in spec.get("ingress", [])] + [spec.get("ports", [])] * (o["kind"] == "Service")
+        if o["kind"] in ("StatefulSet", "Deployment"):
+            ports.append(program(rendered)["ports"])
+        for port in sum(ports, []):
+            equal(port.get("protocol"), "TCP", f"protocol of a port of {what}")
+        for endpoint in spec.get("podMetricsEndpoints", []) + spec.get("endpoints", []):
+            for rule in endpoint.get("relabelings", []) + endpoint.get("metricRelabelings", []):
+                equal("action" in rule, True, f"an action of each relabeling of {what}")
+
+
+def fit_a_quota(rendered):
+    """Each of our containers asks for CPU and memory; a namespace with a quota takes no others."""
+    pods = [workload(rendered)["spec"]["template"]["spec"]] + [o["spec"] for o in rendered if o["kind"] == "Pod"]
+    for spec in pods:
+        equal(sorted(spec["containers"][0]["resources"]["requests"]), ["cpu", "memory"], f"requests of {spec['containers'][0]['name']}")
+        if spec is not pods[0]:
+            equal(sorted(spec["containers"][0]["resources"]["limits"]), ["cpu", "memory"], "limits of the test")
+
+
 def all_of(rendered, values):
     names_fit(rendered)
+    stored_as_written(rendered)
+    fit_a_quota(rendered)
     selected(rendered)
     own = without_hooks(rendered)
     services(own)

@@ -80,8 +80,10 @@ def output(tool, *arguments, **variables):
 
 def values_file(values):
     with tempfile.NamedTemporaryFile("w", dir=SCRATCH, suffix=".json", delete=False) as file:
-        # Raw characters: the escape of one beyond 16 bits is two escapes in JSON, and an error in YAML.
-        json.dump(values, file, ensure_ascii=False)
+        # Raw characters: the escape of one beyond 16 bits is two escapes in JSON, and an error in YAML. But YAML takes no control
+        # characters, and some others for the end of a line.
+        text = json.dumps(values, ensure_ascii=False)
+        file.write(re.sub("[\x7f-\x9f\u2028\u2029\ufeff]", lambda found: f"\\u{ord(found[0]):04x}", text))
     return f"--values={file.name}"
 
 

@@ -28,8 +28,11 @@ def cases(version):
 
 
 def fixed(o):
-    """What Kubernetes refuses to change of an object that is there."""
+    """What Kubernetes refuses to change of an object that is there, with what the API server fills in."""
     spec = o.get("spec", {})
+    if claims := spec.get("volumeClaimTemplates"):
+        filled = {"apiVersion": "v1", "kind": "PersistentVolumeClaim"}
+        spec = spec | {"volumeClaimTemplates": [filled | claim | {"spec": {"volumeMode": "Filesystem"} | claim["spec"]} for claim in claims]}
     return {
         "StatefulSet": lambda: {key: value for key, value in spec.items() if key not in MUTABLE},
         "Deployment": lambda: spec["selector"],

@@ -37,7 +37,7 @@ def story(release, settings):
     if only("eviction"):
         release.taken("eviction", "disrupted", lambda: evict(release, POD))
     if only("short"):
-        # Enough for the demo's three seconds. There may be no time left for settle and quiet, so routing may have gone on.
+        # Enough for the demo's three seconds. There may be no time left for settle and quiet, which is no reason to call it routed to.
         release.taken("short", "pod_deleted", lambda: kubectl("delete", "pod", POD, "--grace-period=9", "--wait=false"), most=9, routed=False)
     if only("ledger"):
         release.counted(before)
@@ -47,7 +47,10 @@ def story(release, settings):
         release.examined() or settings.say_no_program()
     if only("helm-test"):
         release.tested()
-    release.reckon()
+    if only("force"):
+        release.reckon(begun_again_is_fine=True, untold=release.forced("force"))
+    else:
+        release.reckon()
 
 
 def scaled(release):

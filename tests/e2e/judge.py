@@ -100,6 +100,35 @@ def drained_well(report, cause, most=None):
     return [f"drain {report['drain_id']}: {line}" for line in wrong]
 
 
+def not_called_routed_to(report):
+    """With little time there may be none for settle and quiet; that is not called routed to, where the endpoints went."""
+    if report["routing"] not in ("removed", "cut_short") or report["removal_seconds"] is None:
+        return [f"drain {report['drain_id']}: the wait for the end of routing ended as {report['routing']}, "
+                f"endpoints gone after {report['removal_seconds']}; they went, and there was little time"]
+    return []
+
+
+def forced_well(ledger, pod, least_given_back=1):
+    """What the ledger tells of a pod that was deleted by force: it knew that by its refused token, had two seconds, gave its jobs
+    back, and closed its row itself."""
+    rows = [row for row in ledger["drains"] if (row["report"] or {}).get("pod") == pod and row["cause"] == "pod_deleted"
+            and row["report"]["budget_seconds"] <= 2]
+    if not rows:
+        told = [(row["cause"], row["outcome"], (row["report"] or {}).get("pod"), (row["report"] or {}).get("budget_seconds")) for row in ledger["drains"][:5]]
+        return [f"no drain of {pod} for which pod_deleted and two seconds were known; the latest, as cause, outcome, pod and budget: {told}"]
+    report = rows[0]["report"]
+    wrong = []
+    if report["seconds"] > report["budget_seconds"]:
+        wrong.append(f"it took {report['seconds']} s of {report['budget_seconds']} s")
+    if report["jobs"]["left"]["count"]:
+        wrong.append(f"{report['jobs']['left']['count']} jobs were left to their lease")
+    if report["jobs"]["released"]["count"] < least_given_back:
+        wrong.append(f"{report['jobs']['released']['count']} jobs were given back, expected {least_given_back} at the least")
+    if report["routing"] in ("timed_out", "no_permission", "unavailable"):
+        wrong.append(f"the wait for the end of routing ended as {report['routing']}, for which an alert is")
+    return [f"drain {report['drain_id']}: {line}" for line in wrong]
+
+
 def saw_its_endpoints_go(report):
     if report["routing"] != "removed" or report["removal_seconds"] is None:
         return [f"drain {report['drain_id']}: the wait for the end of routing ended as {report['routing']}, not as removed"]

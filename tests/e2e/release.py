@@ -131,8 +131,7 @@ class Release:
             self.reports.append(report)
             wrong["drain"] += judge.drained_well(report, cause, most)
             wrong["events"] += judge.told_by_events(events, pod, report["drain_id"])
-            if routed:
-                wrong["routing"] += judge.saw_its_endpoints_go(report)
+            wrong["routing"] += judge.saw_its_endpoints_go(report) if routed else judge.not_called_routed_to(report)
             gone = f"endpoints gone after {report['removal_seconds']} s" if report["removal_seconds"] else "endpoints not seen to go"
             note(f"{judge.name(pod)}: drain {report['drain_id']}, {report['outcome']}, {report['seconds']} s of {report['budget_seconds']} s, "
                  f"{gone}, {report['requests']['served']} requests, {report['jobs']['finished']} jobs")
@@ -144,7 +143,7 @@ class Release:
             ("events", "Events tell of start and end, under the drain's id"),
             ("lag", "the metrics tell of the lag of each Service"),
         ):
-            if routed or what not in ("routing", "lag"):
+            if routed or what != "lag":
                 self.check(f"{name}: {promise}", wrong[what])
 
     def judge_load(self, name):
@@ -176,6 +175,21 @@ class Release:
         except Failure as failure:
             last = last or [str(failure)]
         self.check(promise, last)
+
+    def forced(self, name):
+        """Without a grace period: the Pod is gone at once, and its token with it. Its container has two seconds, which it has to
+        know. That a request on its way to it fails is what force means; those are counted, not judged. How many."""
+        pod = self.living()[0]
+        self.ask("mark", name)
+        self.flows(name, FLOW)
+        self.namespace.kubectl("delete", "pod", judge.name(pod), "--grace-period=0", "--force", "--wait=false")
+        self.watch.until("the end of the pod", self.settings.patience, lambda watch: judge.uid(pod) in watch.gone)
+        self.ready()
+        self.flows(name, self.summary()[name]["accepted"] + FLOW)
+        self.ask("mark", "end")
+        self.comes_to(f"{name}: its report says that it was deleted, had two seconds and gave its jobs back", 30,
+                      lambda: judge.forced_well(json.loads(self.ask("get", f"{self.url}/v1/drains?limit=50")), judge.name(pod)))
+        return judge.failed_submissions(self.summary(), name)
 
     def counted(self, before):
         self.comes_to(f"ledger: a living pod tells of these {len(self.reports)} drains and no others", 60,

@@ -116,6 +116,41 @@ class Reports(unittest.TestCase):
             self.assertIn(f"as {routing}", judge.saw_its_endpoints_go(self.report | {"routing": routing})[0])
 
 
+    def test_a_short_wait_is_not_called_routed_to(self):
+        for routing, removal, words in (("removed", 0.3, ""), ("cut_short", 0.3, ""), ("timed_out", 0.3, "timed_out"), ("cut_short", None, "None")):
+            wrong = "".join(judge.not_called_routed_to(self.report | {"routing": routing, "removal_seconds": removal}))
+            self.assertEqual(bool(words), bool(wrong), routing)
+            self.assertIn(words, wrong)
+
+
+class Forced(unittest.TestCase):
+    def setUp(self):
+        report, _ = judge.report_of(DELETED)
+        jobs = report["jobs"] | {"released": {"count": 8, "ids": []}}
+        self.report = report | {"pod": "jobs-lameduck-0", "budget_seconds": 1.8, "seconds": 1.5, "routing": "cut_short", "jobs": jobs}
+
+    def wrong(self, cause="pod_deleted", **changes):
+        row = {"cause": cause, "outcome": "cut", "report": self.report | changes}
+        living = {"cause": None, "outcome": None, "report": None}
+        return "\n".join(judge.forced_well({"drains": [living, row]}, "jobs-lameduck-0"))
+
+    def test_it_knew_gave_back_and_reported(self):
+        self.assertEqual(self.wrong(), "")
+
+    def test_it_did_not_know(self):
+        for changes in ({"cause": "unknown"}, {"budget_seconds": 29.0}, {"pod": "another"}):
+            self.assertIn("no drain of jobs-lameduck-0 for which", self.wrong(**changes))
+        self.assertIn("no drain of", "".join(judge.forced_well({"drains": []}, "jobs-lameduck-0")))
+
+    def test_it_knew_and_was_too_late(self):
+        self.assertIn("jobs were left to their lease", self.wrong(jobs=self.report["jobs"] | {"left": {"count": 3, "ids": []}}))
+        self.assertIn("0 jobs were given back", self.wrong(jobs=self.report["jobs"] | {"released": {"count": 0, "ids": []}}))
+        self.assertIn("it took 1.9 s", self.wrong(seconds=1.9))
+
+    def test_an_alert_for_it(self):
+        self.assertIn("ended as no_permission", self.wrong(routing="no_permission"))
+
+
 class Events(unittest.TestCase):
     def wrong(self, events):
         return judge.told_by_events(events, DELETED, "ce4bcca803")

@@ -50,6 +50,8 @@ struct History {
     acts: Vec<Act>,
     exit: Option<Millis>,
     routing: Option<RoutingEnd>,
+    /// When the endpoints were seen to be gone.
+    removed_at: Option<Millis>,
     /// By the last plan.
     deadline: Option<Millis>,
 }
@@ -112,6 +114,10 @@ impl Simulation {
         }
         History {
             routing: self.conductor.record().and_then(|record| record.routing),
+            removed_at: {
+                let removed_at = self.conductor.record().and_then(|record| record.removed_at);
+                removed_at.map(|at| self.millis(at))
+            },
             deadline: self.plan.map(|plan| self.millis(plan.deadline)),
             acts: self.acts,
             exit: self.exit,
@@ -340,6 +346,7 @@ fn endpoints() -> impl Strategy<Value = Endpoints> {
         1 => Just(Endpoints::InNone),
         1 => Just(Endpoints::Unobservable(Unobservable::NoPermission)),
         1 => Just(Endpoints::Unobservable(Unobservable::Unavailable)),
+        1 => Just(Endpoints::Unobservable(Unobservable::PodGone)),
     ]
 }
 
@@ -726,4 +733,98 @@ fn the_quiet_period_follows_the_traffic() {
 
     let leave = history.moment(Moment::Leave).unwrap().at;
     assert_eq!(leave, 5_900 + 2_000, "two seconds after the last that came");
+}
+
+/// Whoever reads "timed out" looks for somebody who still routes here, so that it must not be said of a wait that was
+/// only too short.
+#[test]
+fn a_wait_that_was_too_short_is_told_apart_from_one_in_which_somebody_still_routed_here() {
+    use Endpoints::{InNone, Removed, Routed, Unobservable as Hidden};
+    use RoutingEnd::{CutShort, NoPermission, NotApplicable, TimedOut, Unavailable};
+    const NOBODY: &[Millis] = &[];
+    let steady: Vec<Millis> = (1..40).map(|n| n * 500).collect();
+    // What is seen of the endpoints and when, of how many seconds of grace; when somebody connects.
+    let row = |story, grace, seen: &[(Millis, Endpoints)], comes: &[Millis]| {
+        (story, grace, seen.to_vec(), comes.to_vec())
+    };
+    let by = |why| [(100, Hidden(why))];
+    let gone = [(100, Removed)];
+    // How it ends, and whether the removal is told.
+    let rows = [
+        (row("no time to settle", 5, &gone, NOBODY), (CutShort, true)),
+        (
+            row("one who had not heard", 5, &gone, &[600]),
+            (CutShort, true),
+        ),
+        (
+            row(
+                "kube-proxy's last resort until the probe fails",
+                9,
+                &gone,
+                &[600, 1_100, 1_600, 2_100],
+            ),
+            (CutShort, true),
+        ),
+        (
+            row("one long after", 12, &gone, &[1_600, 3_300]),
+            (TimedOut, true),
+        ),
+        (
+            row("a balancer that lags", 30, &[(600, Removed)], &steady),
+            (TimedOut, true),
+        ),
+        (
+            row("gone in the last moment", 2, &[(599, Removed)], NOBODY),
+            (CutShort, true),
+        ),
+        (
+            row("still there", 5, &[(100, Routed)], NOBODY),
+            (TimedOut, false),
+        ),
+        (
+            row("back again", 5, &[(100, Removed), (200, Routed)], NOBODY),
+            (TimedOut, false),
+        ),
+        (row("no answer yet", 2, &[], NOBODY), (CutShort, false)),
+        (
+            row("in no Service", 5, &[(100, InNone)], NOBODY),
+            (NotApplicable, false),
+        ),
+        (
+            row("no permission", 5, &by(Unobservable::NoPermission), NOBODY),
+            (NoPermission, false),
+        ),
+        (
+            row("no API server", 5, &by(Unobservable::Unavailable), NOBODY),
+            (Unavailable, false),
+        ),
+        (
+            row("no Pod", 2, &by(Unobservable::PodGone), NOBODY),
+            (CutShort, false),
+        ),
+    ];
+    for ((story, grace, seen, comes), (routing, told)) in rows {
+        let mut world = quiet_world();
+        world.shape.observed = true;
+        world.settings.grace = Duration::from_secs(grace);
+        world.signal = 0;
+        let seen = seen.into_iter();
+        world.script = seen
+            .map(|(at, endpoints)| (at, Input::Endpoints(endpoints)))
+            .collect();
+        world.late = comes.iter().map(|at| (*at, Some(10))).collect();
+        let history = Simulation::run(world);
+        assert_eq!(history.routing, Some(routing), "{story}");
+        assert_eq!(history.removed_at.is_some(), told, "{story}");
+    }
+
+    let mut world = quiet_world();
+    world.settings.lame_duck_share = 0.0;
+    world.shape.observed = false;
+    let history = Simulation::run(world);
+    assert_eq!(
+        history.routing,
+        Some(NotApplicable),
+        "outside of a cluster nobody routes"
+    );
 }

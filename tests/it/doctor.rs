@@ -277,6 +277,38 @@ async fn in_a_pod_with_the_charts_role_it_says_what_it_may_see_and_what_it_may_n
     );
 }
 
+/// Eight checks want what the chart's Role does not grant: that is one thing to say, and not eight.
+#[tokio::test]
+async fn what_may_not_be_looked_at_is_said_once_with_the_rules_that_would_allow_it() {
+    let api = cluster().await;
+    api.enforce_rules(role());
+    let said = Doctor::in_pod(&api, &[]).says().await;
+    assert_eq!(said.status, 0, "{}", said.out);
+    let blocks: Vec<&str> = said
+        .out
+        .lines()
+        .filter(|l| l.starts_with("unknown "))
+        .collect();
+    // The other one is how long jobs take, which no permission would tell.
+    assert_eq!(blocks.len(), 2, "{}", said.out);
+    assert!(!said.out.contains("is forbidden"), "{}", said.out);
+    for id in ["settings-invalid", "rollout-takes-all", "pdb-blocks"] {
+        assert!(blocks[1].contains(id), "{id}: {}", said.out);
+    }
+    for words in [
+        "may not get configmaps, get statefulsets.apps, list poddisruptionbudgets.policy.",
+        "{apiGroups: [\"apps\"], resources: [statefulsets], verbs: [get]}",
+        "{apiGroups: [\"policy\"], resources: [poddisruptionbudgets], verbs: [list]}",
+    ] {
+        assert!(said.out.contains(words), "{words}: {}", said.out);
+    }
+    // Services were found by name, and the pods by their Role's own rule.
+    assert!(!said.out.contains("list services"), "{}", said.out);
+    let json = Doctor::in_pod(&api, &["--json"]).says().await.json();
+    let checks = json["not_allowed"]["checks"].as_array().expect("a list");
+    assert!(checks.contains(&json!("pdb-blocks")), "{json}");
+}
+
 #[tokio::test]
 async fn in_a_pod_that_may_read_more_nothing_is_unknown_but_the_jobs() {
     let api = cluster().await;

@@ -30,6 +30,8 @@ pub struct DrainView {
     /// Which process run.
     #[schema(value_type = String)]
     pub process: ProcessId,
+    /// The name of its machine, which in a cluster is that of its Pod; with PostgreSQL.
+    pub host: Option<String>,
     /// When it began.
     pub started_at: Timestamp,
     /// T0, once a drain has begun.
@@ -93,6 +95,7 @@ impl From<DrainRow> for DrainView {
     fn from(row: DrainRow) -> Self {
         Self {
             process: row.process,
+            host: row.host,
             started_at: row.started_at,
             began_at: row.began_at,
             drain_id: row.drain_id,

@@ -11,8 +11,9 @@ use k8s_openapi::api::authorization::v1::{
 };
 
 use super::{
-    facts::{Rule, Seen},
+    facts::Rule,
     roles,
+    seen::{NotSeen, Seen},
 };
 use lameduck_kubernetes::{
     api::{Api, ApiError},
@@ -33,6 +34,7 @@ pub(super) fn rules(pod: Option<&str>) -> Vec<Rule> {
     rules
         .map(|rule| Rule {
             group: rule.group,
+            or_group: rule.or_group,
             resource: rule.resource,
             verb: rule.verb,
             without: rule.without,
@@ -48,12 +50,18 @@ pub(super) async fn review(
     rules: Vec<Rule>,
 ) -> Vec<(Rule, Seen<bool>)> {
     let asked = rules.into_iter().map(|rule| async move {
-        let allowed = ask(api, subject, &rule).await;
-        let allowed = allowed.map_err(|error| match subject {
-            Subject::Own => format!("Whether this pod may {rule} is not known: {error}"),
-            Subject::Account(name) => {
-                format!("Whether the ServiceAccount {name} may {rule} is not known: {error}")
-            }
+        let mut allowed = ask(api, subject, rule.group, &rule).await;
+        if let (Ok(false), Some(group)) = (&allowed, rule.or_group) {
+            allowed = ask(api, subject, group, &rule).await;
+        }
+        // No rule in a Role allows such reviews: they are of no namespace.
+        let allowed = allowed.map_err(|error| {
+            NotSeen::from(match subject {
+                Subject::Own => format!("Whether this pod may {rule} is not known: {error}"),
+                Subject::Account(name) => {
+                    format!("Whether the ServiceAccount {name} may {rule} is not known: {error}")
+                }
+            })
         });
         (rule, allowed)
     });
@@ -80,11 +88,11 @@ pub(super) fn groups(namespace: &str) -> Vec<String> {
     ]
 }
 
-async fn ask(api: &Api, subject: &Subject, rule: &Rule) -> Result<bool, ApiError> {
+async fn ask(api: &Api, subject: &Subject, group: &str, rule: &Rule) -> Result<bool, ApiError> {
     let namespace = api.namespace();
     let attributes = ResourceAttributes {
         namespace: Some(namespace.to_owned()),
-        group: Some(rule.group.to_owned()),
+        group: Some(group.to_owned()),
         resource: Some(rule.resource.to_owned()),
         verb: Some(rule.verb.to_owned()),
         name: rule.name.clone(),

@@ -52,6 +52,7 @@ pub(super) async fn connect(question: &Question) -> Result<Place, CannotLook> {
         }
         let (access, namespace) = in_cluster.ok_or(CannotLook::NotInPod)?;
         let identity = Identity::from_env(env, &namespace, hostname);
+        let identity = identity.completed_by(&access);
         let namespace = identity.namespace.clone();
         return open(by_account(access)?, namespace, Target::Own(identity)).await;
     };

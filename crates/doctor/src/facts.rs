@@ -16,12 +16,12 @@ use k8s_openapi::{
 use kube::core::{Selector, SelectorExt};
 use tokio::time::Instant;
 
-use super::program::Settings;
+use super::{
+    program::Settings,
+    seen::{NotSeen, Seen},
+};
 use lameduck_kubernetes::{DEFAULT_GRACE, MINIMUM_GRACE};
 use lameduck_lifecycle::{Budget, DrainSettings};
-
-/// Something that was read, or why it was not.
-pub(super) type Seen<T> = Result<T, String>;
 
 /// Labels of a Pod, or what a Service selects by.
 pub(super) type Labels = BTreeMap<String, String>;
@@ -76,6 +76,8 @@ pub(super) struct Rule {
     pub(super) group: &'static str,
     pub(super) resource: &'static str,
     pub(super) verb: &'static str,
+    /// Another group in which it is as good.
+    pub(super) or_group: Option<&'static str>,
     /// What is lost without it.
     pub(super) without: &'static str,
     pub(super) name: Option<String>,
@@ -94,17 +96,17 @@ pub(super) struct Hook {
 
 impl Facts {
     /// How many Pods there are meant to be.
-    pub(super) fn replicas(&self) -> Result<i32, &String> {
+    pub(super) fn replicas(&self) -> Result<i32, &NotSeen> {
         Ok(self.controller.as_ref()?.replicas())
     }
 
-    pub(super) fn grace(&self) -> Result<Duration, &String> {
+    pub(super) fn grace(&self) -> Result<Duration, &NotSeen> {
         let template = self.template.as_ref()?;
         Ok(template.grace())
     }
 
     /// What is left of the grace period at SIGTERM, as far as the preStop hook says what it takes.
-    pub(super) fn left(&self) -> Result<Duration, &String> {
+    pub(super) fn left(&self) -> Result<Duration, &NotSeen> {
         let template = self.template.as_ref()?;
         let hook = template.hook().and_then(|hook| hook.takes);
         let left = template.grace().saturating_sub(hook.unwrap_or_default());
@@ -126,7 +128,7 @@ impl Facts {
     }
 
     /// The Services that route to Pods of this template.
-    pub(super) fn routing(&self) -> Result<Vec<&Service>, &String> {
+    pub(super) fn routing(&self) -> Result<Vec<&Service>, &NotSeen> {
         let template = self.template.as_ref()?;
         let services = self.services.as_ref()?.iter();
         Ok(services
@@ -135,7 +137,7 @@ impl Facts {
     }
 
     /// The PodDisruptionBudgets that count these Pods.
-    pub(super) fn counted_by(&self) -> Result<Vec<&PodDisruptionBudget>, &String> {
+    pub(super) fn counted_by(&self) -> Result<Vec<&PodDisruptionBudget>, &NotSeen> {
         let template = self.template.as_ref()?;
         let budgets = self.budgets.as_ref()?.iter();
         let counts = |budget: &&PodDisruptionBudget| {

@@ -1,9 +1,10 @@
 //! What was found, and how bad that is.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use serde::Serialize;
 
+use super::seen::Denied;
 use lameduck_lifecycle::Budget;
 
 /// How bad it is; the worse, the greater.
@@ -35,6 +36,9 @@ pub struct Finding {
     /// One sentence: what to do, with the field's name. None where all is well.
     #[serde(rename = "do", skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
+    /// The request that was refused, where that is why nobody knows.
+    #[serde(skip)]
+    pub(super) denied: Option<Denied>,
 }
 
 /// What a doctor has to say.
@@ -49,10 +53,25 @@ pub struct Diagnosis {
     pub container: Option<String>,
     /// How a drain's time is cut; none where the template can't be read.
     pub drain: Option<Cut>,
+    /// What could not be looked at for lack of permission; none where nothing was missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub not_allowed: Option<NotAllowed>,
     /// The worst of the findings.
     pub verdict: Severity,
     /// All of them, in the order of the checks.
     pub findings: Vec<Finding>,
+}
+
+/// Checks that are unknown because something may not be read, and what would allow it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[non_exhaustive]
+pub struct NotAllowed {
+    /// Their ids.
+    pub checks: Vec<&'static str>,
+    /// What may not be done: `get statefulsets.apps`.
+    pub requests: Vec<String>,
+    /// The rules that would allow it, as they stand in a Role.
+    pub rules: String,
 }
 
 /// A drain's time in seconds: [`Budget`] for people.
@@ -91,6 +110,27 @@ impl Diagnosis {
             .iter()
             .filter(|f| f.severity == severity)
             .count()
+    }
+}
+
+// === impl NotAllowed ===
+
+impl NotAllowed {
+    pub(super) fn new(findings: &[Finding]) -> Option<Self> {
+        let refused = || {
+            let findings = findings.iter();
+            findings.filter_map(|finding| Some((finding.id, finding.denied.as_ref()?)))
+        };
+        let mut checks: Vec<_> = refused().map(|(id, _)| id).collect();
+        checks.dedup();
+        // Several checks want the same.
+        let denied: BTreeSet<&Denied> = refused().map(|(_, denied)| denied).collect();
+        let rules: Vec<_> = denied.iter().map(|denied| denied.rule()).collect();
+        (!checks.is_empty()).then(|| Self {
+            checks,
+            requests: denied.iter().map(|denied| denied.to_string()).collect(),
+            rules: rules.join(", "),
+        })
     }
 }
 

@@ -27,6 +27,7 @@ mod program;
 mod read;
 mod render;
 mod roles;
+mod seen;
 
 use std::{fmt, str::FromStr, time::Duration};
 
@@ -34,7 +35,7 @@ use tokio::time::timeout;
 
 use self::{facts::Facts, finding::Cut, program::Settings};
 pub use self::{
-    finding::{Diagnosis, Finding, Severity},
+    finding::{Diagnosis, Finding, NotAllowed, Severity},
     program::{Invocation, Program, Reader},
 };
 
@@ -141,7 +142,9 @@ fn diagnose(facts: &Facts) -> Diagnosis {
             Cut::new(grace, left, &facts.budget(left), assumed)
         });
     let template = facts.template.as_ref().ok();
+    let not_allowed = NotAllowed::new(&findings);
     Diagnosis {
+        not_allowed,
         workload: facts.workload.clone(),
         namespace: facts.namespace.clone(),
         container: template.map(|template| template.container().name.clone()),

@@ -7,6 +7,7 @@ use std::{collections::BTreeMap, path::PathBuf};
 
 use k8s_openapi::api::core::v1::{Container, PodSpec};
 
+use super::seen::NotSeen;
 use lameduck_lifecycle::DrainSettings;
 
 /// Reads what the program was told; the error says what is wrong with it.
@@ -44,7 +45,7 @@ pub(super) enum Settings {
     /// It would not start with these.
     Invalid(String),
     /// Why they could not be read.
-    Unread(String),
+    Unread(NotSeen),
 }
 
 /// Where the settings file is.

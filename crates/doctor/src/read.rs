@@ -20,8 +20,9 @@ use super::{
     CannotLook, Question, Workload,
     access::{self, Subject},
     connect::{Place, Target},
-    facts::{Claim, Controller, Facts, Seen, Template},
+    facts::{Claim, Controller, Facts, Template},
     program::{Invocation, Place as FilePlace, Reader, Settings},
+    seen::{NotSeen, Seen},
 };
 use lameduck_kubernetes::{
     Identity,
@@ -93,7 +94,10 @@ async fn named_workload(place: &Place, workload: &Workload) -> Result<Subjects, 
     let controller = controller(&place.api, workload).await;
     let controller = match controller {
         Ok(controller) => Ok(controller),
-        Err(error) => Err(place.unless_denied("workload", workload, error)?),
+        Err(error) => {
+            place.ends_with("workload", workload, &error)?;
+            Err(not_read(workload, &error))
+        }
     };
     let template = match &controller {
         Ok(controller) => of_controller(controller, None),
@@ -112,7 +116,8 @@ async fn own_workload(place: &Place, identity: &Identity) -> Result<Subjects, Ca
     let pod = match place.api.get::<Pod>(&identity.name).await {
         Ok(answer) => answer.object,
         Err(error) => {
-            let why = place.unless_denied("pod", &name, error)?;
+            place.ends_with("pod", &name, &error)?;
+            let why = NotSeen::asked::<Pod>("get", &name, &error);
             return Ok(Subjects {
                 workload: name,
                 controller: Err(why.clone()),
@@ -125,7 +130,7 @@ async fn own_workload(place: &Place, identity: &Identity) -> Result<Subjects, Ca
     let (workload, controller) = match owner(&place.api, &pod).await {
         Ok(workload) => {
             let read = self::controller(&place.api, &workload).await;
-            let read = read.map_err(|error| format!("{workload} cannot be read: {error}"));
+            let read = read.map_err(|error| not_read(&workload, &error));
             (workload.to_string(), read)
         }
         Err(why) => (name, Err(why)),
@@ -134,7 +139,7 @@ async fn own_workload(place: &Place, identity: &Identity) -> Result<Subjects, Ca
         // What the next rollout makes, and not what an older one has made.
         Ok(controller) => of_controller(controller, container),
         Err(_) => Template::new(pod.metadata.labels.clone(), pod.spec.clone(), container)
-            .ok_or_else(|| "The Pod has no containers.".to_owned()),
+            .ok_or_else(|| "The Pod has no containers.".into()),
     };
     Ok(Subjects {
         workload,
@@ -145,7 +150,7 @@ async fn own_workload(place: &Place, identity: &Identity) -> Result<Subjects, Ca
 }
 
 /// The Deployment or StatefulSet that this Pod is of.
-async fn owner(api: &Api, pod: &Pod) -> Result<Workload, String> {
+async fn owner(api: &Api, pod: &Pod) -> Seen<Workload> {
     let owner = controlling(&pod.metadata).ok_or("Nobody owns this Pod.")?;
     match owner.kind.as_str() {
         "StatefulSet" => Ok(Workload::StatefulSet(owner.name.clone())),
@@ -154,10 +159,7 @@ async fn owner(api: &Api, pod: &Pod) -> Result<Workload, String> {
                 Some(owner) if owner.kind == "Deployment" => {
                     Ok(Workload::Deployment(owner.name.clone()))
                 }
-                _ => Err(format!(
-                    "The ReplicaSet {} belongs to no Deployment.",
-                    owner.name
-                )),
+                _ => Err(format!("The ReplicaSet {} belongs to no Deployment.", owner.name).into()),
             },
             // A Deployment names its ReplicaSets after itself and the hash of the template.
             Err(error) => {
@@ -165,12 +167,16 @@ async fn owner(api: &Api, pod: &Pod) -> Result<Workload, String> {
                 let hash = labels.and_then(|labels| labels.get("pod-template-hash"));
                 hash.and_then(|hash| owner.name.strip_suffix(hash.as_str())?.strip_suffix('-'))
                     .map(|name| Workload::Deployment(name.to_owned()))
-                    .ok_or_else(|| format!("ReplicaSet {} cannot be read: {error}", owner.name))
+                    .ok_or_else(|| {
+                        let name = format!("ReplicaSet {}", owner.name);
+                        NotSeen::asked::<ReplicaSet>("get", name, &error)
+                    })
             }
         },
         kind => Err(format!(
             "The Pod is of a {kind}, and neither of a Deployment nor a StatefulSet."
-        )),
+        )
+        .into()),
     }
 }
 
@@ -194,6 +200,13 @@ async fn controller(api: &Api, workload: &Workload) -> Result<Controller, ApiErr
     })
 }
 
+fn not_read(workload: &Workload, error: &ApiError) -> NotSeen {
+    match workload {
+        Workload::Deployment(_) => NotSeen::asked::<Deployment>("get", workload, error),
+        Workload::StatefulSet(_) => NotSeen::asked::<StatefulSet>("get", workload, error),
+    }
+}
+
 fn of_controller(controller: &Controller, container: Option<&str>) -> Seen<Template> {
     let template = match controller {
         Controller::Deployment(spec) => spec.template.clone(),
@@ -201,17 +214,17 @@ fn of_controller(controller: &Controller, container: Option<&str>) -> Seen<Templ
     };
     let labels = template.metadata.and_then(|meta| meta.labels);
     Template::new(labels, template.spec, container)
-        .ok_or_else(|| "The template has no containers.".to_owned())
+        .ok_or_else(|| "The template has no containers.".into())
 }
 
 impl Place {
     /// No permission is a fact; anything else leaves nothing to say.
-    fn unless_denied(
+    fn ends_with(
         &self,
         kind: &str,
         what: impl std::fmt::Display,
-        error: ApiError,
-    ) -> Result<String, CannotLook> {
+        error: &ApiError,
+    ) -> Result<(), CannotLook> {
         if error.is_missing() {
             return Err(CannotLook::NoSuch {
                 what: what.to_string(),
@@ -225,7 +238,7 @@ impl Place {
             });
         }
         if error.is_denied() {
-            return Ok(format!("{what} cannot be read: {error}"));
+            return Ok(());
         }
         Err(CannotLook::Unanswered {
             url: self.url.clone(),
@@ -239,7 +252,8 @@ impl Place {
 
 async fn pods(api: &Api, controller: &Seen<Controller>) -> Seen<Vec<Pod>> {
     let selector = controller.as_ref().map_err(Clone::clone)?.selector();
-    let selector = Selector::try_from(selector.clone()).map_err(|error| error.to_string())?;
+    let selector =
+        Selector::try_from(selector.clone()).map_err(|error| NotSeen::from(error.to_string()))?;
     all(api, Some(selector.to_string())).await
 }
 
@@ -262,7 +276,10 @@ async fn services(api: &Api, pods: &BTreeSet<String>) -> Seen<Vec<Service>> {
         match read {
             Ok(answer) => services.push(answer.object),
             Err(error) if error.is_missing() => {}
-            Err(error) => return Err(format!("Service/{name} cannot be read: {error}")),
+            Err(error) => {
+                let name = format!("Service/{name}");
+                return Err(NotSeen::asked::<Service>("get", name, &error));
+            }
         }
     }
     Ok(services)
@@ -303,9 +320,10 @@ async fn claims(api: &Api, controller: &Seen<Controller>, template: &Seen<Templa
     });
     let read = named.map(|name| async move {
         let read = api.get::<PersistentVolumeClaim>(&name).await;
-        let modes = read
-            .map(|answer| modes(&answer.object))
-            .map_err(|error| format!("PersistentVolumeClaim/{name} cannot be read: {error}"));
+        let modes = read.map(|answer| modes(&answer.object)).map_err(|error| {
+            let name = format!("PersistentVolumeClaim/{name}");
+            NotSeen::asked::<PersistentVolumeClaim>("get", name, &error)
+        });
         Claim {
             name,
             own: false,
@@ -347,7 +365,7 @@ async fn rules(
             access::review(api, &subject, access::rules(pod.as_deref())).await
         }
         (Target::Named(_), Err(_)) => {
-            let why = format!("Which ServiceAccount {workload} has is not known.");
+            let why = NotSeen::from(format!("Which ServiceAccount {workload} has is not known."));
             let rules = access::rules(None).into_iter();
             rules.map(|rule| (rule, Err(why.clone()))).collect()
         }
@@ -372,7 +390,7 @@ async fn settings(
         return Settings::Foreign;
     };
     if !hidden.is_empty() {
-        return Settings::Unread(format!("{} come from elsewhere", hidden.join(", ")));
+        return Settings::Unread(format!("{} come from elsewhere", hidden.join(", ")).into());
     }
     if let Some(path) = told.config() {
         let here = in_own_pod
@@ -393,15 +411,16 @@ async fn settings(
     }
 }
 
-async fn file(api: &Api, place: FilePlace) -> Result<String, String> {
+async fn file(api: &Api, place: FilePlace) -> Seen<String> {
     let (name, key) = match place {
         FilePlace::ConfigMap { name, key } => (name, key),
-        FilePlace::Elsewhere(why) => return Err(why),
+        FilePlace::Elsewhere(why) => return Err(why.into()),
     };
     let map = api.get::<ConfigMap>(&name).await;
-    let map = map.map_err(|error| format!("ConfigMap/{name} cannot be read: {error}"))?;
+    let what = format!("ConfigMap/{name}");
+    let map = map.map_err(|error| NotSeen::asked::<ConfigMap>("get", what, &error))?;
     let text = map.object.data.and_then(|mut data| data.remove(&key));
-    text.ok_or_else(|| format!("ConfigMap/{name} has no key {key}"))
+    text.ok_or_else(|| format!("ConfigMap/{name} has no key {key}").into())
 }
 
 /// All objects of a kind, page by page.
@@ -414,7 +433,7 @@ where
     let mut found = Vec::new();
     for _ in 0..PAGES {
         let page = api.list::<K>(&params).await;
-        let page = page.map_err(|error| format!("{} cannot be listed: {error}", K::plural(&())))?;
+        let page = page.map_err(|error| NotSeen::asked::<K>("list", K::plural(&()), &error))?;
         found.extend(page.items);
         match page.metadata.continue_.filter(|token| !token.is_empty()) {
             Some(token) => params.continue_token = Some(token),
@@ -425,5 +444,6 @@ where
         "There are more than {} {}.",
         PAGE as usize * PAGES,
         K::plural(&())
-    ))
+    )
+    .into())
 }

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use super::finding::{Cut, Diagnosis, Severity};
+use super::finding::{Cut, Diagnosis, NotAllowed, Severity};
 
 impl fmt::Display for Diagnosis {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -18,12 +18,19 @@ impl fmt::Display for Diagnosis {
         for severity in [Severity::Problem, Severity::Warning, Severity::Unknown] {
             for finding in self.findings.iter().filter(|f| f.severity == severity) {
                 let (id, object) = (finding.id, &finding.object);
+                // All of these are told once, below.
+                if finding.denied.is_some() {
+                    continue;
+                }
                 writeln!(f, "\n{severity:<8} {id}  ({object})")?;
                 writeln!(f, "         {}", finding.happens)?;
                 if let Some(remedy) = &finding.remedy {
                     writeln!(f, "         > {remedy}")?;
                 }
             }
+        }
+        if let Some(not_allowed) = &self.not_allowed {
+            writeln!(f, "\n{not_allowed}")?;
         }
         writeln!(f)?;
         for finding in self.findings.iter().filter(|f| f.severity == Severity::Ok) {
@@ -43,6 +50,22 @@ impl fmt::Display for Diagnosis {
             count(Severity::Warning),
             count(Severity::Unknown),
             count(Severity::Ok),
+        )
+    }
+}
+
+impl fmt::Display for NotAllowed {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(f, "unknown  {}", self.checks.join(", "))?;
+        writeln!(
+            f,
+            "         Whoever runs this may not {}.",
+            self.requests.join(", ")
+        )?;
+        write!(
+            f,
+            "         > Run it with a kubeconfig that may, or add these rules to the Role: {}",
+            self.rules
         )
     }
 }

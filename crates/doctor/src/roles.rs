@@ -5,10 +5,7 @@
 
 use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding, Subject};
 
-use super::{
-    facts::{Rule, Seen},
-    read::all,
-};
+use super::{facts::Rule, read::all, seen::Seen};
 use lameduck_kubernetes::api::Api;
 
 /// The rules of all Roles that are bound to this account.
@@ -52,13 +49,15 @@ pub(super) fn allow(granted: &[PolicyRule], rule: &Rule) -> bool {
     let has = |list: &[String], wanted: &str| list.iter().any(|item| item == "*" || item == wanted);
     granted.iter().any(|granted| {
         let names = granted.resource_names.as_deref().unwrap_or_default();
-        has(
-            granted.api_groups.as_deref().unwrap_or_default(),
-            rule.group,
-        ) && has(
-            granted.resources.as_deref().unwrap_or_default(),
-            rule.resource,
-        ) && has(&granted.verbs, rule.verb)
+        let groups = granted.api_groups.as_deref().unwrap_or_default();
+        let either = [Some(rule.group), rule.or_group];
+        let in_group = either.into_iter().flatten().any(|group| has(groups, group));
+        in_group
+            && has(
+                granted.resources.as_deref().unwrap_or_default(),
+                rule.resource,
+            )
+            && has(&granted.verbs, rule.verb)
             && (names.is_empty() || rule.name.as_ref().is_some_and(|name| names.contains(name)))
     })
 }
@@ -73,6 +72,7 @@ mod tests {
     fn a_rule_with_names_grants_only_these() {
         let rule = |name: Option<&str>| Rule {
             group: "",
+            or_group: None,
             resource: "pods",
             verb: "get",
             without: "",

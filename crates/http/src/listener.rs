@@ -2,12 +2,13 @@
 
 use std::{
     fmt, io,
-    net::SocketAddr,
+    net::{Ipv4Addr, SocketAddr, SocketAddrV6},
     os::unix::fs::{FileTypeExt, MetadataExt},
     path::{Path, PathBuf},
 };
 
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use rustix::{io::Errno, net::sockopt};
+use tokio::net::{TcpListener, TcpSocket, TcpStream, UnixListener, UnixStream};
 use tokio_util::either::Either;
 
 use super::stream::Socket;
@@ -58,6 +59,9 @@ type FileId = (u64, u64);
 impl Listener {
     /// Binds `HOST:PORT`, or `unix:PATH`.
     ///
+    /// `[::]:PORT` accepts IPv6 and IPv4, whatever the system's default is, and IPv4 alone where the kernel has no
+    /// IPv6.
+    ///
     /// A socket file that a dead process left behind is replaced; one that somebody answers on is not. The
     /// file is removed when the listener closes.
     ///
@@ -65,7 +69,7 @@ impl Listener {
     /// As the operating system says; `AddrInUse` where somebody listens there.
     pub async fn bind(address: &str) -> io::Result<Self> {
         match address.strip_prefix("unix:") {
-            None => Ok(TcpListener::bind(address).await?.into()),
+            None => Ok(bind_tcp(address).await?.into()),
             Some(path) => bind_unix(Path::new(path)).await,
         }
     }
@@ -111,6 +115,37 @@ impl From<UnixListener> for Listener {
             _path: None,
         })
     }
+}
+
+async fn bind_tcp(address: &str) -> io::Result<TcpListener> {
+    match address.parse() {
+        Ok(SocketAddr::V6(all)) if all.ip().is_unspecified() => match bind_both_families(all) {
+            Err(error) if lacks_ipv6(&error) => {
+                tracing::info!(address, "this machine has no IPv6; listening on IPv4 alone");
+                TcpListener::bind((Ipv4Addr::UNSPECIFIED, all.port())).await
+            }
+            bound => bound,
+        },
+        _ => TcpListener::bind(address).await,
+    }
+}
+
+/// Binds every address of the machine. The socket says itself that IPv4 is welcome: the default is
+/// `net.ipv6.bindv6only`, which some systems set.
+fn bind_both_families(all: SocketAddrV6) -> io::Result<TcpListener> {
+    let socket = TcpSocket::new_v6()?;
+    sockopt::set_ipv6_v6only(&socket, false)?;
+    // The rest is what tokio's `TcpListener::bind` does.
+    socket.set_reuseaddr(true)?;
+    socket.bind(all.into())?;
+    socket.listen(1024)
+}
+
+/// `ipv6.disable=1` on the kernel's command line leaves no such sockets; where only the interfaces have none, the
+/// address may be what is missing.
+fn lacks_ipv6(error: &io::Error) -> bool {
+    let error = Errno::from_io_error(error);
+    error.is_some_and(|error| [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL].contains(&error))
 }
 
 async fn bind_unix(path: &Path) -> io::Result<Listener> {
@@ -207,6 +242,8 @@ fn next<T>(mut accept: impl FnMut() -> io::Result<T>) -> Option<T> {
 fn tcp(stream: TcpStream, peer: SocketAddr) -> (Socket, Peer) {
     // Fails on a socket that is gone already.
     let _ = stream.set_nodelay(true);
+    // A listener of both families tells IPv4 as ::ffff:10.0.0.1, by which nobody would know it in a log.
+    let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     (Either::Left(stream), Peer::Tcp(peer))
 }
 
@@ -235,4 +272,35 @@ impl Drop for Unlinked {
 fn file_id(path: &Path) -> Option<FileId> {
     let meta = std::fs::symlink_metadata(path).ok()?;
     Some((meta.dev(), meta.ino()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn all_addresses_are_those_of_both_families() {
+        let listener = Listener::bind("[::]:0").await.unwrap();
+        let address: SocketAddr = listener.local_addr().unwrap().parse().unwrap();
+        for host in ["127.0.0.1", "::1"] {
+            if host == "::1" && address.is_ipv4() {
+                continue; // This machine has no IPv6.
+            }
+            let connecting = TcpStream::connect((host, address.port()));
+            let (client, accepted) = tokio::join!(connecting, listener.accept.accept());
+            client.unwrap();
+            let (_, peer) = accepted.unwrap();
+            assert_eq!(peer.to_string(), host);
+        }
+    }
+
+    #[test]
+    fn a_kernel_without_ipv6_is_told_from_a_port_that_is_taken() {
+        for errno in [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL] {
+            assert!(lacks_ipv6(&errno.into()), "{errno}");
+        }
+        for errno in [Errno::ADDRINUSE, Errno::ACCESS, Errno::MFILE] {
+            assert!(!lacks_ipv6(&errno.into()), "{errno}");
+        }
+    }
 }

@@ -66,6 +66,8 @@ pub type Figures = BTreeMap<String, f64>;
 pub struct DrainRow {
     /// Which one.
     pub process: ProcessId,
+    /// The name of its machine, which in a cluster is that of its Pod; where an engine keeps it.
+    pub host: Option<String>,
     /// When it opened its row.
     pub started_at: Timestamp,
     /// T0, once a drain has begun.

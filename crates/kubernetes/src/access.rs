@@ -15,6 +15,8 @@ use std::path::{Path, PathBuf};
 
 use kube::Config;
 
+use super::token::Claims;
+
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// How to reach the API server, or why that can't be.
@@ -24,6 +26,18 @@ pub enum Access {
     Config(Box<Config>),
     /// In a cluster, but without a usable service account: `automountServiceAccountToken: false`.
     Refused(String),
+}
+
+// === impl Access ===
+
+impl Access {
+    /// What the mounted token says of itself.
+    pub(super) fn claims(&self) -> Option<Claims> {
+        match self {
+            Self::Config(config) => Claims::read(Path::new(config.auth_info.token_file.as_ref()?)),
+            Self::Refused(_) => None,
+        }
+    }
 }
 
 /// `None` outside of a cluster; otherwise how to reach it, and the service account's namespace.

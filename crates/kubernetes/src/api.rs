@@ -8,11 +8,17 @@
 //! - nothing is retried underneath (kube would, on 429, 503 and 504): who asks decides whether it still matters;
 //! - the answer's head is kept: `Date` is the only honest clock for a `deletionTimestamp`, and `Retry-After`
 //!   the only honest wait;
-//! - a body has a largest size.
+//! - a body has a largest size;
+//! - a token that is refused is read anew and tried once more, and whether one was ever accepted is kept: together
+//!   they tell a Pod that is gone from a token that was never good.
 
 use std::{
     fmt::Debug,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    path::Path,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, AtomicI64, Ordering},
+    },
     time::Duration,
 };
 
@@ -30,8 +36,10 @@ use serde_json::Value;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use super::{
+    events::EventObject,
     fault,
     metrics::Metrics,
+    token::Claims,
     watch::{WATCH, Watch},
 };
 
@@ -48,10 +56,29 @@ const LARGEST_ERROR: usize = 16 << 10;
 #[derive(Clone)]
 pub struct Api {
     config: Arc<Config>,
-    /// Made anew where its token is refused.
-    client: Arc<Mutex<Client>>,
+    client: Arc<Mutex<Authenticated>>,
     namespace: String,
     metrics: Metrics,
+    standing: Arc<Standing>,
+}
+
+/// A client, and the token that was in the file when it was made.
+struct Authenticated {
+    client: Client,
+    token: Option<Vec<u8>>,
+}
+
+/// What the API server's answers say of the token.
+#[derive(Debug, Default)]
+struct Standing {
+    /// An answer has shown that it was accepted.
+    accepted: AtomicBool,
+    /// It is known to be of no more use, so that nothing is asked with it.
+    revoked: AtomicBool,
+    /// By how many seconds the API server's clock is ahead of ours.
+    ahead: AtomicI64,
+    /// Events may not be created in the core group.
+    core_events_denied: AtomicBool,
 }
 
 /// Why a request did not succeed.
@@ -77,6 +104,9 @@ pub enum ApiError {
     /// What answered does not speak as an API server does.
     #[error("not a Kubernetes answer: {0}")]
     Invalid(String),
+    /// Nothing was asked: the token is known to be of no more use.
+    #[error("not asked: the Pod is gone, and its token with it")]
+    Revoked,
 }
 
 /// An object, and the clocks when it was read.
@@ -117,13 +147,34 @@ impl Api {
     ) -> Result<Self, kube::Error> {
         config.connect_timeout = Some(HEAD);
         config.default_retry = false;
-        let client = Client::try_from(config.clone())?;
+        let client = Authenticated::new(&config)?;
         Ok(Self {
             config: Arc::new(config),
             client: Arc::new(Mutex::new(client)),
             namespace: namespace.to_owned(),
             metrics,
+            standing: Arc::default(),
         })
+    }
+
+    /// Whether any answer so far has shown that the token was accepted.
+    pub(super) fn was_accepted(&self) -> bool {
+        self.standing.accepted.load(Ordering::Acquire)
+    }
+
+    /// Asks nothing more: every request fails at once from now on.
+    pub(super) fn revoke(&self) {
+        self.standing.revoked.store(true, Ordering::Release);
+    }
+
+    /// What the token in the file says of itself; none where there is no file, or it can't be read.
+    pub(super) fn claims(&self) -> Option<Claims> {
+        Claims::read(Path::new(self.config.auth_info.token_file.as_ref()?))
+    }
+
+    /// The API server's clock now, in seconds since 1970, as far as its answers have told.
+    pub(super) fn server_now(&self) -> i64 {
+        jiff::Timestamp::now().as_second() + self.standing.ahead.load(Ordering::Acquire)
     }
 
     /// The namespace in which it asks.
@@ -201,12 +252,24 @@ impl Api {
         status.ok_or_else(|| ApiError::Invalid("a review without a status".to_owned()))
     }
 
-    /// Creates an Event (`events.k8s.io/v1`).
-    pub(super) async fn create_event(&self, event: &Value) -> Result<(), ApiError> {
+    /// Creates an Event in the core group, or in `events.k8s.io` where only that is allowed. They are the same
+    /// objects, but only the former may carry the times by which `kubectl get events --sort-by=.lastTimestamp` sorts.
+    pub(super) async fn create_event(&self, event: &EventObject) -> Result<(), ApiError> {
         let namespace = &self.namespace;
+        let core_denied = &self.standing.core_events_denied;
+        if !core_denied.load(Ordering::Acquire) {
+            let path = format!("/api/v1/namespaces/{namespace}/events");
+            match self.fetch::<Value>(post(&path, &event.core())).await {
+                Err(error) if matches!(error.code(), Some(403 | 404)) => {
+                    core_denied.store(true, Ordering::Release);
+                }
+                created => return created.map(drop),
+            }
+        }
         let path = format!("/apis/events.k8s.io/v1/namespaces/{namespace}/events");
-        self.fetch::<Value>(post(&path, event)).await?;
-        Ok(())
+        self.fetch::<Value>(post(&path, &event.events_k8s_io()))
+            .await
+            .map(drop)
     }
 
     fn url<K: Resource<DynamicType = ()>>(&self) -> Request {
@@ -233,20 +296,27 @@ impl Api {
     /// file once a minute. So it is read anew, and asked once more.
     async fn head(&self, request: Built) -> Result<(Body, Clock), ApiError> {
         let request = request.map_err(|error| ApiError::Invalid(error.to_string()))?;
+        if self.standing.revoked.load(Ordering::Acquire) {
+            return Err(ApiError::Revoked);
+        }
         match self.send(request.clone()).await {
-            Err(error) if error.code() == Some(401) && self.read_token_anew() => {
+            Err(error) if error.is_unauthenticated() && self.read_token_anew() => {
                 self.send(request).await
             }
             answer => answer,
         }
     }
 
-    /// Whether there is another token to try.
+    /// Takes up the token that is in the file by now; `false` where there is no file.
     fn read_token_anew(&self) -> bool {
-        if self.config.auth_info.token_file.is_none() {
+        let Some(token) = token(&self.config) else {
             return false;
+        };
+        // The same one again costs no new connection: one refusal may be one of several API servers' that starts.
+        if self.client().token.as_ref() == Some(&token) {
+            return true;
         }
-        match Client::try_from((*self.config).clone()) {
+        match Authenticated::new(&self.config) {
             Ok(client) => {
                 *self.client() = client;
                 true
@@ -255,27 +325,59 @@ impl Api {
         }
     }
 
-    fn client(&self) -> MutexGuard<'_, Client> {
+    fn client(&self) -> MutexGuard<'_, Authenticated> {
         self.client.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn send(&self, request: http::Request<Vec<u8>>) -> Result<(Body, Clock), ApiError> {
-        let client = self.client().clone();
+        let client = self.client().client.clone();
         let local = Instant::now();
         let response = timeout(HEAD, client.send(request.map(Body::from)))
             .await
             .map_err(|_| ApiError::Timeout)?
             .map_err(|error| ApiError::Unreachable(fault::describe(&error)))?;
         let (head, body) = response.into_parts();
+        let server = server_time(&head.headers);
+        self.standing.note(head.status, server);
         if !head.status.is_success() {
             return Err(refused(head, body).await);
         }
-        let server = server_time(&head.headers);
         Ok((body, Clock { local, server }))
     }
 
     fn count(&self, error: Option<&ApiError>) {
-        self.metrics.request(error.map_or("ok", ApiError::outcome));
+        // What was not asked is no request.
+        if !matches!(error, Some(ApiError::Revoked)) {
+            self.metrics.request(error.map_or("ok", ApiError::outcome));
+        }
+    }
+}
+
+// === impl Authenticated ===
+
+impl Authenticated {
+    fn new(config: &Config) -> Result<Self, kube::Error> {
+        let token = token(config);
+        let client = Client::try_from(config.clone())?;
+        Ok(Self { client, token })
+    }
+}
+
+/// What is in the token's file.
+fn token(config: &Config) -> Option<Vec<u8>> {
+    std::fs::read(config.auth_info.token_file.as_ref()?).ok()
+}
+
+// === impl Standing ===
+
+impl Standing {
+    fn note(&self, status: http::StatusCode, server: i64) {
+        let ahead = server - jiff::Timestamp::now().as_second();
+        self.ahead.store(ahead, Ordering::Release);
+        // Who is not known gets 401 before anything else is looked at, so that these are answers to somebody known.
+        if status.is_success() || matches!(status.as_u16(), 403 | 404 | 409 | 410) {
+            self.accepted.store(true, Ordering::Release);
+        }
     }
 }
 
@@ -378,7 +480,17 @@ impl ApiError {
 
     /// Asking again won't help: no permission (or no such thing, which RBAC may hide behind).
     pub fn is_denied(&self) -> bool {
-        matches!(self.code(), Some(401 | 403 | 404))
+        matches!(self.code(), Some(401 | 403 | 404)) || matches!(self, Self::Revoked)
+    }
+
+    /// The API server does not know who asks: the token is refused, whatever it is that is asked for.
+    pub(super) fn is_unauthenticated(&self) -> bool {
+        self.code() == Some(401) || matches!(self, Self::Revoked)
+    }
+
+    /// Shows that the API server knows who asks, though it does not do as it is asked.
+    pub(super) fn is_an_answer_to_somebody_known(&self) -> bool {
+        matches!(self.code(), Some(403 | 404 | 409 | 410 | 422 | 429))
     }
 
     /// There is no such object.
@@ -416,10 +528,12 @@ impl ApiError {
             Self::Timeout => "timeout",
             Self::Unreachable(_) => "unreachable",
             Self::Invalid(_) => "invalid",
+            Self::Revoked => "denied",
         }
     }
 
-    fn code(&self) -> Option<u16> {
+    /// The status code of the API server's answer, where there was one.
+    pub fn code(&self) -> Option<u16> {
         match self {
             Self::Status { code, .. } => Some(*code),
             _ => None,
@@ -465,6 +579,7 @@ mod tests {
             ApiError::Timeout,
             ApiError::Unreachable(String::new()),
             ApiError::Invalid(String::new()),
+            ApiError::Revoked,
         ];
         for error in errors {
             let outcome = error.outcome();

@@ -9,7 +9,10 @@ use std::time::Duration;
 use serde_json::json;
 use tokio::time::{Instant, MissedTickBehavior, interval, sleep_until};
 
-use super::{observe::Room, permissions::PATCH_PODS};
+use super::{
+    observe::{Meaning, Room},
+    permissions::PATCH_PODS,
+};
 use lameduck_lifecycle::Moment;
 
 const ANNOTATION: &str = "controller.kubernetes.io/pod-deletion-cost";
@@ -42,8 +45,10 @@ pub(super) async fn follow(room: &Room) {
         let patch = json!({"metadata": {"annotations": {ANNOTATION: cost}}});
         match room.api.patch_pod(&room.identity.name, &patch).await {
             Ok(()) => written = Some(busy),
-            Err(error) if error.is_denied() => return room.complain(PATCH_PODS, &error),
-            Err(error) => tracing::debug!(%error, "pod-deletion-cost not written"),
+            Err(error) => match room.understand(PATCH_PODS, &error).await {
+                Meaning::Passing => {}
+                Meaning::Denied | Meaning::PodGone => return,
+            },
         }
         tokio::select! {
             () = room.drain.reached(Moment::Began) => return,

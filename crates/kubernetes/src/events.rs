@@ -3,16 +3,22 @@
 //! Two of them, one when it begins and one when it has ended, each with one sentence for people and the drain
 //! id that log, ledger and termination message carry too. They outlive the Pod: by default an API server
 //! keeps Events for an hour.
+//!
+//! `kubectl describe pod` looks for the Pod's uid, so that it shows them only as long as there is this Pod. Where the
+//! next one has the same name, the StatefulSet that makes it gets a copy of the last one.
 
 use std::fmt::Write;
 
 use jiff::Timestamp;
 use serde_json::{Value, json};
 
-use super::Identity;
+use super::{Identity, pod::Owner};
 use lameduck_lifecycle::{DrainReport, Load, Outcome, RoutingEnd};
 
-/// What the API server takes as `note`, in bytes (`events.k8s.io/v1`).
+/// Who reports.
+const CONTROLLER: &str = "lameduck";
+
+/// What the API server takes as `note`, or `message`, in bytes.
 const LONGEST_NOTE: usize = 1024;
 
 /// What it takes as `reportingInstance`.
@@ -34,13 +40,34 @@ pub(super) struct Event {
     pub(super) note: String,
 }
 
+/// An Event as it is written, in either of its two forms (`pkg/apis/core/validation/events.go`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct EventObject {
+    name: String,
+    namespace: String,
+    /// The object that it is about.
+    about: Value,
+    reason: &'static str,
+    kind: &'static str,
+    note: String,
+    instance: String,
+    node: Option<String>,
+    at: Timestamp,
+}
+
 // === impl Event ===
 
 impl Event {
-    /// A drain has begun.
-    pub(super) fn started(drain_id: &str, cause: &str, seconds_left: f64, load: &Load) -> Self {
+    /// A drain has begun; the cause, where it is known by then.
+    pub(super) fn started(
+        drain_id: &str,
+        cause: Option<&str>,
+        seconds_left: f64,
+        load: &Load,
+    ) -> Self {
+        let why = cause.map(|cause| format!(" ({cause})")).unwrap_or_default();
         let note = format!(
-            "Drain {drain_id} began ({cause}): {seconds_left:.1} s until the deadline, with {}, {} and {} in flight.",
+            "Drain {drain_id} began{why}: {seconds_left:.1} s until the deadline, with {}, {} and {} in flight.",
             count(load.all_connections(), "connection"),
             count(load.all_requests(), "request"),
             count(load.jobs, "job"),
@@ -92,33 +119,98 @@ impl Event {
         }
     }
 
-    /// As `events.k8s.io/v1` wants it.
-    pub(super) fn to_object(
+    /// About the own Pod.
+    pub(super) fn on_pod(
         &self,
         drain_id: &str,
         identity: &Identity,
         uid: Option<&str>,
-    ) -> Value {
+    ) -> EventObject {
+        let about = json!({
+            "apiVersion": "v1", "kind": "Pod",
+            "namespace": identity.namespace, "name": identity.name, "uid": uid,
+        });
         let suffix = format!(".{drain_id}.{}", self.part);
+        self.object(&suffix, about, &self.note, identity)
+    }
+
+    /// The same about the workload that makes the next Pod of this name.
+    pub(super) fn on_owner(
+        &self,
+        drain_id: &str,
+        identity: &Identity,
+        owner: &Owner,
+    ) -> EventObject {
+        let about = json!({
+            "apiVersion": owner.api_version, "kind": owner.kind,
+            "namespace": identity.namespace, "name": owner.name, "uid": owner.uid,
+        });
+        let suffix = format!(".{drain_id}.{}.owner", self.part);
+        let note = format!("Pod {}: {}", identity.name, self.note);
+        self.object(&suffix, about, &note, identity)
+    }
+
+    fn object(&self, suffix: &str, about: Value, note: &str, identity: &Identity) -> EventObject {
         let name = shortened(&identity.name, LONGEST_NAME - suffix.len());
-        let now = Timestamp::now();
+        EventObject {
+            name: format!("{name}{suffix}"),
+            namespace: identity.namespace.clone(),
+            about,
+            reason: self.reason,
+            kind: if self.warning { "Warning" } else { "Normal" },
+            note: shortened(note, LONGEST_NOTE).to_owned(),
+            instance: shortened(&identity.name, LONGEST_INSTANCE).to_owned(),
+            node: identity.node.clone(),
+            at: Timestamp::now(),
+        }
+    }
+}
+
+// === impl EventObject ===
+
+impl EventObject {
+    /// As the core group wants it: with the times of old Events and those of new ones.
+    pub(super) fn core(&self) -> Value {
+        let seconds = format!("{:.0}", self.at);
+        json!({
+            "apiVersion": "v1",
+            "kind": "Event",
+            "metadata": {"name": self.name, "namespace": self.namespace},
+            "involvedObject": self.about,
+            "reason": self.reason,
+            "type": self.kind,
+            "message": self.note,
+            "firstTimestamp": seconds,
+            "lastTimestamp": seconds,
+            "count": 1,
+            "source": {"component": CONTROLLER, "host": self.node},
+            "eventTime": self.micro_time(),
+            "action": "Drain",
+            "reportingComponent": CONTROLLER,
+            "reportingInstance": self.instance,
+        })
+    }
+
+    /// As `events.k8s.io/v1` wants it, which refuses the times of old Events.
+    pub(super) fn events_k8s_io(&self) -> Value {
         json!({
             "apiVersion": "events.k8s.io/v1",
             "kind": "Event",
-            "metadata": {"name": format!("{name}{suffix}"), "namespace": identity.namespace},
-            // A MicroTime: exactly six digits.
-            "eventTime": format!("{now:.6}"),
-            "reportingController": "lameduck",
-            "reportingInstance": shortened(&identity.name, LONGEST_INSTANCE),
-            "action": "Drain",
+            "metadata": {"name": self.name, "namespace": self.namespace},
+            "regarding": self.about,
             "reason": self.reason,
-            "type": if self.warning { "Warning" } else { "Normal" },
-            "note": shortened(&self.note, LONGEST_NOTE),
-            "regarding": {
-                "apiVersion": "v1", "kind": "Pod",
-                "namespace": identity.namespace, "name": identity.name, "uid": uid,
-            },
+            "type": self.kind,
+            "note": self.note,
+            "eventTime": self.micro_time(),
+            "action": "Drain",
+            "reportingController": CONTROLLER,
+            "reportingInstance": self.instance,
         })
+    }
+
+    /// Exactly six digits.
+    fn micro_time(&self) -> String {
+        format!("{:.6}", self.at)
     }
 }
 
@@ -131,9 +223,16 @@ fn routing(report: &DrainReport) -> String {
         (Some(RoutingEnd::NotApplicable), _) => "no endpoint to wait for".into(),
         (Some(RoutingEnd::NoPermission), _) => "endpoints not seen for lack of permission".into(),
         (Some(RoutingEnd::Unavailable), _) => "endpoints not seen, no API server answered".into(),
-        (Some(RoutingEnd::TimedOut), _) => {
+        (Some(RoutingEnd::TimedOut), Some(seconds)) => format!(
+            "endpoints gone after {seconds:.1} s, but requests still came over new connections when the time for that was spent"
+        ),
+        (Some(RoutingEnd::TimedOut), None) => {
             "still routed to when the time for that was spent".into()
         }
+        (Some(RoutingEnd::CutShort), Some(seconds)) => format!(
+            "endpoints gone after {seconds:.1} s, with too little time left for settle and quiet"
+        ),
+        (Some(RoutingEnd::CutShort), None) => "too little time to learn who routed here".into(),
         (None, _) => "ended before the endpoints were gone".into(),
     }
 }
@@ -162,13 +261,24 @@ mod tests {
             note: "ä".repeat(2_000),
         };
         let identity = Identity::new("shop", &"a".repeat(253));
-        let object = event.to_object("0123456789", &identity, None);
+        let owner = Owner::default();
         let length = |value: &Value| value.as_str().unwrap().len();
-        assert_eq!(length(&object["metadata"]["name"]), LONGEST_NAME);
-        assert_eq!(length(&object["reportingInstance"]), LONGEST_INSTANCE);
-        assert_eq!(length(&object["note"]), LONGEST_NOTE);
-        let time = object["eventTime"].as_str().unwrap();
-        assert_eq!(time.len(), "2026-11-24T10:00:00.000000Z".len(), "{time}");
+        for object in [
+            event.on_pod("0123456789", &identity, None),
+            event.on_owner("0123456789", &identity, &owner),
+        ] {
+            let (core, new) = (object.core(), object.events_k8s_io());
+            for form in [&core, &new] {
+                assert_eq!(length(&form["metadata"]["name"]), LONGEST_NAME);
+                assert_eq!(length(&form["reportingInstance"]), LONGEST_INSTANCE);
+                let time = form["eventTime"].as_str().unwrap();
+                assert_eq!(time.len(), "2026-11-24T10:00:00.000000Z".len(), "{time}");
+            }
+            assert!((LONGEST_NOTE - 1..=LONGEST_NOTE).contains(&length(&core["message"])));
+            assert_eq!(core["message"], new["note"]);
+            let time = core["lastTimestamp"].as_str().unwrap();
+            assert_eq!(time.len(), "2026-11-24T10:00:00Z".len(), "{time}");
+        }
     }
 
     #[test]
@@ -177,10 +287,16 @@ mod tests {
             jobs: 1,
             ..Load::default()
         };
-        let event = Event::started("abc", "pod_deleted", 29.0, &load);
+        let event = Event::started("abc", Some("pod_deleted"), 29.0, &load);
         assert_eq!(
             event.note,
             "Drain abc began (pod_deleted): 29.0 s until the deadline, with 0 connections, 0 requests and 1 job in flight."
+        );
+        let event = Event::started("abc", None, 29.0, &load);
+        assert!(
+            event.note.starts_with("Drain abc began: 29.0 s until"),
+            "{}",
+            event.note
         );
     }
 }

@@ -12,9 +12,12 @@
 //!   - { name: CONTAINER_NAME, value: app }   # only where a Pod has several containers
 //! ```
 //!
-//! Without, the namespace is that of the service account's token, and the name is guessed from the host
+//! Without, name, uid and node are those that the mounted token names, since the kubelet binds it to the Pod. Where
+//! there is no such token the namespace is that of the service account, and the name is guessed from the host
 //! name, which is the Pod's name unless `hostname`, `setHostnameAsFQDN` or `hostNetwork` is used. What else
 //! is missing is learned from the own Pod, where that may be read.
+
+use super::{access::Access, token::Claims};
 
 /// Which Pod this process runs in.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -82,6 +85,31 @@ impl Identity {
             container: var("CONTAINER_NAME"),
         }
     }
+
+    /// Fills in what the mounted token knows better than a guess.
+    #[must_use]
+    pub fn completed_by(self, access: &Access) -> Self {
+        self.completed_by_token(access.claims().as_ref())
+    }
+
+    fn completed_by_token(mut self, claims: Option<&Claims>) -> Self {
+        let Some((claims, pod)) = claims.and_then(|claims| Some((claims, claims.pod()?))) else {
+            return self;
+        };
+        if self.guessed
+            && let Some(name) = &pod.name
+        {
+            self.name.clone_from(name);
+            self.guessed = false;
+        }
+        // A Pod's name that was set and is another one: then it is not known whose token this is.
+        if pod.name.as_ref() == Some(&self.name) {
+            self.uid = self.uid.or_else(|| pod.uid.clone());
+            let node = claims.node().and_then(|node| node.name.clone());
+            self.node = self.node.or(node);
+        }
+        self
+    }
 }
 
 #[cfg(test)]
@@ -105,5 +133,28 @@ mod tests {
 
         let guessed = Identity::from_env(|_| None, "shop", || Some("web-2".into()));
         assert_eq!((guessed.name.as_str(), guessed.guessed), ("web-2", true));
+    }
+
+    #[test]
+    fn the_token_knows_better_than_the_host_name_and_not_better_than_the_downward_api() {
+        let claims: Claims = serde_json::from_value(serde_json::json!({
+            "kubernetes.io": {"pod": {"name": "web-0", "uid": "u1"}, "node": {"name": "n1"}},
+        }))
+        .expect("claims");
+        let guessed = || Identity::from_env(|_| None, "shop", || Some("host".into()));
+        let known = guessed().completed_by_token(Some(&claims));
+        assert_eq!((known.name.as_str(), known.guessed), ("web-0", false));
+        assert_eq!(
+            (known.uid.as_deref(), known.node.as_deref()),
+            (Some("u1"), Some("n1"))
+        );
+
+        let told = Identity::new("shop", "web-0")
+            .uid("u9")
+            .completed_by_token(Some(&claims));
+        assert_eq!(told.uid.as_deref(), Some("u9"), "what was set is believed");
+        let other = Identity::new("shop", "web-7").completed_by_token(Some(&claims));
+        assert_eq!((other.name.as_str(), other.uid), ("web-7", None));
+        assert_eq!(guessed().completed_by_token(None), guessed());
     }
 }

@@ -20,6 +20,7 @@
 //! | file | subject |
 //! | --- | --- |
 //! | `identity`, `access` | which Pod this is; how to reach the API server |
+//! | `token` | what the pod's own token says: its Pod, its end |
 //! | `pod` | cause and deadline, from a Pod; a table and arithmetic, no I/O |
 //! | `slices` | who routes here, from EndpointSlices; no I/O |
 //! | `observe` | when to ask what, and what to do where there is no answer |
@@ -35,7 +36,7 @@
 //!   - { apiGroups: [""], resources: [pods], verbs: [get, watch] }
 //!   - { apiGroups: [discovery.k8s.io], resources: [endpointslices], verbs: [list, watch] }
 //!   - { apiGroups: [""], resources: [services], verbs: [get] }    # optional
-//!   - { apiGroups: [events.k8s.io], resources: [events], verbs: [create] }    # optional
+//!   - { apiGroups: ["", events.k8s.io], resources: [events], verbs: [create] }    # optional
 //! ```
 //!
 //! All in the pod's own namespace. Without the first, cause and deadline are those of the settings; with
@@ -72,6 +73,7 @@ pub mod permissions;
 mod pod;
 mod slices;
 mod termination;
+mod token;
 mod watch;
 
 use std::{
@@ -125,6 +127,7 @@ impl Kubernetes {
         let env = |name: &str| std::env::var(name).ok();
         let (access, namespace) = access::find(env)?;
         let identity = Identity::from_env(env, &namespace, hostname);
+        let identity = identity.completed_by(&access);
         let mut kubernetes = Self::new(access, identity);
         if let Some(path) = env("LAMEDUCK_TERMINATION_LOG") {
             kubernetes = kubernetes.termination_log(path);

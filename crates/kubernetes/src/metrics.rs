@@ -25,13 +25,14 @@ pub(super) const OUTCOMES: [&str; 8] = [
     "invalid",
 ];
 
-const STATES: [Endpoints; 6] = [
+const STATES: [Endpoints; 7] = [
     Endpoints::Unknown,
     Endpoints::Routed,
     Endpoints::Removed,
     Endpoints::InNone,
     Endpoints::Unobservable(Unobservable::NoPermission),
     Endpoints::Unobservable(Unobservable::Unavailable),
+    Endpoints::Unobservable(Unobservable::PodGone),
 ];
 
 /// The room's metrics; cheap to clone.
@@ -129,5 +130,6 @@ pub(super) const fn word(endpoints: Endpoints) -> &'static str {
         Endpoints::InNone => "in_none",
         Endpoints::Unobservable(Unobservable::NoPermission) => "no_permission",
         Endpoints::Unobservable(Unobservable::Unavailable) => "unavailable",
+        Endpoints::Unobservable(Unobservable::PodGone) => "pod_gone",
     }
 }

@@ -19,6 +19,8 @@ pub struct Rule {
     pub without: &'static str,
     /// Of no use for others than the own Pod.
     pub own_pod: bool,
+    /// Another group in which it is as good.
+    pub or_group: Option<&'static str>,
 }
 
 pub(super) const GET_PODS: Rule = Rule {
@@ -27,6 +29,7 @@ pub(super) const GET_PODS: Rule = Rule {
     resource: "pods",
     without: "the cause and the deadline of a termination are not known, only the setting `grace`",
     own_pod: true,
+    or_group: None,
 };
 pub(super) const WATCH_PODS: Rule = Rule {
     verb: "watch",
@@ -39,6 +42,7 @@ pub(super) const LIST_SLICES: Rule = Rule {
     resource: "endpointslices",
     without: "a drain waits by the clock (`fallback_wait`) instead of until nobody routes here",
     own_pod: false,
+    or_group: None,
 };
 pub(super) const WATCH_SLICES: Rule = Rule {
     verb: "watch",
@@ -50,6 +54,7 @@ pub(super) const GET_SERVICES: Rule = Rule {
     resource: "services",
     without: "the readiness policy `auto` takes every Service for one that routes to all nodes",
     own_pod: false,
+    or_group: None,
 };
 pub(super) const CREATE_EVENTS: Rule = Rule {
     verb: "create",
@@ -57,6 +62,8 @@ pub(super) const CREATE_EVENTS: Rule = Rule {
     resource: "events",
     without: "`kubectl describe pod` does not tell of the drain",
     own_pod: false,
+    // The same objects. In the core group they carry `lastTimestamp`, too.
+    or_group: Some(""),
 };
 
 /// Not among those that are looked for at start: it is needed only where it is asked for.
@@ -118,12 +125,16 @@ impl Rule {
         };
         let names = granted.resource_names.as_deref().unwrap_or_default();
         let named = names.is_empty() || (self.own_pod && names.iter().any(|name| name == pod));
+        let groups = [Some(self.group), self.or_group];
         named
             && granted
                 .verbs
                 .iter()
                 .any(|verb| verb == "*" || verb == self.verb)
-            && has(&granted.api_groups, self.group)
+            && groups
+                .into_iter()
+                .flatten()
+                .any(|group| has(&granted.api_groups, group))
             && has(&granted.resources, self.resource)
     }
 }
@@ -155,9 +166,11 @@ mod tests {
         ];
         assert_eq!(missing(&parts, "web-1"), []);
         assert_eq!(missing(&parts, "web-2"), [GET_PODS, WATCH_PODS]);
-        // Events in the core group are others.
+        // Events are the same objects in both groups.
         let core = [rule("", "events", &["create"], &[])];
-        assert!(missing(&core, "web-1").contains(&CREATE_EVENTS));
+        assert!(!missing(&core, "web-1").contains(&CREATE_EVENTS));
+        let other = [rule("apps", "events", &["create"], &[])];
+        assert!(missing(&other, "web-1").contains(&CREATE_EVENTS));
         // A list can't be narrowed to names that a controller makes up.
         let named = [rule(
             "discovery.k8s.io",

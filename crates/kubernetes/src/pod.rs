@@ -21,17 +21,20 @@
 //! | the same, own container has a preStop hook, or is a sidecar | as above | as above, but not later than `deletionTimestamp` by the API server's clock, and not before T0 + 2 s |
 //! | a shorter grace period than before: a second delete | as above | the kubelet begins anew, with the new period |
 //! | no `deletionTimestamp` | container stopped: liveness, or the node goes down and nothing says so | T0 + the probe's own grace period or the spec's, whichever is shorter, capped by a setting |
-//! | nothing, or another uid under the name | pod deleted by force | in 2 s: "a small grace period" is all that is promised |
+//! | nothing, another uid under the name, or a token that is refused because its Pod is gone | pod deleted by force | T0 + 2 s: "a small grace period" is all that is promised; where the Pod was still there after T0, 2 s after it was seen to be gone |
 //!
 //! [`Judge::judge`] is this table.
 
 use std::time::Duration;
 
-use k8s_openapi::api::core::v1::{Container, Pod};
+use k8s_openapi::{
+    api::core::v1::{Container, Pod},
+    apimachinery::pkg::apis::meta::v1::OwnerReference,
+};
 use tokio::time::Instant;
 
 use super::api::Clock;
-use lameduck_lifecycle::{Cause, DeadlineSource, Kill};
+use lameduck_lifecycle::{Cause, DeadlineSource, HURRY, Kill};
 
 /// What the kubelet leaves a container at the very least (`minimumGracePeriodInSeconds`).
 pub const MINIMUM_GRACE: Duration = Duration::from_secs(2);
@@ -49,6 +52,8 @@ pub(super) struct PodFacts {
     pub(super) addresses: Vec<String>,
     pub(super) node: Option<String>,
     pub(super) replacement: Replacement,
+    /// The StatefulSet that makes the next Pod of this name.
+    pub(super) stateful_set: Option<Owner>,
     pub(super) deletion: Option<Deletion>,
     /// The condition `DisruptionTarget` is true.
     pub(super) disrupted: bool,
@@ -60,6 +65,15 @@ pub(super) struct PodFacts {
     pub(super) late_signal: bool,
     /// How much of it, where the hook says so (`preStop.sleep`).
     pub(super) known_sleep: Duration,
+}
+
+/// A workload that makes Pods.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(super) struct Owner {
+    pub(super) api_version: String,
+    pub(super) kind: String,
+    pub(super) name: String,
+    pub(super) uid: String,
 }
 
 /// The Pod is being deleted.
@@ -121,6 +135,7 @@ impl PodFacts {
             addresses: addresses(pod),
             node: spec.and_then(|spec| spec.node_name.clone()),
             replacement: replacement(pod),
+            stateful_set: stateful_set(pod),
             deletion: meta.deletion_timestamp.as_ref().map(|at| Deletion {
                 grace: seconds(meta.deletion_grace_period_seconds.unwrap_or(0)),
                 at: at.0.as_second(),
@@ -189,10 +204,23 @@ fn addresses(pod: &Pod) -> Vec<String> {
     addresses
 }
 
+fn controller(pod: &Pod) -> Option<&OwnerReference> {
+    let mut owners = pod.metadata.owner_references.iter().flatten();
+    owners.find(|owner| owner.controller == Some(true))
+}
+
+fn stateful_set(pod: &Pod) -> Option<Owner> {
+    let owner = controller(pod).filter(|owner| owner.kind == "StatefulSet")?;
+    Some(Owner {
+        api_version: owner.api_version.clone(),
+        kind: owner.kind.clone(),
+        name: owner.name.clone(),
+        uid: owner.uid.clone(),
+    })
+}
+
 fn replacement(pod: &Pod) -> Replacement {
-    let owners = pod.metadata.owner_references.iter().flatten();
-    let owner = owners.into_iter().find(|o| o.controller == Some(true));
-    match owner.map(|owner| owner.kind.as_str()) {
+    match controller(pod).map(|owner| owner.kind.as_str()) {
         None | Some("StatefulSet") => Replacement::Late,
         Some(_) => Replacement::Early,
     }
@@ -336,8 +364,15 @@ impl Judge {
             Some((Cause::Disrupted, _)) => Cause::Disrupted,
             _ => Cause::PodDeleted,
         };
+        let at = match self.said {
+            // It was there after T0, so that the kubelet has begun anew.
+            Some(_) => seen + MINIMUM_GRACE,
+            // The deletion is what brought SIGTERM. Who learns so late that this has nearly passed, and lives, still
+            // needs the time to give back and to report.
+            None => (self.t0 + MINIMUM_GRACE).max(seen + HURRY),
+        };
         let soon = Kill {
-            at: seen + MINIMUM_GRACE,
+            at,
             source: DeadlineSource::DeletionGracePeriod,
         };
         match self.said {
@@ -503,6 +538,30 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
+    async fn two_seconds_of_a_forced_deletion_count_from_sigterm_and_not_from_a_late_answer() {
+        let t0 = Instant::now();
+        let ms = Duration::from_millis;
+        for (late, left) in [(0, 2_000), (900, 2_000), (1_500, 2_500), (5_000, 6_000)] {
+            let verdict = Judge::new(t0, None).judge(&seen(None, t0 + ms(late), false));
+            let (cause, kill) = verdict.expect("news");
+            assert_eq!(
+                (cause, kill.at - t0),
+                (Cause::PodDeleted, ms(left)),
+                "{late} ms"
+            );
+        }
+        // An eviction that somebody speeds up by force.
+        let mut judge = Judge::new(t0, None);
+        let evicted = PodFacts {
+            disrupted: true,
+            ..deleted(30, 1_030)
+        };
+        judge.judge(&seen(Some(evicted), t0, false));
+        let (cause, kill) = judge.judge(&seen(None, t0 + S * 5, true)).expect("news");
+        assert_eq!((cause, kill.at - t0), (Cause::Disrupted, S * 7));
+    }
+
+    #[tokio::test(start_paused = true)]
     async fn what_is_known_is_not_said_twice() {
         let t0 = Instant::now();
         let mut judge = Judge::new(t0, None);
@@ -591,6 +650,8 @@ mod tests {
         assert_eq!((app.grace, app.probe_grace), (S * 40, Some(S * 7)));
         assert_eq!((app.late_signal, app.known_sleep), (true, S * 3));
         assert_eq!((app.disrupted, app.replacement), (true, Replacement::Late));
+        let owner = app.stateful_set.expect("a StatefulSet");
+        assert_eq!((owner.name.as_str(), owner.uid.as_str()), ("web", "s"));
 
         let other = PodFacts::read(&pod, Some("other"));
         assert!(

@@ -273,6 +273,11 @@ impl Slices {
         self.stand(Standing::Vanished);
     }
 
+    /// The own Pod is gone, and with it whatever entry is in no slice that is watched.
+    pub(super) fn pod_is_gone(&mut self) {
+        self.stand(Standing::Gone);
+    }
+
     pub(super) fn policy(&mut self, service: &str, policy: Policy) {
         if let Some(held) = self.services.get_mut(service) {
             held.policy = Some(policy);

@@ -25,7 +25,7 @@ use tokio::time::Instant;
 
 use super::{
     budget::Budget,
-    observation::{Cause, DeadlineSource, Endpoints, Kill, Load, Peers},
+    observation::{Cause, DeadlineSource, Endpoints, Kill, Load, Peers, Unobservable},
     phase::{Moment, Phase},
     settings::{DrainSettings, ReadinessPolicy},
 };
@@ -121,6 +121,8 @@ pub struct Record {
     pub moments: Vec<(Moment, Instant)>,
     /// How the wait for the end of routing ended.
     pub routing: Option<RoutingEnd>,
+    /// When the endpoints were seen to be gone, unless they came back.
+    pub removed_at: Option<Instant>,
     /// A second signal came.
     pub hurried: bool,
     /// Something was still carried at the end of the cut.
@@ -150,18 +152,23 @@ pub enum RoutingEnd {
     NoPermission,
     /// Nobody answered: waited by the clock.
     Unavailable,
-    /// Still routed to when the time was spent.
+    /// Still routed to when the time was spent: an endpoint was ready, or requests still came over new connections
+    /// after settle and quiet could both have passed.
     TimedOut,
+    /// Nobody was seen to route here any more, but the time was too short for settle and quiet, or for any answer: a
+    /// short grace period, or a deletion by force.
+    CutShort,
 }
 
 impl RoutingEnd {
     /// All of them.
-    pub const ALL: [Self; 5] = [
+    pub const ALL: [Self; 6] = [
         Self::Removed,
         Self::NotApplicable,
         Self::NoPermission,
         Self::Unavailable,
         Self::TimedOut,
+        Self::CutShort,
     ];
 
     /// The word used in metrics and reports.
@@ -172,6 +179,17 @@ impl RoutingEnd {
             Self::NoPermission => "no_permission",
             Self::Unavailable => "unavailable",
             Self::TimedOut => "timed_out",
+            Self::CutShort => "cut_short",
+        }
+    }
+}
+
+impl From<Unobservable> for RoutingEnd {
+    fn from(why: Unobservable) -> Self {
+        match why {
+            Unobservable::NoPermission => Self::NoPermission,
+            Unobservable::Unavailable => Self::Unavailable,
+            Unobservable::PodGone => Self::CutShort,
         }
     }
 }
@@ -369,6 +387,7 @@ impl Conductor {
             phases: Vec::new(),
             moments: Vec::new(),
             routing: None,
+            removed_at: None,
             hurried: false,
             left: Load::default(),
             cut: Load::default(),
@@ -536,7 +555,10 @@ impl Conductor {
     /// Waits until nobody routes here: endpoints gone, then settled, then quiet.
     fn route(&mut self, now: Instant, removed: Option<Instant>, budget: &Budget) -> Option<Step> {
         if now >= budget.route_end {
-            self.set_routing(RoutingEnd::TimedOut);
+            if removed.is_none() && self.endpoints == Endpoints::Removed {
+                self.set_removed_at(Some(now));
+            }
+            self.set_routing(self.out_of_time(removed));
             return Some(self.ask_to_leave(now));
         }
         let record = self.record.as_ref()?;
@@ -544,11 +566,13 @@ impl Conductor {
             None => {
                 let end = self.removal(now, record)?;
                 self.set_routing(end);
+                self.set_removed_at((end == RoutingEnd::Removed).then_some(now));
                 self.raise(now, Moment::Removed);
                 Some(Step::Routing { removed: Some(now) })
             }
             // Slices are rebalanced and recreated: what was gone may be back.
             Some(_) if self.shape.observed && self.endpoints == Endpoints::Routed => {
+                self.set_removed_at(None);
                 Some(Step::Routing { removed: None })
             }
             Some(at) if now >= self.unrouted_at(at) => Some(self.ask_to_leave(now)),
@@ -566,12 +590,32 @@ impl Conductor {
             Endpoints::Removed => Some(RoutingEnd::Removed),
             Endpoints::InNone => Some(RoutingEnd::NotApplicable),
             Endpoints::Routed => None,
-            Endpoints::Unobservable(super::observation::Unobservable::NoPermission) => {
-                waited.then_some(RoutingEnd::NoPermission)
-            }
-            Endpoints::Unobservable(_) | Endpoints::Unknown => {
-                waited.then_some(RoutingEnd::Unavailable)
-            }
+            Endpoints::Unobservable(why) => waited.then(|| why.into()),
+            Endpoints::Unknown => waited.then_some(RoutingEnd::Unavailable),
+        }
+    }
+
+    /// How a wait ended for which there was no more time.
+    fn out_of_time(&self, removed: Option<Instant>) -> RoutingEnd {
+        if !self.shape.observed {
+            return RoutingEnd::NotApplicable;
+        }
+        // Somebody may rightly still come for a while: kube-proxy goes on sending to the last pod until its probe fails.
+        // Who comes when settle and quiet could both have passed routes here by an old list.
+        let while_after = self.settings.settle + self.settings.quiet;
+        let comes = removed
+            .zip(self.load.last_new)
+            .is_some_and(|(removed, last)| last.saturating_duration_since(removed) > while_after);
+        if comes || self.endpoints == Endpoints::Routed {
+            return RoutingEnd::TimedOut;
+        }
+        let by_the_clock = self.record.as_ref().and_then(|record| record.routing);
+        match (self.endpoints, by_the_clock) {
+            (Endpoints::Removed, _) => RoutingEnd::CutShort,
+            (Endpoints::InNone, _) => RoutingEnd::NotApplicable,
+            (Endpoints::Unobservable(why), _) => why.into(),
+            (_, Some(end)) if removed.is_some() && end != RoutingEnd::Removed => end,
+            _ => RoutingEnd::CutShort,
         }
     }
 
@@ -745,6 +789,12 @@ impl Conductor {
     fn set_routing(&mut self, end: RoutingEnd) {
         if let Some(record) = &mut self.record {
             record.routing = Some(end);
+        }
+    }
+
+    fn set_removed_at(&mut self, at: Option<Instant>) {
+        if let Some(record) = &mut self.record {
+            record.removed_at = at;
         }
     }
 

@@ -62,8 +62,18 @@ struct Shared {
     traffic: Mutex<Vec<Arc<Traffic>>>,
     work: Mutex<Vec<Arc<Work>>>,
     known: Mutex<Known>,
+    place: Mutex<Place>,
     registry: prometheus::Registry,
     kept: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
+}
+
+/// Where a process runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Place {
+    /// The Pod's name, in a cluster.
+    pub pod: Option<String>,
+    /// The node's name, where it is known.
+    pub node: Option<String>,
 }
 
 /// What the conductor knows of the drain beside its plan and its [cause](Drain::causes).
@@ -98,6 +108,7 @@ impl Drain {
             traffic: Mutex::default(),
             work: Mutex::default(),
             known: Mutex::default(),
+            place: Mutex::default(),
             registry: prometheus::Registry::new(),
             kept: Mutex::default(),
         }));
@@ -189,13 +200,9 @@ impl Drain {
     pub fn readiness_checks(&self) -> Vec<CheckResult> {
         let started = (self.phase() < Phase::Serving).then(|| lock(&self.0.starting).clone());
         let drained = self.0.readiness.is_failed_by_drain().then(|| {
-            let cause = self.causes().borrow().unwrap_or_default();
-            format!(
-                "drain {} began ({}), phase {}",
-                self.id(),
-                cause.as_str(),
-                self.phase()
-            )
+            let cause = self.causes().borrow().unwrap_or_default().known();
+            let why = cause.map(|cause| format!(" ({cause})")).unwrap_or_default();
+            format!("drain {} began{why}, phase {}", self.id(), self.phase())
         });
         let own = [
             CheckResult::new("started", started),
@@ -244,6 +251,16 @@ impl Drain {
     /// Says who else could take the traffic.
     pub fn observe_peers(&self, peers: Peers) {
         self.say(Input::Peers(peers));
+    }
+
+    /// Says where this process runs, for its report.
+    pub fn set_place(&self, place: Place) {
+        *lock(&self.0.place) = place;
+    }
+
+    /// Where this process runs, as far as that was said.
+    pub fn place(&self) -> Place {
+        lock(&self.0.place).clone()
     }
 
     // --- for the rooms ---

@@ -47,7 +47,7 @@ pub use self::{
     budget::{Budget, HURRY},
     builder::{BoxError, Deadline, Error, Lifecycle},
     conductor::RoutingEnd,
-    drain::Drain,
+    drain::{Drain, Place},
     inflight::{
         ConnectionGuard, Ids, JobGuard, ListenerGuard, PoolGuard, RequestGuard, Traffic,
         TrafficTotals, Work,

@@ -53,6 +53,14 @@ impl Cause {
             Self::ContainerStopped => "container_stopped",
         }
     }
+
+    /// The same word; none while nobody knows, because that is nothing to tell anybody.
+    pub const fn known(self) -> Option<&'static str> {
+        match self {
+            Self::Unknown => None,
+            cause => Some(cause.as_str()),
+        }
+    }
 }
 
 /// Until when, and who said so.
@@ -129,6 +137,8 @@ pub enum Unobservable {
     NoPermission,
     /// No API server, no answer, only errors.
     Unavailable,
+    /// The Pod was deleted by force, and nobody answers its process any more.
+    PodGone,
 }
 
 /// The other endpoints of the Services that this process is in; decides the readiness policy `auto`.

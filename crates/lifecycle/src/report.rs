@@ -11,7 +11,7 @@ use super::{
     drain::Drain,
     inflight::Ids,
     observation::{Cause, DeadlineSource},
-    phase::{Moment, Phase},
+    phase::Phase,
 };
 
 /// What happened in a drain. All durations are seconds.
@@ -20,6 +20,10 @@ use super::{
 pub struct DrainReport {
     /// The same in every place where this drain is told of.
     pub drain_id: String,
+    /// The Pod that drained, in a cluster.
+    pub pod: Option<String>,
+    /// The node that it ran on, where that is known.
+    pub node: Option<String>,
     /// How it ended, in one word.
     pub outcome: Outcome,
     /// Why it began.
@@ -124,8 +128,11 @@ impl DrainReport {
         now: Instant,
     ) -> Self {
         let seconds = now - record.t0;
+        let place = drain.place();
         let mut report = Self {
             drain_id: drain.id().to_owned(),
+            pod: place.pod,
+            node: place.node,
             outcome: Outcome::Clean,
             cause: record.cause,
             began_at: drain.began_at().unwrap_or_else(Timestamp::now),
@@ -250,12 +257,9 @@ pub(super) fn phase_seconds(
         .collect()
 }
 
+/// However the wait ended: endpoints may be gone while somebody still connects.
 fn removal(record: &Record) -> Option<f64> {
-    let (_, at) = record
-        .moments
-        .iter()
-        .find(|(moment, _)| *moment == Moment::Removed)?;
-    (record.routing == Some(RoutingEnd::Removed)).then(|| rounded(*at - record.t0))
+    record.removed_at.map(|at| rounded(at - record.t0))
 }
 
 /// Milliseconds are what people read.

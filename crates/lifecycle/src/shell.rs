@@ -274,7 +274,7 @@ impl Shell {
             Some(record) => tracing::info!(
                 drain_id = self.drain.id(),
                 phase = phase.as_str(),
-                cause = record.cause.as_str(),
+                cause = record.cause.known(),
                 seconds = (now - record.t0).as_secs_f64(),
                 time_left = record
                     .budget

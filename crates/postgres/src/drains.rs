@@ -65,7 +65,7 @@ const FIGURES: &str = "
     ) AS ended GROUP BY cause, outcome, name";
 
 const NEWEST: &str = "
-    SELECT id, opened_at, drain_at, drain_id, cause, closed_at, outcome, seconds, report
+    SELECT id, opened_at, drain_at, drain_id, cause, closed_at, outcome, seconds, report, node
     FROM lameduck.processes ORDER BY seq DESC LIMIT $1";
 
 /// Keeps the newest `keep` rows of those that ended; the others live on as numbers.
@@ -184,6 +184,7 @@ fn limit(most: usize) -> i64 {
 fn drain(row: &Row) -> Result<DrainRow, Failure> {
     Ok(DrainRow {
         process: row.process_id(0)?,
+        host: row.try_get(9)?,
         started_at: row.instant(1)?,
         began_at: row.instant_if_any(2)?,
         drain_id: row.try_get(3)?,

@@ -166,6 +166,8 @@ pub(super) fn newest(connection: &Connection, limit: usize) -> Result<Vec<DrainR
         .query_map([limit], |r| {
             Ok(DrainRow {
                 process: ProcessId::from_bytes(r.get(0)?),
+                // Whoever has the volume is the only one.
+                host: None,
                 started_at: instant(r, 1)?,
                 began_at: instant_if_any(r, 2)?,
                 drain_id: r.get(3)?,

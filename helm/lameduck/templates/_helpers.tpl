@@ -5,11 +5,11 @@ and a label's value ends at 63.
 {{- define "lameduck.fullname" -}}
 {{- $name := default .Chart.Name .Values.nameOverride -}}
 {{- if .Values.fullnameOverride -}}
-{{- .Values.fullnameOverride | trunc 52 | trimSuffix "-" -}}
+{{- include "lameduck.cut" (list 52 .Values.fullnameOverride) -}}
 {{- else if contains $name .Release.Name -}}
-{{- .Release.Name | trunc 52 | trimSuffix "-" -}}
+{{- include "lameduck.cut" (list 52 .Release.Name) -}}
 {{- else -}}
-{{- printf "%s-%s" .Release.Name $name | trunc 52 | trimSuffix "-" -}}
+{{- include "lameduck.cut" (list 52 (printf "%s-%s" .Release.Name $name)) -}}
 {{- end -}}
 {{- end -}}
 
@@ -63,15 +63,15 @@ Who decides how many: "true" where that is an autoscaler.
 {{- end -}}
 
 {{- define "lameduck.selectorLabels" -}}
-app.kubernetes.io/name: {{ default .Chart.Name .Values.nameOverride | trunc 63 | trimSuffix "-" }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ include "lameduck.cut" (list 63 (default .Chart.Name .Values.nameOverride)) | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
 {{- end -}}
 
 {{- define "lameduck.labels" -}}
-helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" | trunc 63 | trimSuffix "-" }}
+helm.sh/chart: {{ include "lameduck.cut" (list 63 (printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_")) | quote }}
 {{ include "lameduck.selectorLabels" . }}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
-app.kubernetes.io/managed-by: {{ .Release.Service }}
+app.kubernetes.io/managed-by: {{ .Release.Service | quote }}
 {{- end -}}
 
 {{/*
@@ -84,13 +84,22 @@ this object alone. What the chart sets wins.
 {{- $annotations := dict -}}
 {{- if gt (len .) 2 -}}{{- $labels = index . 2 | default dict -}}{{- end -}}
 {{- if gt (len .) 3 -}}{{- $annotations = index . 3 | default dict -}}{{- end -}}
-name: {{ index . 1 }}
+name: {{ index . 1 | quote }}
 labels:
-  {{- merge (include "lameduck.labels" $root | fromYaml) $labels $root.Values.commonLabels | toYaml | nindent 2 }}
-{{- with merge (dict) $annotations $root.Values.commonAnnotations }}
+  {{- include "lameduck.union" (list $root.Values.commonLabels $labels (include "lameduck.labels" $root | fromYaml)) | nindent 2 }}
+{{- if or $annotations $root.Values.commonAnnotations }}
 annotations:
-  {{- toYaml . | nindent 2 }}
+  {{- include "lameduck.union" (list $root.Values.commonAnnotations $annotations) | nindent 2 }}
 {{- end }}
+{{- end -}}
+
+{{/*
+Maps in one, where the later of two wins. Sprig's merge takes an empty string for one that is missing.
+*/}}
+{{- define "lameduck.union" -}}
+{{- $union := dict -}}
+{{- range . -}}{{- range $key, $value := . -}}{{- $_ := set $union $key $value -}}{{- end -}}{{- end -}}
+{{- toYaml $union -}}
 {{- end -}}
 
 {{/*
@@ -124,6 +133,32 @@ Secrets by what they hold: the name of yours, else of the one that the chart mak
 Of the pod of `helm test`. Its name is another one, or the Services would select it, and the budget count it.
 */}}
 {{- define "lameduck.testLabels" -}}
-app.kubernetes.io/name: {{ printf "%s-test" (include "lameduck.fullname" .) | trunc 63 }}
-app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/name: {{ printf "%s-test" (include "lameduck.fullname" .) | quote }}
+app.kubernetes.io/instance: {{ .Release.Name | quote }}
+{{- end -}}
+
+{{/*
+A number, or a share of the pods.
+*/}}
+{{- define "lameduck.share" -}}
+{{- if kindIs "string" . -}}{{- quote . -}}{{- else -}}{{- int . -}}{{- end -}}
+{{- end -}}
+
+{{/*
+With the action that the Prometheus Operator's CRDs fill in where none is named: the list is compared as a whole, so that a
+difference would keep an application of Argo CD out of sync.
+*/}}
+{{- define "lameduck.relabelings" -}}
+{{- range . }}
+{{ set (deepCopy .) "action" (.action | default "replace") | list | toYaml }}
+{{- end }}
+{{- end -}}
+
+{{/*
+Where people read the repository's files, with a slash at its end; empty where nobody says it.
+*/}}
+{{- define "lameduck.runbooks" -}}
+{{- with .Values.prometheusRule.runbookBase | default (first .Chart.Sources) -}}
+{{- trimSuffix "/" . }}/
+{{- end -}}
 {{- end -}}

@@ -10,31 +10,31 @@ The pod, the same for both workloads but for its volume.
 {{- end -}}
 metadata:
   labels:
-    {{- merge (include "lameduck.selectorLabels" . | fromYaml) .Values.podLabels .Values.commonLabels | toYaml | nindent 4 }}
+    {{- include "lameduck.union" (list .Values.commonLabels .Values.podLabels (include "lameduck.selectorLabels" . | fromYaml)) | nindent 4 }}
   annotations:
-    {{- merge $checksums .Values.podAnnotations | toYaml | nindent 4 }}
+    {{- include "lameduck.union" (list .Values.podAnnotations $checksums) | nindent 4 }}
 spec:
-  serviceAccountName: {{ include "lameduck.serviceAccountName" . }}
+  serviceAccountName: {{ include "lameduck.serviceAccountName" . | quote }}
   # To read its own Pod and EndpointSlices when it drains.
   automountServiceAccountToken: true
   # A Service called lameduck would put LAMEDUCK_… variables of its own beside the settings.
   enableServiceLinks: false
   terminationGracePeriodSeconds: {{ include "lameduck.grace" . }}
   {{- with .Values.priorityClassName }}
-  priorityClassName: {{ . }}
+  priorityClassName: {{ quote . }}
   {{- end }}
   {{- with .Values.runtimeClassName }}
-  runtimeClassName: {{ . }}
+  runtimeClassName: {{ quote . }}
   {{- end }}
   {{- with .Values.schedulerName }}
-  schedulerName: {{ . }}
+  schedulerName: {{ quote . }}
   {{- end }}
   {{- with .Values.hostAliases }}
   hostAliases:
     {{- toYaml . | nindent 4 }}
   {{- end }}
   {{- with .Values.dnsPolicy }}
-  dnsPolicy: {{ . }}
+  dnsPolicy: {{ quote . }}
   {{- end }}
   {{- with .Values.dnsConfig }}
   dnsConfig:
@@ -52,13 +52,17 @@ spec:
   {{- end }}
   containers:
     - name: lameduck
-      image: {{ include "lameduck.image" . }}
-      imagePullPolicy: {{ .Values.image.pullPolicy }}
+      image: {{ include "lameduck.image" . | quote }}
+      imagePullPolicy: {{ quote .Values.image.pullPolicy }}
       # Said here, whatever entry point an image of your own has: a shell as PID 1 would keep SIGTERM to itself.
       command: ["/lameduck", "serve"]
       env:
         - name: LAMEDUCK_CONFIG
           value: /etc/lameduck/lameduck.toml
+        {{- range $variable, $address := include "lameduck.addresses" . | fromYaml }}
+        - name: {{ $variable }}
+          value: {{ quote $address }}
+        {{- end }}
         - name: POD_NAME
           valueFrom:
             fieldRef:
@@ -85,8 +89,10 @@ spec:
       ports:
         - name: http
           containerPort: 8080
+          protocol: TCP
         - name: admin
           containerPort: 9090
+          protocol: TCP
       {{- if .Values.preStopSleepSeconds }}
       lifecycle:
         preStop:
@@ -145,13 +151,13 @@ spec:
   volumes:
     - name: config
       configMap:
-        name: {{ include "lameduck.fullname" . }}
+        name: {{ include "lameduck.fullname" . | quote }}
     - name: tmp
       emptyDir: {}
     {{- range $name, $secret := include "lameduck.secretVolumes" . | fromYaml }}
     - name: {{ $name }}
       secret:
-        secretName: {{ $secret }}
+        secretName: {{ quote $secret }}
     {{- end }}
     {{- with .Values.extraVolumes }}
     {{- toYaml . | nindent 4 }}
@@ -178,16 +184,16 @@ Secrets that the pod mounts, each as a directory: so a change of one arrives, wh
 */}}
 {{- define "lameduck.secretVolumes" -}}
 {{- with include "lameduck.databaseSecret" . }}
-database: {{ . }}
+database: {{ quote . }}
 {{- end }}
 {{- with include "lameduck.httpSecret" . }}
-http: {{ . }}
+http: {{ quote . }}
 {{- end }}
 {{- with .Values.tls.existingSecret }}
-tls: {{ . }}
+tls: {{ quote . }}
 {{- end }}
 {{- with include "lameduck.tokensSecret" . }}
-tokens: {{ . }}
+tokens: {{ quote . }}
 {{- end }}
 {{- end -}}
 

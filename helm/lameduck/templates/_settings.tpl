@@ -1,16 +1,24 @@
 {{/*
-A value as TOML. A JSON string is a TOML string too, with the same escapes; tables have to be written.
+A string as TOML. That of JSON is one, with the same escapes, but for DEL, which JSON lets stand; and of what lies beyond
+ASCII a reader of YAML takes NEL for the end of a line, and a byte order mark for nothing.
+*/}}
+{{- define "lameduck.tomlString" -}}
+{{- toRawJson . | replace "\u007f" `\u007f` | replace "\u0085" `\u0085` | replace "\ufeff" `\ufeff` -}}
+{{- end -}}
+
+{{/*
+A value as TOML, where tables have to be written.
 */}}
 {{- define "lameduck.tomlValue" -}}
 {{- if kindIs "map" . -}}
-{ {{ range $index, $key := keys . | sortAlpha }}{{ if $index }}, {{ end }}{{ toRawJson $key }} = {{ include "lameduck.tomlValue" (get $ $key) }}{{ end }} }
+{ {{ range $index, $key := keys . | sortAlpha }}{{ if $index }}, {{ end }}{{ include "lameduck.tomlString" $key }} = {{ include "lameduck.tomlValue" (get $ $key) }}{{ end }} }
 {{- else if kindIs "slice" . -}}
 [{{ range $index, $item := . }}{{ if $index }}, {{ end }}{{ include "lameduck.tomlValue" $item }}{{ end }}]
 {{- else if kindIs "float64" . -}}
 {{/* Every number in values is one, and 60.0 is no number of workers. */}}
 {{- if eq (floor .) . -}}{{- int64 . -}}{{- else -}}{{- toJson . -}}{{- end -}}
 {{- else -}}
-{{- toRawJson . -}}
+{{- include "lameduck.tomlString" . -}}
 {{- end -}}
 {{- end -}}
 
@@ -28,8 +36,9 @@ The settings file.
 */}}
 {{- define "lameduck.toml" -}}
 {{- $grace := include "lameduck.graceLeft" . -}}
-listen = "0.0.0.0:8080"
-admin = "0.0.0.0:9090"
+{{- /* Every address that there is, of either family: where there is no IPv6, the program listens on IPv4 alone. */ -}}
+listen = "[::]:8080"
+admin = "[::]:9090"
 {{- if eq (include "lameduck.anonymous" .) "true" }}
 # Everybody who reaches the Service. auth.tokens and auth.existingSecret close it.
 allow-anonymous = true
@@ -76,9 +85,9 @@ timeout = {{ toRawJson . }}
 {{- if .Values.handler.demo }}
 exec = ["/lameduck", "demo", "--duration", "3s"]
 {{- else if .Values.handler.exec }}
-exec = {{ toRawJson .Values.handler.exec }}
+exec = {{ include "lameduck.tomlValue" .Values.handler.exec }}
 {{- else if .Values.handler.http.url }}
-http = {{ toRawJson .Values.handler.http.url }}
+http = {{ include "lameduck.tomlString" .Values.handler.http.url }}
 {{- end }}
 {{- if include "lameduck.httpSecret" . }}
 {{- with .Values.handler.http }}
@@ -88,7 +97,7 @@ http-secrets = {{ printf "/run/lameduck/http/%s" (ternary .existingSecretKey "se
 {{- include "lameduck.tomlLines" .Values.config }}
 {{- range $name, $queue := .Values.queues }}
 
-[queues.{{ $name }}]
+[queues.{{ toRawJson $name }}]
 {{- include "lameduck.tomlLines" $queue }}
 {{- end }}
 {{- end -}}
@@ -108,4 +117,14 @@ true
 {{- else -}}
 {{- .Values.auth.allowAnonymous -}}
 {{- end -}}
+{{- end -}}
+
+{{/*
+The addresses of the settings file again, as environment: an image may bring its own, which would win over the file. What
+extraEnv says is left to it.
+*/}}
+{{- define "lameduck.addresses" -}}
+{{- $addresses := dict "LAMEDUCK_LISTEN" "[::]:8080" "LAMEDUCK_ADMIN" "[::]:9090" -}}
+{{- range .Values.extraEnv -}}{{- $addresses = omit $addresses .name -}}{{- end -}}
+{{- toYaml $addresses -}}
 {{- end -}}

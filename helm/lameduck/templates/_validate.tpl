@@ -4,6 +4,8 @@ one Helm renders first.
 */}}
 {{- define "lameduck.validate" -}}
 {{- include "lameduck.validateOrigin" . -}}
+{{- include "lameduck.values" . -}}
+{{- include "lameduck.validateNames" . -}}
 {{- include "lameduck.validateHandlers" . -}}
 {{- include "lameduck.validateOwned" . -}}
 {{- include "lameduck.validateStorage" . -}}
@@ -14,7 +16,9 @@ one Helm renders first.
 {{- end -}}
 
 {{- define "lameduck.validateOrigin" -}}
-{{- if not (hasKey .Values "database") -}}
+{{- /* Any of them may be missing because it was set to null, all of them beside an image only where nobody has heard of them. */ -}}
+{{- $newer := pick .Values "auth" "config" "database" "queues" "rollout" "tls" -}}
+{{- if and .Release.IsUpgrade (hasKey .Values "image") (not $newer) -}}
 {{- fail "\n\nThese are the values of an older chart alone, without the defaults of this one: that is what `helm upgrade --reuse-values` does. Use --reset-then-reuse-values, or give your values file again." -}}
 {{- end -}}
 {{- end -}}

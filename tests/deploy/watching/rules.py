@@ -72,8 +72,8 @@ def tested_both_ways(alert):
 def complete(alert):
     """What whoever is paged has to find on it."""
     equal(alert["labels"]["severity"] in {"critical", "warning"}, True, "severity")
-    equal(set(alert["annotations"]), {"summary", "description", "runbook_url"}, "annotations")
-    equal(alert["annotations"]["runbook_url"], f"docs/runbooks/{alert['alert']}.md", "runbook_url")
+    equal(set(alert["annotations"]), {"summary", "description", "runbook"}, "annotations")
+    equal(alert["annotations"]["runbook"], f"docs/runbooks/{alert['alert']}.md", "runbook")
 
 
 def pages():

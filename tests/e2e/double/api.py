@@ -162,6 +162,7 @@ class Api:
         length = int(request.headers.get("Content-Length") or 0)
         body = request.rfile.read(length) if length else b""
         try:
+            self.authenticate(request.headers.get("Authorization", ""))
             answer = self.answer(request, url.path, query, body)
             if answer is not None:
                 self.send(request, 201 if request.command == "POST" else 200, answer)
@@ -171,6 +172,12 @@ class Api:
             self.send(request, 409, Refusal(409, "AlreadyExists", str(conflict)).status)
         except (BrokenPipeError, ConnectionResetError):
             request.close_connection = True
+
+    def authenticate(self, header):
+        """A pod's token is bound to its object: it is refused for everything as soon as that is gone."""
+        kind, _, uid = header.removeprefix("Bearer ").partition(":")
+        if kind == "pod" and all(pod["metadata"]["uid"] != uid for pod in self.store.all("pods")):
+            raise Refusal(401, "Unauthorized", "Unauthorized")
 
     def send(self, request, code, answer):
         body = json.dumps(answer).encode()
@@ -264,6 +271,8 @@ class Api:
     def create(self, namespace, plural, o):
         if o.get("apiVersion") == "events.k8s.io/v1":
             return self.create_event(namespace, o)
+        if plural == "events" and o["reason"] == "Drained" and "no-event" in self.faults:
+            return o
         if "stringData" in o:
             data = {key: base64.b64encode(value.encode()).decode() for key, value in o.pop("stringData").items()}
             o["data"] = (o.get("data") or {}) | data

@@ -18,6 +18,8 @@ from pathlib import Path
 from store import now
 
 NODE = "node-1"
+# What a container has at the least, after a deletion by force too (minimumGracePeriodInSeconds).
+LEAST_GRACE = 2
 CONTAINER = Path(__file__).parent / "container"
 # What the image's entry point would do: a database at its first start, then the server over TCP.
 POSTGRES = r"""
@@ -118,7 +120,7 @@ class Runner:
         if self.spec.get("automountServiceAccountToken", True):
             account = self.directory / "account"
             account.mkdir(parents=True)
-            (account / "token").write_text("token")
+            (account / "token").write_text(f"pod:{self.uid}")
             (account / "namespace").write_text(self.namespace)
             shutil.copy(self.kubelet.directory / "ca.crt", account)
             self.mounts.append((account, "/var/run/secrets/kubernetes.io/serviceaccount", True))
@@ -196,6 +198,14 @@ class Runner:
             os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
 
+    def end_by_force(self, told):
+        if not told:
+            self.process.send_signal(signal.SIGTERM)
+        try:
+            self.process.wait(LEAST_GRACE)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+
     # --- its life ---
 
     def live(self):
@@ -213,7 +223,8 @@ class Runner:
                 if pod is None:
                     return
                 deleted = "deletionTimestamp" in pod["metadata"]
-                if deleted or self.spec["restartPolicy"] == "Never":
+                policy = self.spec["restartPolicy"]
+                if deleted or policy == "Never" or (policy == "OnFailure" and end["exitCode"] == 0):
                     self.show({"terminated": end}, False, last, "Failed" if end["exitCode"] else "Succeeded")
                     self.wait_for_deletion()
                     self.store.remove("pods", self.namespace, self.name, self.uid)
@@ -249,9 +260,11 @@ class Runner:
         started, shown, told, deadline = not probes["startup"].there, False, False, None
         while self.process.poll() is None:
             pod = self.pod()
+            if pod is None and self.kubelet.closing:
+                return True
             if pod is None:
-                # By force: nobody waits for it any more.
-                self.stop()
+                # By force: the object is gone, and nobody is told any more how the container ends.
+                self.end_by_force(told)
                 return True
             grace = pod["metadata"].get("deletionGracePeriodSeconds")
             if grace is not None and not told:

@@ -1,17 +1,20 @@
 //! What is written: Events, a Pod's annotations; and the question which rules one has.
 
-use std::sync::Arc;
+use std::sync::{Arc, atomic::Ordering};
 
 use axum::{body::to_bytes, extract::Request, http::header, response::Response};
 use serde_json::{Value, json};
 
 use super::{
-    Fault, Logged, Resource, Shared, Verb,
+    Fault, Logged, NAMESPACE, Resource, Shared, Verb,
     serve::{forbidden_to, json_response, meet, status},
     store::name,
 };
 
 const REVIEW: &str = "/apis/authorization.k8s.io/v1/selfsubjectrulesreviews";
+
+/// Events of the core group; those of `events.k8s.io` are at [`Resource::Events`].
+const CORE_EVENTS: &str = "/api/v1/namespaces/{}/events";
 
 /// The largest object that is taken.
 const LARGEST: usize = 1 << 20;
@@ -26,9 +29,8 @@ pub async fn handle(shared: &Arc<Shared>, request: Request) -> Response {
     let Some(object) = object else {
         return status(400, "BadRequest", "the body is no JSON object");
     };
-    let expected = shared.token.lock().expect("a lock").clone();
     let bearer = bearer.and_then(|bearer| Some(bearer.to_str().ok()?.to_owned()));
-    if expected.is_some_and(|token| bearer != Some(format!("Bearer {token}"))) {
+    if !shared.knows(bearer.as_deref()) {
         return status(401, "Unauthorized", "Unauthorized");
     }
     if let Some(name) = path.strip_prefix(&format!("{}/", Resource::Pods.path())) {
@@ -37,7 +39,8 @@ pub async fn handle(shared: &Arc<Shared>, request: Request) -> Response {
     if path == REVIEW {
         return review(shared, object);
     }
-    if path != Resource::Events.path() {
+    let core = path == CORE_EVENTS.replace("{}", NAMESPACE);
+    if !core && path != Resource::Events.path() {
         return status(
             404,
             "NotFound",
@@ -59,7 +62,19 @@ pub async fn handle(shared: &Arc<Shared>, request: Request) -> Response {
     {
         return response;
     }
-    create_event(shared, object)
+    if core && shared.no_core_events.load(Ordering::SeqCst) {
+        return forbidden_to(Verb::Create, Resource::Events);
+    }
+    if core {
+        return match validate_core(&object) {
+            Ok(()) => create_event(shared, object),
+            Err(why) => status(422, "Invalid", &why),
+        };
+    }
+    match validate(&object) {
+        Ok(()) => create_event(shared, as_core(&object)),
+        Err(why) => status(422, "Invalid", &why),
+    }
 }
 
 /// A merge patch, as far as annotations go (RFC 7396).
@@ -88,10 +103,16 @@ fn patch_pod(shared: &Shared, pod: &str, patch: &Value) -> Response {
     json_response(200, object.to_string())
 }
 
+/// There is one store for both groups; here everything is kept as the core group shows it.
+fn as_core(event: &Value) -> Value {
+    json!({
+        "metadata": event["metadata"], "involvedObject": event["regarding"], "reason": event["reason"],
+        "message": event["note"], "type": event["type"], "eventTime": event["eventTime"], "action": event["action"],
+        "reportingComponent": event["reportingController"], "reportingInstance": event["reportingInstance"],
+    })
+}
+
 fn create_event(shared: &Shared, event: Value) -> Response {
-    if let Err(why) = validate(&event) {
-        return status(422, "Invalid", &why);
-    }
     if shared.store().get(Resource::Events, name(&event)).is_some() {
         return status(409, "AlreadyExists", "there is one already");
     }
@@ -120,7 +141,48 @@ fn validate(event: &Value) -> Result<(), String> {
     if event["regarding"]["namespace"] != event["metadata"]["namespace"] {
         return Err("regarding.namespace: does not match event.namespace".to_owned());
     }
-    // A MicroTime, in which Go insists on six digits.
+    for field in [
+        "deprecatedFirstTimestamp",
+        "deprecatedLastTimestamp",
+        "deprecatedCount",
+        "deprecatedSource",
+    ] {
+        if !event[field].is_null() {
+            return Err(format!("{field}: needs to be unset"));
+        }
+    }
+    micro_time(event)
+}
+
+/// As it validates those of the core group that have an `eventTime` (`legacyValidateEvent`).
+fn validate_core(event: &Value) -> Result<(), String> {
+    let bounds = [
+        ("reportingComponent", 1, 128),
+        ("reportingInstance", 1, 128),
+        ("action", 1, 128),
+        ("reason", 1, 128),
+        ("message", 0, 1024),
+    ];
+    for (field, shortest, longest) in bounds {
+        let length = event[field].as_str().unwrap_or_default().len();
+        if !(shortest..=longest).contains(&length) {
+            return Err(format!("{field}: has {length} bytes"));
+        }
+    }
+    if event["involvedObject"]["namespace"] != event["metadata"]["namespace"] {
+        return Err("involvedObject.namespace: does not match event.namespace".to_owned());
+    }
+    for field in ["firstTimestamp", "lastTimestamp"] {
+        let time = event[field].as_str().unwrap_or_default();
+        if time.parse::<jiff::Timestamp>().is_err() {
+            return Err(format!("{field}: '{time}' is no time"));
+        }
+    }
+    micro_time(event)
+}
+
+/// A MicroTime, in which Go insists on six digits.
+fn micro_time(event: &Value) -> Result<(), String> {
     let time = event["eventTime"].as_str().unwrap_or_default();
     let digits = time.rsplit('.').next().unwrap_or_default();
     match digits.len() == 7 && digits.ends_with('Z') && time.parse::<jiff::Timestamp>().is_ok() {

@@ -3,7 +3,7 @@
 //! It knows Pods, EndpointSlices, Services and whatever else `Resource` lists, and does with them what a client can tell apart: quorum and
 //! versioned reads, `limit` and `continue`, `fieldSelector` and `labelSelector`, chunked watches with
 //! bookmarks, `sendInitialEvents`, `timeoutSeconds`, versions that have been compacted away, `Status` bodies,
-//! bearer tokens, a `Date` that may be wrong, a Role and reviews of it ([`rbac`]). What it does not do is decide anything: pods are deleted and
+//! bearer tokens that end with their Pod, a `Date` that may be wrong, a Role and reviews of it ([`rbac`]). What it does not do is decide anything: pods are deleted and
 //! endpoints moved by the test, with [`controller`] doing what the EndpointSlice controller would.
 //!
 //! Faults ([`faults`]) are scripted for a verb and a resource. Every request is [logged](FakeApi::requests).
@@ -22,7 +22,7 @@ use std::{
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard,
-        atomic::{AtomicI64, Ordering},
+        atomic::{AtomicBool, AtomicI64, Ordering},
     },
     time::Duration,
 };
@@ -62,6 +62,10 @@ pub struct Shared {
     log: Mutex<Vec<Logged>>,
     logged: watch::Sender<usize>,
     token: Mutex<Option<String>>,
+    /// Name and uid of the Pod that whoever asks is: without it every request is refused.
+    bound: Mutex<Option<(String, String)>>,
+    /// The Role is one that knows Events only in `events.k8s.io`.
+    no_core_events: AtomicBool,
     rules: Mutex<Option<Vec<Value>>>,
     skew: AtomicI64,
     access: Mutex<rbac::Access>,
@@ -92,6 +96,8 @@ impl FakeApi {
                 log: Mutex::default(),
                 logged: watch::Sender::new(0),
                 token: Mutex::default(),
+                bound: Mutex::default(),
+                no_core_events: AtomicBool::new(false),
                 rules: Mutex::default(),
                 skew: AtomicI64::new(0),
                 access: Mutex::default(),
@@ -119,9 +125,26 @@ impl FakeApi {
         *self.shared.token.lock().expect("a lock") = Some(token.to_owned());
     }
 
+    /// Whoever asks is this Pod, by a token that is bound to its uid: once the object is gone, or another one has its
+    /// name, the answer to everything is 401, as the API server's is (`pkg/serviceaccount/claims.go`). Watches
+    /// that are open are not asked for it again.
+    pub fn bind_token(&self, pod: &str) {
+        let object = self.read(Resource::Pods, pod).expect("a pod");
+        let uid = object["metadata"]["uid"]
+            .as_str()
+            .expect("a uid")
+            .to_owned();
+        *self.shared.bound.lock().expect("a lock") = Some((pod.to_owned(), uid));
+    }
+
     /// The service account has these rules, and may ask for them; until then the server does not tell.
     pub fn grant(&self, rules: &[Value]) {
         *self.shared.rules.lock().expect("a lock") = Some(rules.to_vec());
+    }
+
+    /// Events may only be created in `events.k8s.io`, not in the core group.
+    pub fn refuse_core_events(&self) {
+        self.shared.no_core_events.store(true, Ordering::SeqCst);
     }
 
     /// Its clock runs ahead by so many seconds.
@@ -277,6 +300,19 @@ impl Shared {
         let version = store.version();
         drop(store);
         self.changed.send_replace(version);
+    }
+
+    /// The API server knows who asks with this header.
+    fn knows(&self, bearer: Option<&str>) -> bool {
+        let expected = self.token.lock().expect("a lock").clone();
+        let bound = self.bound.lock().expect("a lock").clone();
+        let by_token = expected.is_none_or(|token| bearer == Some(&format!("Bearer {token}")));
+        by_token
+            && bound.is_none_or(|(pod, uid)| {
+                let store = self.store();
+                let found = store.get(Resource::Pods, &pod);
+                found.is_some_and(|pod| pod["metadata"]["uid"] == uid)
+            })
     }
 
     /// Now, by its own clock.

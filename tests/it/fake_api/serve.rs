@@ -85,8 +85,7 @@ async fn answer(shared: &Arc<Shared>, asked: Asked) -> Response {
 
 /// What there is.
 fn truth(shared: &Arc<Shared>, asked: Asked) -> Response {
-    let expected = shared.token.lock().expect("a lock").clone();
-    if expected.is_some_and(|token| asked.bearer != Some(format!("Bearer {token}"))) {
+    if !shared.knows(asked.bearer.as_deref()) {
         return status(401, "Unauthorized", "Unauthorized");
     }
     if !shared.is_allowed(asked.verb, asked.resource, asked.single()) {

@@ -92,16 +92,16 @@ fn the_own_pod_says_why_and_until_when() {
                 api.delete_pod(ME, 10);
             }),
         ),
-        // Two seconds from when it was seen.
+        // Two seconds from SIGTERM, where the answer comes within the first one.
         (
             "deleted by force",
-            row(PodDeleted, DeletionGracePeriod, 1.8..=3.0, |api| {
+            row(PodDeleted, DeletionGracePeriod, 1.8..=2.2, |api| {
                 api.delete_pod(ME, 0)
             }),
         ),
         (
             "another pod of this name",
-            row(PodDeleted, DeletionGracePeriod, 1.8..=3.0, |api| {
+            row(PodDeleted, DeletionGracePeriod, 1.8..=2.2, |api| {
                 api.put(Resource::Pods, pod(ME, "u9", "10.0.0.9"));
             }),
         ),

@@ -1,9 +1,11 @@
 //! The drain where people look: Events on the Pod; and the rules that it all takes.
 
+use std::time::Duration;
+
 use lameduck::lifecycle::RoutingEnd;
 use serde_json::{Value, json};
 
-use super::stage::{Log, ME, Stage, until};
+use super::stage::{Log, ME, Stage, metrics, until};
 use crate::fake_api::{Fault, NAMESPACE, On, Resource, Verb};
 
 /// The Event of this part of the drain, once it is there.
@@ -33,7 +35,7 @@ async fn start_and_end_are_told_on_the_pod_under_one_drain_id() {
     let id = &ended.report.drain_id;
     assert_eq!(started["reason"], "DrainStarted");
     assert_eq!(started["type"], "Normal");
-    let note = started["note"].as_str().unwrap();
+    let note = started["message"].as_str().unwrap();
     assert!(
         note.starts_with(&format!("Drain {id} began (pod_deleted): 1")),
         "{note}"
@@ -41,19 +43,126 @@ async fn start_and_end_are_told_on_the_pod_under_one_drain_id() {
     let ended = event(&stage, ".ended").await;
     assert_eq!(ended["reason"], "Drained");
     assert_eq!(ended["type"], "Normal");
-    let note = ended["note"].as_str().unwrap();
+    let note = ended["message"].as_str().unwrap();
     assert!(
         note.starts_with(&format!("Drain {id} ended well after ")),
         "{note}"
     );
     assert!(note.contains("endpoints gone after"), "{note}");
     for event in [&started, &ended] {
-        let regarding = &event["regarding"];
+        let regarding = &event["involvedObject"];
         assert_eq!(regarding["kind"], "Pod");
         assert_eq!(regarding["name"], ME);
         assert_eq!(regarding["namespace"], NAMESPACE);
         assert!(regarding["uid"].is_string(), "{regarding}");
     }
+}
+
+/// Five seconds leave a second and a half for the end of routing, and settle and quiet want two.
+#[tokio::test]
+async fn endpoints_that_went_are_not_called_routed_to_because_there_was_no_time_to_settle() {
+    let mut stage = Stage::set().await;
+    stage.settings.settle = Duration::from_secs(1);
+    stage.settings.quiet = Duration::from_secs(2);
+    let process = stage.start().await;
+    let draining = stage.delete(process, 5);
+    stage.watched(1).await;
+    stage.sync();
+    let drain = draining.drain().clone();
+    let ended = draining.ends().await;
+
+    assert_eq!(ended.routing(), RoutingEnd::CutShort);
+    assert!(ended.report.removal_seconds.is_some());
+    let figures = ended.report.figures();
+    assert_eq!(figures.get("routing_cut_short"), Some(&1.0), "{figures:?}");
+    assert!(
+        !figures.contains_key("routing_timed_out"),
+        "what the alert goes by"
+    );
+    let shown = metrics(&drain, "lameduck_drain_routing_end");
+    assert_eq!((shown["cut_short"], shown["timed_out"]), (1.0, 0.0));
+    let ended = event(&stage, ".ended").await;
+    let note = ended["message"].as_str().unwrap();
+    assert!(
+        note.contains(" with too little time left for settle and quiet"),
+        "{note}"
+    );
+    assert!(!note.contains("still routed"), "{note}");
+}
+
+/// `kubectl get events` is sorted by one or the other.
+#[tokio::test]
+async fn events_carry_the_times_of_old_and_new_ones_where_that_is_allowed() {
+    for allowed in [true, false] {
+        let stage = Stage::set().await;
+        if !allowed {
+            stage.api.refuse_core_events();
+        }
+        let process = stage.start().await;
+        let draining = stage.delete(process, 20);
+        stage.watched(1).await;
+        stage.sync();
+        draining.ends().await;
+        for part in [".started", ".ended"] {
+            let event = event(&stage, part).await;
+            assert!(event["eventTime"].is_string(), "{event}");
+            for field in ["firstTimestamp", "lastTimestamp"] {
+                assert_eq!(event[field].is_string(), allowed, "{field}: {event}");
+            }
+        }
+    }
+}
+
+/// The next Pod has the name, so that nobody finds the Events of this one by it.
+#[tokio::test]
+async fn the_end_is_told_on_the_stateful_set_too() {
+    let stage = Stage::set().await;
+    let owner = json!([{"apiVersion": "apps/v1", "kind": "StatefulSet", "name": "web", "uid": "set", "controller": true}]);
+    stage.api.modify(Resource::Pods, ME, |pod| {
+        pod["metadata"]["ownerReferences"] = owner
+    });
+    let process = stage.start().await;
+    let draining = stage.delete(process, 20);
+    stage.watched(1).await;
+    stage.sync();
+    let report = draining.ends().await.report;
+
+    let told = event(&stage, ".ended.owner").await;
+    let about = &told["involvedObject"];
+    assert_eq!(
+        (&about["kind"], &about["name"], &about["uid"]),
+        (&json!("StatefulSet"), &json!("web"), &json!("set"))
+    );
+    let note = told["message"].as_str().unwrap();
+    assert!(
+        note.starts_with(&format!("Pod {ME}: Drain {} ended well", report.drain_id)),
+        "{note}"
+    );
+    assert_eq!(told["reason"], "Drained");
+}
+
+/// Why is not known at once; until then nothing is said of it.
+#[tokio::test]
+async fn an_unknown_cause_is_left_out_and_the_known_one_is_said() {
+    let (log, _recording) = Log::record_from(tracing::Level::INFO);
+    let stage = Stage::set().await;
+    let process = stage.start().await;
+    let draining = stage.delete(process, 20);
+    stage.watched(1).await;
+    stage.sync();
+    let drain = draining.drain().clone();
+    draining.ends().await;
+    let first = &log.lines("phase=\"lame_duck\"")[0];
+    assert!(!first.contains("cause"), "{first}");
+    let known = &log.lines("why this process must end")[0];
+    assert!(known.contains("cause=\"pod_deleted\""), "{known}");
+    assert!(known.contains(drain.id()), "{known}");
+    assert!(
+        log.lines("unknown").is_empty(),
+        "{:#?}",
+        log.lines("unknown")
+    );
+    assert!(log.lines("phase=\"draining\"")[0].contains("cause=\"pod_deleted\""));
 }
 
 #[tokio::test]
@@ -69,7 +178,7 @@ async fn a_drain_that_had_to_cut_leaves_a_warning() {
     let ended = event(&stage, ".ended").await;
     assert_eq!(ended["reason"], "DrainCut");
     assert_eq!(ended["type"], "Warning");
-    let note = ended["note"].as_str().unwrap();
+    let note = ended["message"].as_str().unwrap();
     assert!(note.contains("1 cut with 1 connection;"), "{note}");
 }
 

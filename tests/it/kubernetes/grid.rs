@@ -26,6 +26,7 @@ enum Trouble {
     PodForbidden,
     SlicesForbidden,
     AllForbidden,
+    /// Everything is refused that was answered before: the token's Pod is gone.
     Unauthorized,
     SlicesMissing,
     Mute,
@@ -151,10 +152,10 @@ impl Trouble {
 
     fn routing(self) -> RoutingEnd {
         match self {
-            Self::SlicesForbidden
-            | Self::AllForbidden
-            | Self::Unauthorized
-            | Self::SlicesMissing => RoutingEnd::NoPermission,
+            Self::SlicesForbidden | Self::AllForbidden | Self::SlicesMissing => {
+                RoutingEnd::NoPermission
+            }
+            Self::Unauthorized => RoutingEnd::CutShort,
             Self::DownMidway => RoutingEnd::Unavailable,
             _ if self.slices_are_seen() => RoutingEnd::Removed,
             _ => RoutingEnd::Unavailable,
@@ -165,6 +166,7 @@ impl Trouble {
 impl Fate {
     fn cause(self, trouble: Trouble) -> Cause {
         match self {
+            _ if trouble == Trouble::Unauthorized => Cause::PodDeleted,
             _ if !trouble.pod_is_seen() => Cause::Unknown,
             Self::Deleted => Cause::PodDeleted,
             Self::Evicted => Cause::Disrupted,
@@ -234,6 +236,8 @@ fn every_cause_under_every_policy_with_every_trouble_ends_as_the_table_says() {
             // From when nobody answers any more, the clock rules.
             (_, Trouble::DownMidway) => assert!(ended.took >= FALLBACK, "{:?}", ended.took),
             (true, _) => ended.ended_at_removal(),
+            // Of two seconds.
+            (_, Trouble::Unauthorized) => assert!(ended.took < Duration::from_secs(2)),
             (false, _) => {
                 assert!(ended.took >= FALLBACK, "{:?}", ended.took);
                 // A request without an answer is given up after two seconds.

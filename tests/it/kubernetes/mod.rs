@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | `removal` | nothing leaves before the endpoints are gone, and the drain ends soon after |
 //! | `cause` | why, and until when: deletion, disruption, restart, preStop hook, a second delete |
+//! | `forced` | a Pod that is deleted by force is known by its refused token, and by nothing that only looks like it |
 //! | `slices` | several Services, slices that move, vanish and come back |
 //! | `readiness` | when `/readyz` fails, by policy and peers |
 //! | `permission` | a missing rule is named once, and costs nothing but the wait by the clock |
@@ -20,6 +21,7 @@ mod cause;
 mod cost;
 mod double;
 mod events;
+mod forced;
 mod grid;
 mod permission;
 mod process;

@@ -197,9 +197,9 @@ async fn no_permission_at_all_is_a_wait_by_the_clock_and_a_warning_for_each_rule
     );
     assert_eq!(
         stage.api.requests().len(),
-        // The own Pod and a slice at start, both again at T0, and the Event of the end: the other one waits
-        // to know why, and the drain is shorter.
-        5,
+        // The own Pod and a slice at start, both again at T0, and the Event of the end, in either group: the other
+        // one waits to know why, and the drain is shorter.
+        6,
         "what is refused is not asked for again"
     );
 }

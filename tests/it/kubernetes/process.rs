@@ -1,6 +1,7 @@
 //! The same through real processes: environment, mounted token, SIGTERM, termination message.
 
 use std::{
+    net::SocketAddr,
     path::PathBuf,
     process::{ExitStatus, Stdio},
     time::{Duration, Instant},
@@ -22,38 +23,46 @@ use crate::fake_api::{NAMESPACE, Resource, Verb};
 const LONGEST_MESSAGE: usize = 4096;
 
 /// `lameduck serve`, as a Pod would start it.
-struct Pod {
-    dir: TempDir,
-    command: Command,
+pub struct Pod {
+    pub dir: TempDir,
+    pub command: Command,
 }
 
-struct Running {
-    dir: TempDir,
+pub struct Running {
+    pub dir: TempDir,
+    pub api: SocketAddr,
     child: Child,
     stderr: Lines<BufReader<ChildStderr>>,
     /// What was read of it so far.
     log: String,
 }
 
-struct Exited {
-    status: ExitStatus,
-    took: Duration,
-    report: Value,
+pub struct Exited {
+    pub dir: TempDir,
+    pub status: ExitStatus,
+    pub took: Duration,
+    pub report: Value,
     message: Vec<u8>,
-    log: String,
+    /// All of it, from the start.
+    pub log: String,
 }
 
 // === impl Pod ===
 
 impl Pod {
     fn new() -> Self {
+        Self::doing("true")
+    }
+
+    /// With this command as the handler.
+    fn doing(handler: &str) -> Self {
         let dir = TempDir::new().unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_lameduck"));
         command
             .args([
                 "serve",
                 "--exec",
-                "true",
+                handler,
                 "--listen",
                 "127.0.0.1:0",
                 "--admin",
@@ -82,7 +91,12 @@ impl Pod {
 
     /// In a cluster with this API server.
     fn of(stage: &Stage) -> Self {
-        let mut pod = Self::new();
+        Self::of_one_that_does(stage, "true")
+    }
+
+    /// The same, with this command as the handler.
+    pub fn of_one_that_does(stage: &Stage, handler: &str) -> Self {
+        let mut pod = Self::doing(handler);
         stage.api.write_service_account(pod.dir.path(), "a token");
         pod.command
             .env("LAMEDUCK_KUBERNETES_API", stage.api.url())
@@ -91,15 +105,22 @@ impl Pod {
     }
 
     /// Waits until it serves.
-    async fn start(mut self) -> Running {
+    pub async fn start(mut self) -> Running {
         let mut child = self.command.spawn().expect("built with the tests");
         let mut stderr = BufReader::new(child.stderr.take().unwrap()).lines();
-        let mut log = String::new();
+        let (mut log, mut api) = (String::new(), None);
         let serving = async {
-            while !log.contains(r#""phase":"serving""#) {
-                let line = stderr.next_line().await.unwrap();
-                log.push_str(&line.expect("a log line"));
+            loop {
+                let line = stderr.next_line().await.unwrap().expect("a log line");
+                log.push_str(&line);
                 log.push('\n');
+                let said: Value = serde_json::from_str(&line).expect("JSON");
+                if said["setting"] == "listen" {
+                    api = said["address"].as_str().and_then(|a| a.parse().ok());
+                }
+                if said["phase"] == "serving" {
+                    break;
+                }
             }
         };
         timeout(Duration::from_secs(15), serving)
@@ -107,6 +128,7 @@ impl Pod {
             .expect("it starts");
         Running {
             dir: self.dir,
+            api: api.expect("an address"),
             child,
             stderr,
             log,
@@ -117,12 +139,12 @@ impl Pod {
 // === impl Running ===
 
 impl Running {
-    fn terminate(&self) {
+    pub fn terminate(&self) {
         let pid = Pid::from_raw(self.child.id().unwrap().cast_signed()).unwrap();
         kill_process(pid, Signal::TERM).unwrap();
     }
 
-    async fn exits(mut self) -> Exited {
+    pub async fn exits(mut self) -> Exited {
         let begin = Instant::now();
         let ended = timeout(Duration::from_secs(20), self.child.wait()).await;
         let status = ended.expect("it ends").unwrap();
@@ -139,6 +161,7 @@ impl Running {
             took,
             report: serde_json::from_str(report).unwrap(),
             message: std::fs::read(self.dir.path().join("message")).unwrap(),
+            dir: self.dir,
             log,
         }
     }
@@ -148,7 +171,7 @@ impl Running {
 
 impl Exited {
     /// The termination message tells of the same drain as the log does.
-    fn told_twice(&self) {
+    pub fn told_twice(&self) {
         assert!(
             self.message.len() <= LONGEST_MESSAGE,
             "{} bytes",
@@ -205,7 +228,10 @@ async fn a_process_whose_token_is_refused_waits_by_the_clock() {
     let exited = running.exits().await;
     assert!(exited.status.success(), "{}", exited.log);
     assert_eq!(exited.report["routing"], "no_permission");
-    assert!(exited.log.contains("missing permission"), "{}", exited.log);
+    assert_eq!(exited.report["cause"], "unknown");
+    let words = "the API server does not accept this pod's token";
+    assert_eq!(exited.log.matches(words).count(), 1, "{}", exited.log);
+    assert!(!exited.log.contains("missing permission"), "{}", exited.log);
     exited.told_twice();
 }
 

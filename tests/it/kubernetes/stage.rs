@@ -4,6 +4,7 @@ use std::{
     collections::BTreeMap,
     io,
     net::SocketAddr,
+    path::PathBuf,
     sync::{Arc, Mutex},
     thread,
     time::Duration,
@@ -46,6 +47,8 @@ pub struct Stage {
     pub identity: Identity,
     pub cap: Option<Duration>,
     pub deletion_cost: bool,
+    /// The mounted token's file.
+    pub token: Option<PathBuf>,
 }
 
 /// The pod's process.
@@ -83,6 +86,7 @@ impl Stage {
             json!({"metadata": {"name": SERVICE}, "spec": {}}),
         );
         api.place(SLICE, SERVICE, &[ME, PEER]);
+        api.bind_token(ME);
         let mut settings = DrainSettings::default();
         settings.settle = SETTLE;
         settings.quiet = SETTLE;
@@ -92,6 +96,7 @@ impl Stage {
             identity: Identity::new(NAMESPACE, ME).uid("u1").container("app"),
             cap: Some(Duration::from_secs(30)),
             deletion_cost: false,
+            token: None,
         }
     }
 
@@ -118,12 +123,15 @@ impl Stage {
         let address = listener.local_addr().unwrap();
         let (signals, trigger) = Signals::manual();
         let entered = Arc::new(Notify::new());
+        let mut config = self.api.config();
+        let token = self.token.as_ref();
+        config.auth_info.token_file = token.map(|file| file.to_string_lossy().into_owned());
         let lifecycle = Lifecycle::builder()
             .settings(self.settings.clone())
             .signals(signals)
             .http("api", listener, router(entered.clone()))
             .kubernetes(
-                Kubernetes::with_config(self.api.config(), self.identity.clone())
+                Kubernetes::with_config(config, self.identity.clone())
                     .no_deletion_cap(self.cap)
                     .pod_deletion_cost(self.deletion_cost),
             );
@@ -302,10 +310,15 @@ pub struct Log(Arc<Mutex<Vec<u8>>>);
 impl Log {
     /// Records until the guard is dropped; tasks of a current-thread runtime included.
     pub fn record() -> (Self, tracing::subscriber::DefaultGuard) {
+        Self::record_from(tracing::Level::WARN)
+    }
+
+    /// The same, with more or less of it.
+    pub fn record_from(level: tracing::Level) -> (Self, tracing::subscriber::DefaultGuard) {
         let log = Self::default();
         let sink = log.clone();
         let subscriber = tracing_subscriber::fmt()
-            .with_max_level(tracing::Level::WARN)
+            .with_max_level(level)
             .with_ansi(false)
             .with_writer(move || sink.clone())
             .finish();

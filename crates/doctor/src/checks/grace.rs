@@ -24,6 +24,7 @@ pub(super) const SETTINGS_INVALID: Check = Check {
                 "The program's settings could not be read, so the defaults are assumed: {why}."
             ),
             remedy: "Run it in the pod, or with a kubeconfig that may read the settings.",
+            denied: why.denied.clone(),
         }),
     },
 };
@@ -81,6 +82,7 @@ pub(super) const SHORTER_THAN_JOB: Check = Check {
                     shown(told)
                 ),
                 remedy: "Say it with --longest-job.",
+                denied: None,
             });
         };
         when(longest > told, || {
@@ -201,14 +203,18 @@ pub(super) const PRESTOP_NEEDS_PROGRAM: Check = Check {
 };
 
 fn not_known(facts: &Facts) -> Unread {
-    let why = match &facts.settings {
-        Settings::Unread(why) => why,
-        Settings::Invalid(_) => "The program's settings are not valid.",
-        _ => "Another program than lameduck is run, whose settings are in its code.",
+    let (why, denied) = match &facts.settings {
+        Settings::Unread(not_seen) => (not_seen.why.as_str(), not_seen.denied.clone()),
+        Settings::Invalid(_) => ("The program's settings are not valid.", None),
+        _ => (
+            "Another program than lameduck is run, whose settings are in its code.",
+            None,
+        ),
     };
     Unread {
         why: why.to_owned(),
         remedy: "See that grace is terminationGracePeriodSeconds, less what preStop takes.",
+        denied,
     }
 }
 

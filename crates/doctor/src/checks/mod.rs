@@ -18,6 +18,7 @@ mod tests;
 use super::{
     facts::Facts,
     finding::{Finding, Severity},
+    seen::{Denied, NotSeen},
 };
 
 /// One row of the table.
@@ -45,6 +46,8 @@ pub(super) struct Trouble {
 pub(super) struct Unread {
     why: String,
     remedy: &'static str,
+    /// The request that was refused, where a rule in a Role would have allowed it.
+    denied: Option<Denied>,
 }
 
 const READ_IT: &str = "Let whoever runs this read that, or run it with a kubeconfig that may.";
@@ -98,6 +101,7 @@ impl Check {
             object: object.to_owned(),
             happens,
             remedy,
+            denied: None,
         };
         let own = &facts.workload;
         match (self.run)(facts) {
@@ -110,13 +114,16 @@ impl Check {
                     .map(|t| finding(self.severity, &t.object, t.happens, Some(t.remedy)))
                     .collect()
             }
-            Err(Unread { why, remedy }) => {
-                vec![finding(
-                    Severity::Unknown,
-                    own,
-                    why,
-                    Some(remedy.to_owned()),
-                )]
+            Err(Unread {
+                why,
+                remedy,
+                denied,
+            }) => {
+                let remedy = Some(remedy.to_owned());
+                vec![Finding {
+                    denied,
+                    ..finding(Severity::Unknown, own, why, remedy)
+                }]
             }
         }
     }
@@ -141,11 +148,12 @@ impl Trouble {
 
 // === impl Unread ===
 
-impl From<&String> for Unread {
-    fn from(why: &String) -> Self {
+impl From<&NotSeen> for Unread {
+    fn from(not_seen: &NotSeen) -> Self {
         Self {
-            why: why.clone(),
+            why: not_seen.why.clone(),
             remedy: READ_IT,
+            denied: not_seen.denied.clone(),
         }
     }
 }

@@ -73,7 +73,8 @@ pub(super) const MISSING: Check = Check {
         }
         match unread {
             Some(why) if found.is_empty() => Err(Unread {
-                why: why.clone(),
+                why: why.why.clone(),
+                denied: why.denied.clone(),
                 remedy: "Run it in the pod, or with a kubeconfig that may create SubjectAccessReviews, or list Roles and RoleBindings.",
             }),
             _ => Ok(found),

@@ -8,6 +8,7 @@ use super::{
     super::{
         facts::{Controller, Facts, is_selected, name, selector},
         finding::Severity,
+        seen::NotSeen,
     },
     Check, Trouble,
 };
@@ -110,7 +111,7 @@ pub(super) const LOCAL_TRAFFIC: Check = Check {
     },
 };
 
-fn lonely_nodes(facts: &Facts) -> Result<Vec<&str>, &String> {
+fn lonely_nodes(facts: &Facts) -> Result<Vec<&str>, &NotSeen> {
     let mut nodes = BTreeMap::new();
     for pod in facts.pods.as_ref()? {
         if let Some(node) = pod.spec.as_ref().and_then(|spec| spec.node_name.as_deref()) {

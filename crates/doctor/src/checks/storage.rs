@@ -5,6 +5,7 @@ use super::{
         facts::{Controller, Facts, Template},
         finding::Severity,
         program::{Program, Settings},
+        seen::NotSeen,
     },
     Check, Trouble, Unread, when,
 };
@@ -103,7 +104,9 @@ pub(super) fn embedded(facts: &Facts) -> Result<Option<&Program>, Unread> {
     match &facts.settings {
         Settings::Read(program) => Ok(Some(program).filter(|program| program.embedded)),
         Settings::Foreign => Ok(None),
-        Settings::Invalid(_) => Err((&"The program's settings are not valid.".to_owned()).into()),
+        Settings::Invalid(_) => {
+            Err((&NotSeen::from("The program's settings are not valid.")).into())
+        }
         Settings::Unread(why) => Err(why.into()),
     }
 }

@@ -11,6 +11,7 @@ use super::{
         facts::{Claim, Controller, Facts, Labels, Template},
         finding::Severity,
         program::{Program, Settings},
+        seen::Seen,
     },
     CHECKS, run,
 };
@@ -127,9 +128,9 @@ impl Scene {
         &mut self.pod()["containers"][0]
     }
 
-    fn read<T: DeserializeOwned>(&self, what: &str, value: &Value) -> Result<T, String> {
+    fn read<T: DeserializeOwned>(&self, what: &str, value: &Value) -> Seen<T> {
         match self.unread.contains(what) {
-            true => Err(format!("{what} cannot be read")),
+            true => Err(format!("{what} cannot be read").into()),
             false => Ok(serde_json::from_value(value.clone()).expect(what)),
         }
     }
@@ -177,7 +178,7 @@ impl Scene {
                 })
                 .collect(),
             settings: match self.unread.contains("settings") {
-                true => Settings::Unread("settings cannot be read".to_owned()),
+                true => Settings::Unread("settings cannot be read".into()),
                 false => self.settings.clone(),
             },
             longest_job: self.longest_job,

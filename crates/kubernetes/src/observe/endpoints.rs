@@ -34,7 +34,7 @@ use super::{
         slices::{Me, Policy, SliceFacts, Slices, View},
         watch::Watch,
     },
-    GET_SERVICES, LIST_SLICES, Room, SILENCE, WATCH_SLICES,
+    GET_SERVICES, LIST_SLICES, Meaning, Room, SILENCE, WATCH_SLICES,
 };
 use lameduck_lifecycle::{Endpoints, Peers, Phase, Unobservable};
 
@@ -84,6 +84,7 @@ async fn observe(room: &Arc<Room>) {
         watching: BTreeSet::new(),
         lost: BTreeSet::new(),
         denied: false,
+        gone: false,
         news,
         inbox,
         tasks: JoinSet::new(),
@@ -124,6 +125,8 @@ struct Observer {
     /// Of these, those whose watch has been failing for a while.
     lost: BTreeSet<String>,
     denied: bool,
+    /// The own Pod is gone: it is in no slice but those that are still watched, and lists are not answered.
+    gone: bool,
     news: mpsc::Sender<News>,
     inbox: mpsc::Receiver<News>,
     /// Ends with the observer.
@@ -164,12 +167,18 @@ enum News {
 impl Observer {
     /// Waits for something new.
     async fn step(&mut self) {
-        let wanted = !self.lists.any || self.slices.view().vanished;
+        let wanted = !self.gone && (!self.lists.any || self.slices.view().vanished);
+        let gone = self.room.gone.clone();
         tokio::select! {
             // All that is known already comes before the decision to list once more.
             biased;
             Some(news) = self.inbox.recv() => self.learn(news),
+            () = gone.cancelled(), if !self.gone => self.gone = true,
             () = sleep_until(self.lists.next), if wanted => self.list().await,
+        }
+        if self.gone {
+            // An entry that vanished has not moved elsewhere: there is no Pod that it could be of.
+            self.slices.pod_is_gone();
         }
     }
 
@@ -201,11 +210,13 @@ impl Observer {
                 self.slices.listed(all);
                 self.watch_own(&version);
             }
-            Err(error) => {
-                self.room.complain(LIST_SLICES, &error);
-                self.denied = error.is_denied();
-                self.lists.failed(begin, &error);
-            }
+            Err(error) => match self.room.understand(LIST_SLICES, &error).await {
+                Meaning::PodGone => self.gone = true,
+                meaning => {
+                    self.denied = meaning == Meaning::Denied;
+                    self.lists.failed(begin, &error);
+                }
+            },
         }
     }
 
@@ -234,8 +245,11 @@ impl Observer {
     /// Tells what is known by now, where it is new.
     fn tell(&mut self) {
         let unavailable = Endpoints::Unobservable(Unobservable::Unavailable);
+        let pod_gone = Endpoints::Unobservable(Unobservable::PodGone);
         if !self.lists.any {
-            if self.lists.silent() {
+            if self.gone {
+                self.say(pod_gone);
+            } else if self.lists.silent() {
                 self.say(unavailable);
             }
             return;
@@ -246,6 +260,7 @@ impl Observer {
         let unclear = !self.lost.is_empty() || (view.vanished && self.lists.silent());
         let endpoints = match view.endpoints {
             // What was last seen may be long past.
+            Endpoints::Routed if unclear && self.gone => pod_gone,
             Endpoints::Routed if unclear => unavailable,
             endpoints => endpoints,
         };
@@ -337,7 +352,7 @@ async fn ask_policy(room: Arc<Room>, service: String, news: mpsc::Sender<News>) 
     let policy = match room.api.get::<Service>(&service).await {
         Ok(answer) => Policy::read(&answer.object),
         Err(error) => {
-            room.complain(GET_SERVICES, &error);
+            room.understand(GET_SERVICES, &error).await;
             Policy::default()
         }
     };
@@ -399,9 +414,12 @@ impl SliceWatch {
             let Err(error) = ended else {
                 continue;
             };
-            self.room.complain(WATCH_SLICES, &error);
-            if error.is_denied() {
-                return self.send(News::Denied).await;
+            match self.room.understand(WATCH_SLICES, &error).await {
+                Meaning::Denied => return self.send(News::Denied).await,
+                Meaning::PodGone => {
+                    return self.send(News::Contact(self.name.clone(), false)).await;
+                }
+                Meaning::Passing => {}
             }
             self.failed().await;
             // Versions that are too old, watches that end at once, or that a proxy does not let through: what cannot
@@ -472,7 +490,7 @@ impl SliceWatch {
                 true
             }
             Err(error) => {
-                self.room.complain(LIST_SLICES, &error);
+                self.room.understand(LIST_SLICES, &error).await;
                 false
             }
         }

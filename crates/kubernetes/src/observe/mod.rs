@@ -12,10 +12,11 @@
 
 mod endpoints;
 mod pod;
+mod refusal;
 
 use std::{
     collections::BTreeSet,
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, atomic::AtomicBool},
     time::Duration,
 };
 
@@ -25,22 +26,24 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep, timeout},
 };
+use tokio_util::sync::CancellationToken;
 
+pub(super) use self::refusal::Meaning;
 use super::{
     Identity, Kubernetes,
     access::Access,
     api::{Api, ApiError},
     backoff::Backoff,
     deletion_cost,
-    events::Event,
+    events::{Event, EventObject},
     metrics::Metrics,
     permissions::{
         self, CREATE_EVENTS, GET_PODS, GET_SERVICES, LIST_SLICES, Rule, WATCH_PODS, WATCH_SLICES,
     },
-    pod::PodFacts,
+    pod::{Owner, PodFacts},
     slices::Me,
 };
-use lameduck_lifecycle::{Cause, Drain, DrainReport, Endpoints, Moment, Unobservable};
+use lameduck_lifecycle::{Cause, Drain, DrainReport, Endpoints, Moment, Place, Unobservable};
 
 /// For how long nobody may answer before it is said that nobody does.
 const SILENCE: Duration = Duration::from_secs(2);
@@ -65,12 +68,18 @@ pub(super) struct Room {
     /// What is known of the own Pod.
     me: watch::Sender<Known>,
     warned: Mutex<BTreeSet<Rule>>,
+    /// It was said that the token is refused.
+    told_of_token: AtomicBool,
+    /// Cancelled once it is known that there is no such Pod any more.
+    gone: CancellationToken,
 }
 
 /// What is known of the own Pod.
 #[derive(Clone, Debug)]
 struct Known {
     me: Me,
+    /// Makes the next Pod of this name.
+    stateful_set: Option<Owner>,
     /// It has been read, or never will be.
     settled: bool,
     /// It has been read.
@@ -98,6 +107,14 @@ pub(super) async fn run(
         endpoints::follow(&room),
         room.tell_of_the_start()
     );
+}
+
+/// Where this process runs, as the report says it.
+fn place(me: &Me) -> Place {
+    Place {
+        pod: Some(me.name.clone()).filter(|name| !name.is_empty()),
+        node: me.node.clone(),
+    }
 }
 
 /// In a cluster, with no way to ask it anything.
@@ -136,8 +153,10 @@ impl Room {
             node: identity.node.clone(),
             ..Me::default()
         };
+        drain.set_place(place(&me));
         let known = Known {
             me,
+            stateful_set: None,
             settled: false,
             seen: false,
         };
@@ -150,6 +169,8 @@ impl Room {
             deletion_cost,
             me: watch::Sender::new(known),
             warned: Mutex::default(),
+            told_of_token: AtomicBool::new(false),
+            gone: CancellationToken::new(),
         })
     }
 
@@ -169,6 +190,18 @@ impl Room {
             self.api.get::<Pod>(&self.identity.name),
             self.api.list::<EndpointSlice>(&one),
         );
+        // One line for the token, and not one for each rule that it is refused for.
+        let refused = [pod.as_ref().err(), slices.as_ref().err()];
+        let refused = refused
+            .into_iter()
+            .flatten()
+            .find(|e| e.is_unauthenticated());
+        if let Some(error) = refused.filter(|_| !self.api.was_accepted()) {
+            return self.say_of_the_token(
+                error,
+                "none of its requests was ever accepted (is it a token of this cluster, for this audience?)",
+            );
+        }
         match pod {
             Ok(answer) => {
                 let container = self.identity.container.as_deref();
@@ -223,37 +256,48 @@ impl Room {
         let left = plan.deadline.saturating_duration_since(Instant::now());
         let event = Event::started(
             self.drain.id(),
-            cause.as_str(),
+            cause.known(),
             left.as_secs_f64(),
             &self.drain.load(),
         );
         self.tell(&event).await;
     }
 
-    /// Leaves an Event on the own Pod when a drain has ended.
+    /// Leaves an Event on the own Pod when a drain has ended, and on the StatefulSet that makes the next one: a Pod
+    /// of the same name hides this one's Events from `kubectl describe pod`.
     pub(super) async fn tell_of_the_end(&self, report: &DrainReport) {
         let event = Event::ended(report);
+        let owner = self.me.borrow().stateful_set.clone();
+        let tell_the_owner = async {
+            if let Some(owner) = owner {
+                let object = event.on_owner(self.drain.id(), &self.identity, &owner);
+                self.create(&object).await;
+            }
+        };
         // The process has nothing left to do but this.
-        let told = timeout(TELL_THE_END, self.tell(&event)).await;
-        if told.is_err() {
+        let both = async { tokio::join!(self.tell(&event), tell_the_owner) };
+        if timeout(TELL_THE_END, both).await.is_err() {
             tracing::debug!("no Event about the drain's end: no answer in time");
         }
     }
 
     async fn tell(&self, event: &Event) {
         let uid = self.me.borrow().me.uid.clone();
-        let object = event.to_object(self.drain.id(), &self.identity, uid.as_deref());
+        let object = event.on_pod(self.drain.id(), &self.identity, uid.as_deref());
+        self.create(&object).await;
+    }
+
+    async fn create(&self, object: &EventObject) {
         let mut backoff = Backoff::new();
         for _ in 0..TELLINGS {
-            match self.api.create_event(&object).await {
+            match self.api.create_event(object).await {
                 Ok(()) => return,
                 // An answer that was lost: it is there already.
                 Err(error) if error.is_conflict() => return,
-                Err(error) if error.is_denied() => return self.complain(CREATE_EVENTS, &error),
-                Err(error) => {
-                    tracing::debug!(%error, "no Event about the drain");
-                    sleep(backoff.after(&error)).await;
-                }
+                Err(error) => match self.understand(CREATE_EVENTS, &error).await {
+                    Meaning::Passing => sleep(backoff.after(&error)).await,
+                    Meaning::Denied | Meaning::PodGone => return,
+                },
             }
         }
     }
@@ -274,11 +318,13 @@ impl Room {
                 me.uid = me.uid.take().or_else(|| pod.uid.clone());
                 me.node = pod.node.clone().or_else(|| me.node.take());
                 me.replacement = pod.replacement;
+                known.stateful_set.clone_from(&pod.stateful_set);
                 if !pod.addresses.is_empty() {
                     me.addresses.clone_from(&pod.addresses);
                 }
             }
         });
+        self.drain.set_place(place(&self.me.borrow().me));
         ours
     }
 

@@ -4,6 +4,9 @@
 //! preceded by a read with quorum each time, because only that proves what was *not* the case: the kubelet
 //! acts on a deletion that is committed, and a watch may be served from a cache that has not seen it yet.
 //! Where watching is not allowed, reading alone does, every two seconds.
+//!
+//! A Pod that was deleted by force shows itself as 404, as another uid under the same name, as the last event of a
+//! watch, or as 401 to everything ([`refusal`](super::refusal)).
 
 use std::time::Duration;
 
@@ -17,7 +20,7 @@ use super::{
         backoff::Backoff,
         pod::{Judge, PodFacts, Sighting},
     },
-    GET_PODS, Room, WATCH_PODS,
+    GET_PODS, Meaning, Room, WATCH_PODS,
 };
 use lameduck_lifecycle::Moment;
 
@@ -54,15 +57,25 @@ struct Over;
 
 impl Follower<'_> {
     async fn follow(&mut self) {
+        let gone = self.room.gone.clone();
         loop {
-            let round = match self.room.api.get::<Pod>(&self.room.identity.name).await {
-                Ok(answer) => self.read(answer).await,
-                Err(error) => self.not_read(&error).await,
+            let round = tokio::select! {
+                biased;
+                round = self.round() => round,
+                // Another part of the room has heard of it first.
+                () = gone.cancelled() => self.gone(false),
             };
             if round.is_err() {
                 self.room.settle();
                 return;
             }
+        }
+    }
+
+    async fn round(&mut self) -> Result<(), Over> {
+        match self.room.api.get::<Pod>(&self.room.identity.name).await {
+            Ok(answer) => self.read(answer).await,
+            Err(error) => self.not_read(&error).await,
         }
     }
 
@@ -75,12 +88,12 @@ impl Follower<'_> {
                 self.backoff.reset();
                 return Ok(());
             }
-            Err(error) if error.is_denied() => {
-                self.room.complain(WATCH_PODS, &error);
-                POLL
-            }
-            // The version is too old: read again, but do not spin where it always is.
-            Err(error) => self.backoff.after(&error),
+            Err(error) => match self.room.understand(WATCH_PODS, &error).await {
+                Meaning::PodGone => return self.gone(false),
+                Meaning::Denied => POLL,
+                // The version is too old: read again, but do not spin where it always is.
+                Meaning::Passing => self.backoff.after(&error),
+            },
         };
         sleep(wait).await;
         Ok(())
@@ -89,18 +102,25 @@ impl Follower<'_> {
     async fn not_read(&mut self, error: &ApiError) -> Result<(), Over> {
         let known = self.room.me.borrow().clone();
         if error.is_missing() && (known.seen || !self.room.identity.guessed) {
-            let clock = Clock {
-                local: Instant::now(),
-                server: 0,
-            };
-            return self.see(None, clock, false);
+            return self.gone(false);
         }
-        self.room.complain(GET_PODS, error);
-        if error.is_denied() {
-            return Err(Over);
+        match self.room.understand(GET_PODS, error).await {
+            Meaning::PodGone => self.gone(false),
+            Meaning::Denied => Err(Over),
+            Meaning::Passing => {
+                sleep(self.backoff.after(error)).await;
+                Ok(())
+            }
         }
-        sleep(self.backoff.after(error)).await;
-        Ok(())
+    }
+
+    /// There is no such Pod.
+    fn gone(&mut self, watched: bool) -> Result<(), Over> {
+        let clock = Clock {
+            local: Instant::now(),
+            server: 0,
+        };
+        self.see(None, clock, watched)
     }
 
     /// Watches until the watch ends.
@@ -119,7 +139,7 @@ impl Follower<'_> {
                 Ok(WatchEvent::Added(pod) | WatchEvent::Modified(pod)) => {
                     self.see(Some(&pod), clock, true)?;
                 }
-                Ok(WatchEvent::Deleted(_)) => self.see(None, clock, true)?,
+                Ok(WatchEvent::Deleted(pod)) => self.deleted(&pod, clock)?,
                 Ok(WatchEvent::Bookmark(_) | WatchEvent::Error(_)) => {}
                 Err(error) => return Ok(Err(error)),
             }
@@ -128,6 +148,15 @@ impl Follower<'_> {
             true => Err(ApiError::closed_at_once()),
             false => Ok(()),
         })
+    }
+
+    /// The last event of a Pod: it is ours, unless it is said to be another one of its name.
+    fn deleted(&mut self, pod: &Pod, clock: Clock) -> Result<(), Over> {
+        let own = self.room.me.borrow().me.uid.clone();
+        match (&pod.metadata.uid, own) {
+            (Some(uid), Some(own)) if *uid != own => Ok(()),
+            _ => self.see(None, clock, true),
+        }
     }
 
     fn see(&mut self, pod: Option<&Pod>, clock: Clock, watched: bool) -> Result<(), Over> {
@@ -144,16 +173,23 @@ impl Follower<'_> {
         };
         if let Some((cause, kill)) = self.judge.judge(&sighting) {
             tracing::info!(
-                ?cause,
-                source = ?kill.source,
-                seconds_left = kill.at.saturating_duration_since(sighting.seen).as_secs_f64(),
+                drain_id = self.room.drain.id(),
+                cause = cause.as_str(),
+                deadline_source = kill.source.as_str(),
+                seconds_left = kill
+                    .at
+                    .saturating_duration_since(sighting.seen)
+                    .as_secs_f64(),
                 "why this process must end, and until when"
             );
             self.room.drain.observe_cause(cause);
             self.room.drain.observe_kill(kill);
         }
         match gone {
-            true => Err(Over),
+            true => {
+                self.room.pod_is_gone();
+                Err(Over)
+            }
             false => Ok(()),
         }
     }
