@@ -24,8 +24,8 @@ unit:                     ## unit, property, process and rollout tests
 soak:                     ## rollouts under load, again and again (LAMEDUCK_SOAK=10 times; 20 s each)
 	$(CARGO) test --locked --test it rollouts_again -- --ignored --nocapture
 
-lag:                      ## a rollout behind balancers that lag 0 to 10 s, beside a sleep of 5 s (2 minutes)
-	$(CARGO) test --locked --test it a_shutdown_follows -- --ignored --nocapture
+lag:                      ## rollouts behind balancers that lag 0 to 10 s, beside a sleep of 5 s, and under requests of 3 s (3 minutes)
+	$(CARGO) test --locked --test it a_shutdown_follows -- --ignored --nocapture --test-threads=1
 
 story:                    ## the founding story at full length: minutes of rollouts, half an hour of SIGKILLs
 	$(CARGO) test --locked --test it -- process::story process::rolling --ignored --nocapture --test-threads=1

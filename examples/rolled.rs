@@ -67,13 +67,20 @@ fn router() -> Router {
         .route("/echo", post(|body: Bytes| async { body }))
         .route(
             "/slow",
-            post(|body: Bytes| async {
-                sleep(Duration::from_millis(250)).await;
-                body
-            }),
+            post(async |body| after(Duration::from_millis(250), body).await),
+        )
+        .route(
+            "/long",
+            post(async |body| after(Duration::from_secs(3), body).await),
         )
         .route("/events", get(events))
         .route("/socket", get(socket))
+}
+
+/// Says back what it is told, after a while.
+async fn after(time: Duration, body: Bytes) -> Bytes {
+    sleep(time).await;
+    body
 }
 
 /// A tick every 50 ms, until clients are asked to leave.

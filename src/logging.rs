@@ -1,12 +1,15 @@
 //! Logs: for people on a terminal, JSON lines everywhere else; written by a thread of their own ([`terminal`]).
-//! `LAMEDUCK_LOG` filters as `RUST_LOG` does.
+//! `LAMEDUCK_LOG` filters as `RUST_LOG` does, and a [`LogLimit`] bounds what libraries say.
 
 use std::{io::Write, sync::Arc};
 
 use lameduck::DrainReport;
-use tracing_subscriber::EnvFilter;
+use tracing_subscriber::{EnvFilter, layer::SubscriberExt, util::SubscriberInitExt};
 
-use crate::terminal::{self, Stderr};
+use crate::{
+    log_limit::LogLimit,
+    terminal::{self, Stderr},
+};
 
 /// Installs the subscriber.
 pub fn install() {
@@ -24,9 +27,11 @@ pub fn install() {
         .log_internal_errors(false)
         .with_writer(|| Stderr);
     if terminal::install() {
-        logs.with_target(false).compact().init();
+        let logs = logs.with_target(false).compact().finish();
+        logs.with(LogLimit::default()).init();
     } else {
-        logs.json().flatten_event(true).init();
+        let logs = logs.json().flatten_event(true).finish();
+        logs.with(LogLimit::default()).init();
     }
     if !is_understood {
         tracing::warn!(

@@ -8,6 +8,7 @@ mod doctor;
 mod drains;
 mod healthcheck;
 mod listen;
+mod log_limit;
 mod logging;
 mod migrate;
 mod progress;

@@ -159,7 +159,7 @@ settings! {
         /// From removal in the API to removal everywhere.
         settle: Time = Time(drain().settle), "DURATION";
 
-        /// Without a request on a new connection for this long, nobody routes here.
+        /// Without a request on a new connection for this long, nobody routes here; after half of it clients are asked to leave.
         quiet: Time = Time(drain().quiet), "DURATION";
 
         /// After this long removal is assumed where it can't be observed.

@@ -34,6 +34,8 @@ pub enum Kind {
     Fresh,
     /// POSTs that take a quarter of a second.
     Slow,
+    /// POSTs that take three seconds.
+    Long,
     /// Four streams at a time over one HTTP/2 connection.
     Http2,
     /// An event stream, which must end properly.
@@ -139,6 +141,7 @@ impl Client {
         let (method, path) = match self.kind {
             Kind::Events => ("GET", "/events"),
             Kind::Slow => ("POST", "/slow"),
+            Kind::Long => ("POST", "/long"),
             _ => ("POST", "/echo"),
         };
         let request = Request::builder()

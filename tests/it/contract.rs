@@ -681,9 +681,9 @@ fn second_seven_of_a_drain() {
         (50, Input::Endpoints(Endpoints::Routed)),
         (400, Input::Endpoints(Endpoints::Removed)),
     ];
-    // One client goes a second after it is asked to; a balancer that lags sends one more at second 3; a job
+    // One client goes half a second after it is asked to; a balancer that lags sends one more at second 3; a job
     // runs until second 8.
-    world.clients = vec![Some(1_000)];
+    world.clients = vec![Some(500)];
     world.late = vec![(3_000, Some(200))];
     world.jobs = vec![Some(8_000)];
 
@@ -702,13 +702,13 @@ fn second_seven_of_a_drain() {
     );
     assert_eq!(
         at(Moment::Leave),
-        Some(2_400),
-        "settled for a second and quiet for two: clients are asked to leave"
+        Some(1_400),
+        "settled, and quiet for a second: clients are asked to leave"
     );
     assert_eq!(
         at(Moment::CloseIdle),
-        Some(3_400),
-        "the last connection has gone"
+        Some(2_400),
+        "the last connection has gone, and it was quiet for two seconds"
     );
     assert_eq!(
         (at(Moment::Stop), at(Moment::Cut)),
@@ -732,7 +732,58 @@ fn the_quiet_period_follows_the_traffic() {
     let history = Simulation::run(world);
 
     let leave = history.moment(Moment::Leave).unwrap().at;
-    assert_eq!(leave, 5_900 + 2_000, "two seconds after the last that came");
+    assert_eq!(leave, 5_900 + 1_000, "a second after the last that came");
+    assert_eq!(history.exit, Some(5_900 + 2_000), "two seconds after it");
+}
+
+/// Who was asked to leave and comes back shows that somebody still routes here: the process stays for all who do.
+#[test]
+fn nobody_goes_while_those_who_were_asked_to_leave_come_back() {
+    let mut world = quiet_world();
+    world.shape.observed = true;
+    world.signal = 0;
+    world.script = vec![(100, Input::Endpoints(Endpoints::Removed))];
+    // Nobody for a second and a half, then one every second: a balancer that lags and connects seldom.
+    world.late = (0..5).map(|n| (1_600 + n * 1_000, Some(10))).collect();
+
+    let history = Simulation::run(world);
+
+    assert_eq!(history.moment(Moment::Leave).unwrap().at, 1_100);
+    assert_eq!(
+        history.exit,
+        Some(5_600 + 2_000),
+        "the last was served, too"
+    );
+}
+
+/// A request of three seconds that began when nobody had been asked to leave yet: what is left of the quiet period
+/// passes while it is served, and not before.
+#[test]
+fn the_longest_request_and_the_quiet_period_pass_side_by_side() {
+    let mut world = quiet_world();
+    world.shape.observed = true;
+    world.signal = 0;
+    world.script = vec![(100, Input::Endpoints(Endpoints::Removed))];
+    world.clients = vec![Some(3_000)];
+
+    let history = Simulation::run(world);
+
+    assert_eq!(history.exit, Some(100 + 1_000 + 3_000));
+}
+
+/// Where the end of routing was never seen, what counts is that nobody came.
+#[test]
+fn who_is_routed_to_for_ever_and_asked_for_nothing_goes_when_the_wait_is_over() {
+    let mut world = quiet_world();
+    world.shape.observed = true;
+    world.signal = 0;
+    world.script = vec![(50, Input::Endpoints(Endpoints::Routed))];
+
+    let history = Simulation::run(world);
+
+    assert_eq!(history.routing, Some(RoutingEnd::TimedOut));
+    let leave = history.moment(Moment::Leave).unwrap();
+    assert_eq!(history.exit, Some(leave.at), "at once");
 }
 
 /// Whoever reads "timed out" looks for somebody who still routes here, so that it must not be said of a wait that was

@@ -14,6 +14,7 @@ mod hooks;
 mod http;
 mod http_handler;
 mod kubernetes;
+mod lifecycle;
 mod postgres_proxy;
 #[allow(dead_code, reason = "benches use the rest of it")]
 mod postgres_server;

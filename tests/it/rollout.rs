@@ -98,6 +98,39 @@ async fn rollouts_again_and_again_fail_no_request() {
     assert_eq!(failed, 0);
 }
 
+/// Nobody is idle, and requests of three seconds are among the load: what a shutdown takes beside the last of them.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "takes half a minute; run by `make lag`"]
+async fn a_shutdown_follows_the_longest_request() {
+    let scene = Scene {
+        server: "lameduck",
+        tls: false,
+        wire: Duration::from_millis(5),
+        lag: Duration::from_millis(100),
+        rollouts: 5,
+        patience: Duration::from_secs(GRACE.unsigned_abs()),
+        may_cut: false,
+    };
+    let long: &[_] = &[(Kind::KeepAlive, 12), (Kind::Fresh, 4), (Kind::Long, 24)];
+
+    let mut outcome = Stage::play(scene, async |stage: &Stage| {
+        Clients::start(stage.address(), long)
+    })
+    .await;
+
+    println!("{}", row(&scene, &outcome));
+    assert_eq!(outcome.seen.failed, 0, "{:#?}", outcome.seen.failures);
+    outcome.shutdowns.sort();
+    let median = outcome.shutdowns[scene.rollouts / 2];
+    // The lag, a second until clients are asked to leave, and the request that began right before that; not the whole
+    // quiet period and then the request, which would be a second more.
+    let expected = scene.lag + Duration::from_secs(1) + Duration::from_secs(3);
+    assert!(
+        median < expected + Duration::from_millis(700),
+        "{outcome:?}"
+    );
+}
+
 /// A constant is too short on one day and too long on the other; who looks needs neither.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 #[ignore = "takes two minutes; run by `make lag`"]

@@ -17,6 +17,7 @@ use tokio::{
 };
 
 use super::{Problem, refusals::Refusal};
+use lameduck_lifecycle::later;
 
 /// Bytes that a request costs beside its body.
 const BESIDE: usize = 4096;
@@ -142,7 +143,7 @@ impl Bodies {
 
     /// Reads a body to its end.
     pub(super) async fn read(&self, mut body: Body, longest: Longest) -> Result<Held, Problem> {
-        let until = Instant::now() + self.time;
+        let until = later(Instant::now(), self.time);
         let size = body.size_hint();
         if size.lower() > longest.bytes as u64 {
             return Err(longest.exceeded());
@@ -154,7 +155,7 @@ impl Bodies {
         let room = self.reserve(longest.share(length))?;
         let mut bytes = BytesMut::new();
         loop {
-            let pause = Instant::now() + self.pause;
+            let pause = later(Instant::now(), self.pause);
             let frame = match timeout_at(pause.min(until), body.frame()).await {
                 Ok(None) => break,
                 Ok(Some(Ok(frame))) => frame,

@@ -10,7 +10,8 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use super::refusals::Refusal;
-use lameduck_jobs::{engine::EngineError, job::Rejected, log_limit::LogLimit};
+use lameduck_jobs::{engine::EngineError, job::Rejected};
+use lameduck_lifecycle::LogThrottle;
 
 /// In seconds. A full queue empties as fast as its workers work.
 const QUEUE_FULL: u32 = 5;
@@ -132,19 +133,25 @@ impl Problem {
 
 impl From<EngineError> for Problem {
     fn from(error: EngineError) -> Self {
+        // A stranger can cause these lines as often as requests are taken.
+        static THROTTLE: LogThrottle = LogThrottle::every(Duration::from_secs(10));
         match error {
             EngineError::Locked(why) => return Self::overloaded(why),
             EngineError::Unreadable(why) => {
-                tracing::error!(why, "the queue's storage holds what can't be read");
+                if let Some(left_out) = THROTTLE.admit() {
+                    tracing::error!(
+                        why,
+                        left_out,
+                        "the queue's storage holds what can't be read"
+                    );
+                }
                 let detail = format!("{why}. It can be cancelled, and hides no other job");
                 return Self::new(StatusCode::INTERNAL_SERVER_ERROR, detail);
             }
             _ => {}
         }
-        // Whoever asks while it is away would fill the log.
-        static TOLD: LogLimit = LogLimit::new(Duration::from_secs(10));
-        if let Some(withheld) = TOLD.pass() {
-            tracing::error!(%error, withheld, "the queue's storage failed under a request");
+        if let Some(left_out) = THROTTLE.admit() {
+            tracing::error!(%error, left_out, "the queue's storage failed under a request");
         }
         Self::overloaded(
             "the queue's storage did not answer; the request may or may not have taken effect. \

@@ -1,18 +1,26 @@
 //! What a connection is doing: the one thing that its stream, its driver and its requests all know.
 
-use std::sync::{
-    Arc,
-    atomic::{
-        AtomicBool, AtomicU8, AtomicUsize,
-        Ordering::{Relaxed, SeqCst},
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{
+            AtomicBool, AtomicU8, AtomicUsize,
+            Ordering::{Relaxed, SeqCst},
+        },
     },
+    time::Duration,
 };
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use lameduck_lifecycle::{ConnectionGuard, RequestGuard};
 
-use super::metrics::{Meter, Protocol, Reason};
+use super::{
+    metrics::{Meter, Protocol, Reason},
+    sending::{Look, Sending, Watched},
+    uploads::Uploads,
+};
 
 /// Lives as long as the socket, through an upgrade too, and counts the connection meanwhile.
 #[derive(Debug)]
@@ -29,6 +37,17 @@ pub(super) struct Activity {
     half_record: AtomicBool,
     /// Part of an HTTP/2 frame or header block has been received.
     half_frame: AtomicBool,
+    /// HTTP/1: the request in flight came with a body, and its answer has not begun.
+    has_upload: AtomicBool,
+    /// HTTP/1: there is room for more of a body, and nothing has come since.
+    awaits_body: AtomicBool,
+    /// HTTP/2: unanswered requests whose client is to send more of a body, and how much has come of all bodies.
+    awaited_bodies: AtomicUsize,
+    body_progress: AtomicUsize,
+    /// The rest of a body is waited for no longer.
+    body_given_up: AtomicBool,
+    /// HTTP/2: the answers that are on their way.
+    answers: Mutex<Vec<Watched>>,
     /// We have closed our side, and read on only so that the peer gets our last answer.
     closing: AtomicBool,
     /// Nothing is left in hyper's write buffer.
@@ -49,6 +68,8 @@ pub(super) enum Doing {
     Receiving,
     /// A request is being served, or its answer has not left yet.
     Serving,
+    /// Nothing is being done but to wait for the rest of a request's body, since so much of it has come.
+    Uploading(usize),
     /// An answer does not leave: the peer has not read on since it had read so many bytes.
     Stuck(usize),
     /// Our side is closed, after its last answer. Nothing that still comes will be begun.
@@ -62,7 +83,12 @@ pub(super) struct InFlight {
     protocol: Protocol,
     /// None for probes and scrapes: they are served, but no drain waits for them.
     _guard: Option<RequestGuard>,
+    sending: Sending,
 }
+
+/// A request of HTTP/1 with a body, until its answer begins.
+#[derive(Debug)]
+pub(super) struct Upload(Arc<Activity>);
 
 // === impl Activity ===
 
@@ -79,6 +105,12 @@ impl Activity {
             received: AtomicUsize::new(0),
             half_record: AtomicBool::new(false),
             half_frame: AtomicBool::new(false),
+            has_upload: AtomicBool::new(false),
+            awaits_body: AtomicBool::new(false),
+            awaited_bodies: AtomicUsize::new(0),
+            body_progress: AtomicUsize::new(0),
+            body_given_up: AtomicBool::new(false),
+            answers: Mutex::default(),
             closing: AtomicBool::new(false),
             flushed: AtomicBool::new(true),
             stuck: AtomicBool::new(false),
@@ -98,6 +130,8 @@ impl Activity {
             Doing::Closing
         } else if self.stuck.load(Relaxed) {
             Doing::Stuck(self.written.load(Relaxed))
+        } else if let Some(come) = self.uploading(streams) {
+            Doing::Uploading(come)
         } else if self.in_flight.load(Relaxed) > 0 || unsent {
             Doing::Serving
         } else if received || self.half_record.load(Relaxed) || self.half_frame.load(Relaxed) {
@@ -105,6 +139,24 @@ impl Activity {
         } else {
             Doing::Idle
         }
+    }
+
+    /// How much has come of the request bodies, where the rest of them is all there is to wait for. Where an answer has
+    /// begun, its handler and its client talk with each other, and may pause.
+    fn uploading(&self, streams: bool) -> Option<usize> {
+        if streams {
+            let awaited = self.awaited_bodies.load(Relaxed);
+            let all = awaited > 0 && awaited >= self.in_flight.load(Relaxed);
+            all.then(|| self.body_progress.load(Relaxed))
+        } else {
+            let awaits = self.has_upload.load(Relaxed) && self.awaits_body.load(Relaxed);
+            awaits.then(|| self.received.load(Relaxed))
+        }
+    }
+
+    /// Bytes received since the last request ended.
+    pub(super) fn received_so_far(&self) -> usize {
+        self.received.load(Relaxed)
     }
 
     pub(super) fn in_flight(&self) -> usize {
@@ -150,6 +202,7 @@ impl Activity {
             meter.idle.dec();
             meter.active.inc();
         }
+        self.awaits_body.store(false, Relaxed);
         let guard = if is_probe {
             if self.begun() == 1 {
                 self.guard.disregard();
@@ -162,7 +215,48 @@ impl Activity {
             activity: self.clone(),
             protocol,
             _guard: guard,
+            sending: Sending::default(),
         }
+    }
+
+    /// HTTP/1: a request has a body, which may still be under way.
+    pub(super) fn upload(self: &Arc<Self>) -> Upload {
+        self.has_upload.store(true, Relaxed);
+        Upload(self.clone())
+    }
+
+    /// The rest of the body is waited for no longer: its request is answered. False where that was said before.
+    pub(super) fn give_up_body(&self) -> bool {
+        !self.body_given_up.swap(true, Relaxed)
+    }
+
+    pub(super) fn body_is_given_up(&self) -> bool {
+        self.body_given_up.load(Relaxed)
+    }
+
+    /// An answer of HTTP/2 is on its way.
+    pub(super) fn answers(&self, answer: &Arc<InFlight>) {
+        let mut answers = self.watched();
+        if answers.len() == answers.capacity() {
+            answers.retain(|answer| !answer.is_gone());
+        }
+        answers.push(Watched::new(Arc::downgrade(answer)));
+    }
+
+    /// Looks at the answers of HTTP/2 that are on their way, and resets the streams of those of which nothing has left
+    /// for so long. Says how many stand still beyond that.
+    pub(super) fn look_at_answers(&self, now: Instant, patience: Duration) -> usize {
+        let mut stuck = 0;
+        self.watched().retain_mut(|answer| {
+            let look = answer.look(now, patience);
+            stuck += usize::from(look == Look::Stuck);
+            look != Look::Gone
+        });
+        stuck
+    }
+
+    fn watched(&self) -> MutexGuard<'_, Vec<Watched>> {
+        self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// How it ended, unless that was said before; whether it was not.
@@ -195,6 +289,19 @@ impl Activity {
 
     pub(super) fn received(&self, bytes: usize) {
         self.received.fetch_add(bytes, Relaxed);
+        self.awaits_body.store(false, Relaxed);
+    }
+
+    /// Somebody wants more than has come. While a request of HTTP/1 is in flight, that is more of its body.
+    pub(super) fn wants_more(&self) {
+        if self.in_flight.load(Relaxed) > 0 {
+            self.awaits_body.store(true, Relaxed);
+        }
+    }
+
+    pub(super) fn set_uploads(&self, uploads: &Uploads) {
+        self.awaited_bodies.store(uploads.awaited(), Relaxed);
+        self.body_progress.store(uploads.progress(), Relaxed);
     }
 
     /// The TLS handshake is done, and nothing of a request was in it.
@@ -268,6 +375,27 @@ impl Drop for Activity {
 const NO_REASON: u8 = u8::MAX;
 
 // === impl InFlight ===
+
+impl InFlight {
+    /// How far its answer has left; of HTTP/2 alone.
+    pub(super) fn sending(&self) -> &Sending {
+        &self.sending
+    }
+
+    pub(super) fn sending_mut(&mut self) -> &mut Sending {
+        &mut self.sending
+    }
+
+    pub(super) fn is_stream(&self) -> bool {
+        self.protocol == Protocol::Http2
+    }
+}
+
+impl Drop for Upload {
+    fn drop(&mut self) {
+        self.0.has_upload.store(false, Relaxed);
+    }
+}
 
 impl Drop for InFlight {
     fn drop(&mut self) {

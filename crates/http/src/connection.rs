@@ -6,8 +6,8 @@
 //!
 //! | moment | idle | receiving | serving |
 //! | --- | --- | --- | --- |
-//! | serving | closed after the idle timeout | closed after the header timeout | |
-//! | `Leave` | HTTP/1 may speak once more; HTTP/2 gets GOAWAY | served, then closed | answer says close, GOAWAY |
+//! | serving | closed after the idle timeout | closed after the header timeout | closed where its peer does not read |
+//! | `Leave` | HTTP/1 may speak once more; HTTP/2 gets GOAWAY | served, then closed; closed where its sender pauses | answer says close, GOAWAY; 408 where the sender of its body pauses |
 //! | `CloseIdle` | closed, longest idle first | served, then closed | served, then closed |
 //! | `Cut` | cut | cut and counted | cut and counted |
 //!
@@ -30,7 +30,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http::HeaderValue;
 use hyper::server::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 use tokio_util::sync::CancellationToken;
 
@@ -49,7 +49,12 @@ use super::{
     settings::HttpSettings,
     sniff::{Sniffed, Sniffer},
     stream::{Socket, Stream, Waiting},
+    streams::Streams,
 };
+
+/// Bytes of a request body that an HTTP/2 client may send ahead of its handler, on one stream or on all: hyper's own
+/// default.
+const STREAM_WINDOW: u32 = 1 << 20;
 
 /// What a connection needs to know.
 #[derive(Clone)]
@@ -222,7 +227,7 @@ impl<S> Driver<S> {
                 let doing = match self.activity.doing() {
                     Doing::Idle => "idle",
                     Doing::Receiving => "receiving",
-                    Doing::Serving => "serving",
+                    Doing::Serving | Doing::Uploading(_) => "serving",
                     Doing::Stuck(_) => "not read by its peer",
                     // Its last answer has left; nobody loses anything.
                     Doing::Closing => return,
@@ -236,7 +241,10 @@ impl<S> Driver<S> {
                     .requests_cut
                     .fetch_add(self.activity.in_flight() as u64, SeqCst);
             }
-            Interrupt::TooSlow | Interrupt::Stuck | Interrupt::Unacknowledged => {
+            Interrupt::TooSlow
+            | Interrupt::Stalled
+            | Interrupt::Stuck
+            | Interrupt::Unacknowledged => {
                 tracing::debug!(
                     server = self.connection.traffic.server(),
                     peer = %self.service.context.origin.peer(),
@@ -284,9 +292,18 @@ impl<S> Driver<S> {
                 .max_buf_size(self.connection.settings.max_head)
                 .serve_connection(TokioIo::new(io), self.service.clone())
                 .with_upgrades();
-            match self.patience.wait_for(Pin::new(&mut connection)).await {
-                Ok(result) => return Ok(result?),
-                Err(Interrupt::CloseIdle) => {
+            let interrupt = loop {
+                match self.patience.wait_for(Pin::new(&mut connection)).await {
+                    Ok(result) => return Ok(result?),
+                    // Its request is answered with 408 now, and the connection closed behind that.
+                    Err(Interrupt::Stalled) if self.activity.give_up_body() => {
+                        self.interrupted(Interrupt::Stalled);
+                    }
+                    Err(interrupt) => break interrupt,
+                }
+            };
+            match interrupt {
+                Interrupt::CloseIdle => {
                     let Some(parts) = connection.into_parts() else {
                         return Ok(());
                     };
@@ -298,7 +315,7 @@ impl<S> Driver<S> {
                         None => return Ok(()),
                     }
                 }
-                Err(interrupt) => {
+                interrupt => {
                     self.interrupted(interrupt);
                     return Ok(());
                 }
@@ -312,11 +329,13 @@ impl<S> Driver<S> {
         S: HttpService,
     {
         let settings = self.connection.settings.clone();
-        let connection = http2::Builder::new(TokioExecutor::new())
+        let connection = http2::Builder::new(Streams)
             .timer(TokioTimer::new())
             .max_concurrent_streams(settings.max_streams)
             .max_header_list_size(u32::try_from(settings.max_head).unwrap_or(u32::MAX))
-            .serve_connection(TokioIo::new(io.frames()), self.service.clone());
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(STREAM_WINDOW)
+            .serve_connection(TokioIo::new(io.frames(STREAM_WINDOW)), self.service.clone());
         let mut connection = pin!(connection);
         self.patience.streams();
         let interrupt = poll_fn(|cx| {

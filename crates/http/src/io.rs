@@ -68,8 +68,8 @@ impl<T> Io<T> {
     }
 
     /// From here on it delivers HTTP/2, the client's preface first.
-    pub(super) fn frames(mut self) -> Self {
-        self.frames = Some(Frames::new());
+    pub(super) fn frames(mut self, stream_window: u32) -> Self {
+        self.frames = Some(Frames::new(stream_window));
         self
     }
 
@@ -92,9 +92,32 @@ impl<T: Waiting> Io<T> {
 /// Notes what is delivered to HTTP/2.
 fn follow(frames: &mut Option<Frames>, activity: &Activity, bytes: &[u8]) {
     if let Some(frames) = frames {
-        frames.read(bytes);
+        frames.received(bytes);
         activity.set_half_frame(frames.is_inside());
+        activity.set_uploads(frames.uploads());
     }
+}
+
+/// Notes what HTTP/2 has sent: so many bytes of these.
+fn follow_sent<'a>(
+    frames: &mut Option<Frames>,
+    activity: &Activity,
+    bufs: impl IntoIterator<Item = &'a [u8]>,
+    written: &Poll<io::Result<usize>>,
+) {
+    let (Some(frames), Poll::Ready(Ok(written))) = (frames, written) else {
+        return;
+    };
+    let mut left = *written;
+    for buf in bufs {
+        let sent = left.min(buf.len());
+        frames.sent(&buf[..sent]);
+        left -= sent;
+        if left == 0 {
+            break;
+        }
+    }
+    activity.set_uploads(frames.uploads());
 }
 
 /// After an upgrade: an error from the hard deadline on.
@@ -134,7 +157,10 @@ impl<T: AsyncRead> AsyncRead for Io<T> {
             return Poll::Ready(Ok(()));
         }
         let before = buf.filled().len();
-        ready!(this.inner.poll_read(cx, buf))?;
+        if this.inner.poll_read(cx, buf)?.is_pending() {
+            this.activity.wants_more();
+            return Poll::Pending;
+        }
         match buf.filled().len() - before {
             0 => {
                 *this.peer_closed = true;
@@ -167,7 +193,9 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for Io<T> {
     ) -> Poll<io::Result<usize>> {
         let this = self.project();
         check_cut(this.activity, this.cut, this.cut_seen, cx)?;
-        note(this.activity, this.inner.poll_write(cx, buf))
+        let written = this.inner.poll_write(cx, buf);
+        follow_sent(this.frames, this.activity, [buf], &written);
+        note(this.activity, written)
     }
 
     fn poll_write_vectored(
@@ -177,7 +205,10 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for Io<T> {
     ) -> Poll<io::Result<usize>> {
         let this = self.project();
         check_cut(this.activity, this.cut, this.cut_seen, cx)?;
-        note(this.activity, this.inner.poll_write_vectored(cx, bufs))
+        let written = this.inner.poll_write_vectored(cx, bufs);
+        let sent = bufs.iter().map(|buf| &**buf);
+        follow_sent(this.frames, this.activity, sent, &written);
+        note(this.activity, written)
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -7,11 +7,11 @@
 use std::{
     future::Future,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
-use futures_util::Stream;
+use futures_util::{Stream, stream::FusedStream};
 use pin_project_lite::pin_project;
 
 use lameduck_lifecycle::{Drain, Moment};
@@ -25,9 +25,14 @@ pin_project! {
     pub struct UntilLeave<S> {
         #[pin]
         stream: S,
-        leave: Pin<Box<dyn Future<Output = ()> + Send>>,
+        leave: Leave,
+        // It has ended, one way or the other, and stays so.
+        ended: bool,
     }
 }
+
+/// Ready when clients are asked to leave, and ever after, however often it is polled.
+pub(super) struct Leave(Option<Pin<Box<dyn Future<Output = ()> + Send>>>);
 
 /// Ends a stream when clients are asked to leave, between two of its items, each stream at a moment of its
 /// own within a second. For event streams, and for any body that would go on for ever.
@@ -50,7 +55,8 @@ pin_project! {
 pub fn until_leave<S: Stream>(drain: &Drain, stream: S) -> UntilLeave<S> {
     UntilLeave {
         stream,
-        leave: Box::pin(leave(drain.clone())),
+        leave: Leave::new(drain.clone()),
+        ended: false,
     }
 }
 
@@ -60,14 +66,79 @@ pub async fn leave(drain: Drain) {
     tokio::time::sleep(SPREAD.mul_f64(fastrand::f64())).await;
 }
 
+// === impl Leave ===
+
+impl Leave {
+    pub(super) fn new(drain: Drain) -> Self {
+        Self(Some(Box::pin(leave(drain))))
+    }
+}
+
+impl Future for Leave {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if let Some(leave) = &mut self.0 {
+            ready!(leave.as_mut().poll(cx));
+            // It must not be polled again.
+            self.0 = None;
+        }
+        Poll::Ready(())
+    }
+}
+
+// === impl UntilLeave ===
+
 impl<S: Stream> Stream for UntilLeave<S> {
     type Item = S::Item;
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<S::Item>> {
         let this = self.project();
-        if this.leave.as_mut().poll(cx).is_ready() {
+        if *this.ended {
             return Poll::Ready(None);
         }
-        this.stream.poll_next(cx)
+        let next = match Pin::new(this.leave).poll(cx) {
+            Poll::Ready(()) => None,
+            Poll::Pending => ready!(this.stream.poll_next(cx)),
+        };
+        *this.ended = next.is_none();
+        Poll::Ready(next)
+    }
+}
+
+impl<S: Stream> FusedStream for UntilLeave<S> {
+    fn is_terminated(&self) -> bool {
+        self.ended
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::{StreamExt, poll, stream};
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_that_has_ended_may_be_polled_again() {
+        let drain = Drain::detached();
+        // A stream may do anything when it is polled after its end; this one goes on.
+        let mut numbers = 0;
+        let some = stream::poll_fn(move |_| {
+            numbers += 1;
+            Poll::Ready((numbers != 2).then_some(numbers))
+        });
+        let mut own_end = until_leave(&drain, some);
+        let mut told = until_leave(&drain, stream::pending::<()>());
+
+        assert_eq!(own_end.next().await, Some(1));
+        for _ in 0..3 {
+            assert_eq!(own_end.next().await, None);
+        }
+        assert!(poll!(told.next()).is_pending());
+        drain.token(Moment::Leave).cancel();
+        for _ in 0..3 {
+            assert_eq!(told.next().await, None);
+        }
+        assert!(told.is_terminated());
     }
 }

@@ -11,11 +11,13 @@
 //! follows them by itself.
 
 mod activity;
+mod answer;
 mod bounds;
 mod connection;
 mod frames;
 #[cfg(feature = "grpc")]
 mod grpc;
+mod head;
 mod io;
 mod late;
 mod leaving;
@@ -24,14 +26,18 @@ mod metrics;
 mod origin;
 mod patience;
 mod probes;
+mod room;
 mod scrapes;
+mod sending;
 mod server;
 mod service;
 mod settings;
 mod sniff;
 mod stream;
+mod streams;
 #[cfg(feature = "tls")]
 mod tls;
+mod uploads;
 #[cfg(feature = "ws")]
 mod websocket;
 
@@ -139,7 +145,7 @@ impl ServeHttp for Lifecycle {
         let drain = Drain::detached();
         let settings = HttpSettings::default();
         let server = Server::new(listener.into(), "admin", router, drain, settings)
-            .showing(self.drain().clone());
+            .for_admins_of(self.drain().clone());
         self.background("admin", async move { server.run().await })
     }
 

@@ -45,6 +45,8 @@ pub(super) enum Reason {
     Idle,
     /// Half a request head, or half a TLS handshake, for too long.
     HeaderTimeout,
+    /// The rest of a request's body did not come, in a drain.
+    BodyTimeout,
     /// The peer stopped reading.
     WriteTimeout,
     /// The hard deadline.
@@ -102,13 +104,14 @@ impl Protocol {
 // === impl Reason ===
 
 impl Reason {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Peer,
         Self::Answered,
         Self::Leave,
         Self::GoAway,
         Self::Idle,
         Self::HeaderTimeout,
+        Self::BodyTimeout,
         Self::WriteTimeout,
         Self::Cut,
         Self::Error,
@@ -126,6 +129,7 @@ impl Reason {
             Self::GoAway => "goaway",
             Self::Idle => "idle",
             Self::HeaderTimeout => "header_timeout",
+            Self::BodyTimeout => "body_timeout",
             Self::WriteTimeout => "write_timeout",
             Self::Cut => "cut",
             Self::Error => "error",

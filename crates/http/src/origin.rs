@@ -69,8 +69,8 @@ impl<S: Sync> FromRequestParts<S> for CurrentDrain {
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Infallible> {
         let origin = parts.extensions.get::<Origin>();
-        let drain = origin.map_or_else(Drain::detached, |origin| origin.drain().clone());
-        Ok(Self(drain))
+        let drain = origin.map_or_else(|| Drain::shared_detached(), Origin::drain);
+        Ok(Self(drain.clone()))
     }
 }
 

@@ -11,7 +11,7 @@ use std::{
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use lameduck_lifecycle::{Drain, Moment};
+use lameduck_lifecycle::{Drain, Moment, later};
 
 use super::{
     activity::{Activity, Doing},
@@ -19,13 +19,18 @@ use super::{
     settings::HttpSettings,
 };
 
+/// How often the answers of HTTP/2 are looked at in the time that they may stand still.
+const LOOKS: u32 = 4;
+
 /// Why a connection is not to go on though its protocol could.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Interrupt {
     /// It is idle, and it is time to close it.
     CloseIdle,
-    /// Half a request for too long.
+    /// Half a request head for too long.
     TooSlow,
+    /// The rest of a request's body does not come, and a drain waits for it.
+    Stalled,
     /// The peer has stopped reading.
     Stuck,
     /// The peer does not acknowledge that it has seen our GOAWAY.
@@ -53,11 +58,17 @@ pub(super) struct Patience {
     timer_registered: bool,
     /// What it does, since when, and how many requests had begun then.
     doing: (Doing, Instant, usize),
+    /// In a drain: how much of a request had been received, and since when no more.
+    heard: (usize, Instant),
     timer: Pin<Box<Sleep>>,
     /// It speaks HTTP/2, which is asked to leave by GOAWAY.
     streams: bool,
     /// Since when GOAWAY is under way.
     gone_away: Option<Instant>,
+    /// When the answers of HTTP/2 that are on their way are looked at again.
+    next_look: Option<Instant>,
+    /// One of them stands still, and its stream can't be reset.
+    unread: bool,
     /// Between 0 and 1, so that not all connections do the same at the same instant.
     jitter: f64,
 }
@@ -91,6 +102,7 @@ impl Interrupt {
         match self {
             Self::CloseIdle => Reason::Idle,
             Self::TooSlow => Reason::HeaderTimeout,
+            Self::Stalled => Reason::BodyTimeout,
             Self::Stuck => Reason::WriteTimeout,
             Self::Unacknowledged => Reason::GoAway,
             Self::Cut => Reason::Cut,
@@ -121,9 +133,12 @@ impl Patience {
             stage_registered: false,
             timer_registered: false,
             doing: (Doing::Idle, now, 0),
-            timer: Box::pin(sleep_until(now + settings.idle_timeout)),
+            heard: (0, now),
+            timer: Box::pin(sleep_until(later(now, settings.idle_timeout))),
             streams: false,
             gone_away: None,
+            next_look: None,
+            unread: false,
             jitter: fastrand::f64(),
         }
     }
@@ -137,7 +152,8 @@ impl Patience {
     /// the first request on one that came later. A client that waits for our SETTINGS before it sends would
     /// otherwise be told to leave before it could ask anything.
     pub(super) fn must_go_away(&self) -> bool {
-        self.go_away_at().is_some_and(|at| at <= Instant::now())
+        let unread = self.unread && self.gone_away.is_none();
+        unread || self.go_away_at().is_some_and(|at| at <= Instant::now())
     }
 
     /// GOAWAY is on its way.
@@ -180,9 +196,12 @@ impl Patience {
         }
         self.look();
         loop {
+            if self.streams && self.is_stuck() {
+                return Poll::Ready(Interrupt::Stuck);
+            }
             let due = self.due();
             let go_away = self.go_away_at();
-            if due.is_none() && go_away.is_none() {
+            if due.is_none() && go_away.is_none() && self.next_look.is_none() {
                 return Poll::Pending;
             }
             let now = Instant::now();
@@ -191,7 +210,8 @@ impl Patience {
                 due => due.map(|(due, _)| due),
             };
             let go_away = go_away.filter(|at| *at > now);
-            let Some(wake) = due.into_iter().chain(go_away).min() else {
+            let instants = due.into_iter().chain(go_away).chain(self.next_look);
+            let Some(wake) = instants.min() else {
                 return Poll::Pending;
             };
             // A timer that fires too early does no harm and costs less than moving it with every request.
@@ -233,28 +253,71 @@ impl Patience {
         if (doing, begun) != (self.doing.0, self.doing.2) {
             self.doing = (doing, Instant::now(), begun);
         }
+        let received = self.activity.received_so_far();
+        if self.stage > Stage::Serving && received != self.heard.0 {
+            self.heard = (received, Instant::now());
+        }
+    }
+
+    /// Whether nothing is left of an HTTP/2 connection but answers that its peer does not take. Looks at them now and
+    /// then, resets the streams of those that stand still, and where that is not possible lets the connection
+    /// [go away](Self::must_go_away): the others come to their end.
+    fn is_stuck(&mut self) -> bool {
+        let in_flight = self.activity.in_flight();
+        if in_flight == 0 {
+            self.next_look = None;
+            return false;
+        }
+        let now = Instant::now();
+        let patience = self.settings.write_timeout;
+        if self.next_look.is_some_and(|at| at <= now) {
+            let stuck = self.activity.look_at_answers(now, patience);
+            self.unread |= stuck > 0;
+            self.next_look = None;
+            if stuck > 0 && stuck >= in_flight {
+                return true;
+            }
+        }
+        let soon = (patience / LOOKS).max(Duration::from_millis(1));
+        self.next_look.get_or_insert_with(|| later(now, soon));
+        false
     }
 
     /// When patience ends, and how.
     fn due(&self) -> Option<(Instant, Interrupt)> {
         let (doing, since, _) = self.doing;
+        let settings = &self.settings;
+        // In a drain nobody who has fallen silent may keep the others waiting.
+        let in_drain = self
+            .leave_since
+            .map(|leave| later(since.max(leave), settings.lame_duck_pause));
         match doing {
             // What is being closed has its own bound, the linger.
             Doing::Serving | Doing::Closing => None,
-            Doing::Stuck(_) => Some((since + self.settings.write_timeout, Interrupt::Stuck)),
-            Doing::Receiving => Some((since + self.settings.header_timeout, Interrupt::TooSlow)),
+            Doing::Uploading(_) => Some((in_drain?, Interrupt::Stalled)),
+            Doing::Stuck(_) => Some((later(since, settings.write_timeout), Interrupt::Stuck)),
+            Doing::Receiving => {
+                let at = later(since, settings.header_timeout);
+                // A head that comes slowly is no pause.
+                let pause =
+                    in_drain.map(|pause| pause.max(later(self.heard.1, settings.lame_duck_pause)));
+                Some((pause.map_or(at, |pause| at.min(pause)), Interrupt::TooSlow))
+            }
             Doing::Idle if self.gone_away.is_some() => {
                 let from = self.gone_away.map_or(since, |at| at.max(since));
-                let timeout = self.settings.goaway_timeout;
-                Some((from + timeout, Interrupt::Unacknowledged))
+                Some((
+                    later(from, settings.goaway_timeout),
+                    Interrupt::Unacknowledged,
+                ))
             }
             Doing::Idle if self.stage < Stage::CloseIdle => {
-                Some((since + self.settings.idle_timeout, Interrupt::CloseIdle))
+                Some((later(since, settings.idle_timeout), Interrupt::CloseIdle))
             }
             Doing::Idle => {
                 let from = since.max(self.stage_since);
                 let idle_before = self.stage_since.saturating_duration_since(since);
-                Some((from + self.closing_delay(idle_before), Interrupt::CloseIdle))
+                let delay = self.closing_delay(idle_before);
+                Some((later(from, delay), Interrupt::CloseIdle))
             }
         }
     }
@@ -262,9 +325,12 @@ impl Patience {
     /// The longer idle before, the sooner closed: who has just spoken is the likeliest to speak again.
     fn closing_delay(&self, idle_before: Duration) -> Duration {
         let share = 1.0 / (1.0 + idle_before.as_secs_f64());
-        self.settings
-            .spread
-            .mul_f64(share * (0.9 + 0.1 * self.jitter))
+        self.spread().mul_f64(share * (0.9 + 0.1 * self.jitter))
+    }
+
+    /// The time over which clients are told to go. A day is as good as forever, and can be multiplied.
+    fn spread(&self) -> Duration {
+        self.settings.spread.min(Duration::from_secs(86_400))
     }
 
     /// When GOAWAY is due, where it is and has not been sent.
@@ -273,7 +339,7 @@ impl Patience {
             return None;
         }
         let since = self.leave_since?;
-        let spread = self.settings.spread;
+        let spread = self.spread();
         Some(if !self.late {
             since + spread.mul_f64(self.jitter)
         } else if self.activity.begun() > 0 {

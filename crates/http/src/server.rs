@@ -6,13 +6,10 @@
 
 use std::{io, sync::Arc, time::Duration};
 
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    time::Instant,
-};
+use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
-use lameduck_lifecycle::{Drain, ListenerGuard, Moment, Traffic};
+use lameduck_lifecycle::{Drain, ListenerGuard, LogThrottle, Moment, Traffic};
 
 use super::{
     bounds::HttpService,
@@ -20,6 +17,7 @@ use super::{
     late::LateLog,
     listener::{Acceptor, Listener, Peer},
     metrics::Meter,
+    room::{For, Place, Room},
     settings::HttpSettings,
     stream::Socket,
 };
@@ -33,6 +31,7 @@ pub(super) struct Server<S> {
     drain: Drain,
     /// The one that handlers see.
     shown: Drain,
+    whom: For,
     traffic: Arc<Traffic>,
     settings: HttpSettings,
 }
@@ -57,15 +56,18 @@ impl<S> Server<S> {
             open: traffic.listener(),
             service,
             shown: drain.clone(),
+            whom: For::Traffic,
             drain,
             traffic,
             settings,
         }
     }
 
-    /// Shows handlers another drain than the one that this server follows itself.
-    pub(super) fn showing(mut self, drain: Drain) -> Self {
+    /// For those who look after the process: its handlers see another drain than the one that this server follows
+    /// itself.
+    pub(super) fn for_admins_of(mut self, drain: Drain) -> Self {
         self.shown = drain;
+        self.whom = For::Admin;
         self
     }
 
@@ -80,10 +82,11 @@ impl<S> Server<S> {
             service,
             drain,
             shown,
+            whom,
             traffic,
             settings,
         } = self;
-        let slots = Arc::new(Semaphore::new(settings.connection_limit()));
+        let room = Room::new(whom, settings.max_connections);
         let late = Arc::new(LateLog::default());
         let meter = Meter::new(&drain, traffic.server());
         let connections = TaskTracker::new();
@@ -99,7 +102,7 @@ impl<S> Server<S> {
             tls: listener.tls,
         };
         // Owns what it needs, so that nobody's service has to be `Sync`.
-        let mut serve = move |socket: Socket, peer: Peer, slot: Option<OwnedSemaphorePermit>| {
+        let mut serve = move |socket: Socket, peer: Peer, place: Option<Place>| {
             let serving = connection.clone().accepted(socket, peer, service.clone());
             let tasks = tracker.clone();
             tracker.spawn(async move {
@@ -107,14 +110,14 @@ impl<S> Server<S> {
                     // In a task of its own, which is much smaller.
                     tasks.spawn(async move {
                         upgraded.ended().await;
-                        drop(slot);
+                        drop(place);
                     });
                 }
             });
         };
         accept(
             &listener.accept,
-            &slots,
+            &room,
             &drain,
             traffic.server(),
             &mut serve,
@@ -138,26 +141,25 @@ impl<S> Server<S> {
 /// Accepts until the listener is to close.
 async fn accept(
     acceptor: &Acceptor,
-    slots: &Arc<Semaphore>,
+    room: &Room,
     drain: &Drain,
     server: &str,
-    serve: &mut impl FnMut(Socket, Peer, Option<OwnedSemaphorePermit>),
+    serve: &mut impl FnMut(Socket, Peer, Option<Place>),
 ) {
     let mut back_off = BackOff::new(server);
     loop {
         let next = async {
-            // Closed by nobody.
-            let slot = match slots.clone().try_acquire_owned() {
-                Ok(slot) => Some(slot),
-                Err(_) => {
+            let place = match room.try_place() {
+                Some(place) => Some(place),
+                None => {
                     back_off.full();
-                    slots.clone().acquire_owned().await.ok()
+                    room.place().await
                 }
             };
             match acceptor.accept().await {
                 Ok((socket, peer)) => {
                     back_off.reset();
-                    serve(socket, peer, slot);
+                    serve(socket, peer, place);
                 }
                 Err(error) => back_off.wait(error).await,
             }
@@ -170,11 +172,16 @@ async fn accept(
     }
 }
 
-/// What to do when nobody can be accepted; says so once, until somebody can be again.
+/// How often it is said that nobody can be accepted. Whoever holds many connections can bring that about as often as
+/// one of them ends.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
+
+/// What to do when nobody can be accepted.
 struct BackOff<'a> {
     server: &'a str,
     next: Duration,
-    said: bool,
+    full: LogThrottle,
+    failed: LogThrottle,
 }
 
 impl<'a> BackOff<'a> {
@@ -182,20 +189,22 @@ impl<'a> BackOff<'a> {
         Self {
             server,
             next: ACCEPT_BACKOFF[0],
-            said: false,
+            full: LogThrottle::every(SAY_AGAIN),
+            failed: LogThrottle::every(SAY_AGAIN),
         }
     }
 
     fn reset(&mut self) {
         self.next = ACCEPT_BACKOFF[0];
-        self.said = false;
     }
 
     fn full(&mut self) {
-        if !std::mem::replace(&mut self.said, true) {
+        if let Some(left_out) = self.full.admit() {
             tracing::warn!(
                 server = self.server,
-                "as many connections as may be (`max_connections`); new ones wait in the backlog"
+                left_out,
+                "there are as many connections as there may be (`max_connections`, or the limit of open files, \
+                 ulimit -n); new ones wait in the backlog"
             );
         }
     }
@@ -209,10 +218,11 @@ impl<'a> BackOff<'a> {
         ) {
             return;
         }
-        if !std::mem::replace(&mut self.said, true) {
+        if let Some(left_out) = self.failed.admit() {
             tracing::warn!(
                 server = self.server,
                 %error,
+                left_out,
                 "cannot accept connections; if the limit of open files is too low (ulimit -n), raise it"
             );
         }

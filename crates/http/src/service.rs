@@ -1,19 +1,18 @@
-//! Between hyper and the user's service: counts each request to the last byte of its answer, and lets
-//! answers say `Connection: close` once clients are to leave.
+//! Between hyper and the user's service: refuses what is no proper request, counts each request to the last byte of
+//! its answer, and lets answers say `Connection: close` once clients are to leave.
 
 use std::{
     future::Future,
-    io::IoSlice,
     pin::Pin,
     sync::Arc,
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, Version, header,
 };
-use http_body::{Body, Frame, SizeHint};
+use http_body::Body;
 use hyper::body::Incoming;
 use pin_project_lite::pin_project;
 use tower::{Service, ServiceExt, util::Oneshot};
@@ -21,10 +20,13 @@ use tower::{Service, ServiceExt, util::Oneshot};
 use lameduck_lifecycle::{Drain, Moment};
 
 use super::{
-    activity::{Activity, InFlight},
+    activity::{Activity, InFlight, Upload},
+    answer::{AnswerBody, CountedBody},
+    head::{self, Refusal},
     late::{LateLog, is_probe},
     metrics::{Protocol, Reason},
     origin::Origin,
+    streams::StreamTask,
 };
 
 /// Not a header of any RFC in force, but read by many clients (RFC 2068, section 19.7.1.1).
@@ -50,29 +52,17 @@ pin_project! {
     pub(super) struct Answering<F> {
         #[pin]
         answer: F,
+        // Why the service does not see it.
+        refused: Option<Refusal>,
+        // There is a body, which may still be under way.
+        upload: Option<Upload>,
         in_flight: Option<InFlight>,
         context: Arc<RequestContext>,
         version: Version,
-        connect: bool,
+        method: Method,
         // The client wants it closed after this answer.
         closes: bool,
     }
-}
-
-pin_project! {
-    /// An answer's body, counted to its end.
-    pub(super) struct CountedBody<B> {
-        #[pin]
-        body: B,
-        in_flight: Arc<InFlight>,
-    }
-}
-
-/// A part of an answer, counted until it has left: HTTP/2 keeps what its peer's window has no room for, long
-/// after the body has ended.
-pub(super) struct CountedData<D> {
-    data: D,
-    _in_flight: Arc<InFlight>,
 }
 
 // === impl RequestContext ===
@@ -91,6 +81,19 @@ impl RequestContext {
         self.activity.request(probe)
     }
 
+    /// The answer has begun: a body of HTTP/2 is looked at until it has left.
+    fn answers<B: Body>(&self, mut in_flight: InFlight, body: &AnswerBody<B>) -> Arc<InFlight> {
+        let watched = in_flight.is_stream() && !body.is_end_stream();
+        if watched {
+            in_flight.sending_mut().task = StreamTask::current();
+        }
+        let in_flight = Arc::new(in_flight);
+        if watched {
+            self.activity.answers(&in_flight);
+        }
+        in_flight
+    }
+
     /// What an HTTP/1 answer says of its connection. `Connection` is no header of HTTP/2 (RFC 9113, section
     /// 8.2.2), and an upgraded connection is not HTTP any more.
     fn mark<B>(&self, response: &mut Response<B>, version: Version, connect: bool, closes: bool) {
@@ -103,12 +106,7 @@ impl RequestContext {
             self.activity.speaks(Protocol::Upgraded);
         } else if self.drain.has(Moment::Leave) {
             self.activity.ends(Reason::Leave);
-            let close = HeaderValue::from_static("close");
-            response.headers_mut().insert(header::CONNECTION, close);
-            if version == Version::HTTP_10 {
-                // Else hyper adds a `keep-alive` to it, for a client of HTTP/1.0 that has asked for that.
-                *response.version_mut() = version;
-            }
+            say_close(response, version);
         } else if let Some(hint) = &self.keep_alive
             && version == Version::HTTP_11
             && !closes
@@ -117,6 +115,29 @@ impl RequestContext {
             response.headers_mut().insert(KEEP_ALIVE, hint.clone());
         }
     }
+}
+
+fn say_close<B>(response: &mut Response<B>, version: Version) {
+    let close = HeaderValue::from_static("close");
+    response.headers_mut().insert(header::CONNECTION, close);
+    if version == Version::HTTP_10 {
+        // Else hyper adds a `keep-alive` to it, for a client of HTTP/1.0 that has asked for that.
+        *response.version_mut() = version;
+    }
+}
+
+/// An answer in the service's place. The connection of HTTP/1 is closed behind it: whoever breaks these rules may
+/// see the end of the request elsewhere than we do.
+fn refuse<B>(refusal: Refusal, version: Version, method: &Method) -> Response<AnswerBody<B>> {
+    let words = (*method != Method::HEAD).then(|| Bytes::from(format!("{refusal}\n")));
+    let mut response = Response::new(AnswerBody::Refusal { words });
+    *response.status_mut() = refusal.status();
+    let plain = HeaderValue::from_static("text/plain; charset=utf-8");
+    response.headers_mut().insert(header::CONTENT_TYPE, plain);
+    if version < Version::HTTP_2 {
+        say_close(&mut response, version);
+    }
+    response
 }
 
 fn says_close(headers: &HeaderMap) -> bool {
@@ -129,6 +150,7 @@ fn says_close(headers: &HeaderMap) -> bool {
 impl<S, B> hyper::service::Service<Request<Incoming>> for Counted<S>
 where
     S: Service<Request<Incoming>, Response = Response<B>> + Clone,
+    B: Body,
 {
     type Response = Response<CountedBody<B>>;
     type Error = S::Error;
@@ -136,12 +158,17 @@ where
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let in_flight = self.context.begin(&mut request);
+        // Those of HTTP/2 are told by its frames.
+        let has_body = !in_flight.is_stream() && !request.body().is_end_stream();
         Answering {
             in_flight: Some(in_flight),
+            refused: head::check(&mut request).err(),
+            upload: has_body.then(|| self.context.activity.upload()),
             context: self.context.clone(),
             version: request.version(),
-            connect: request.method() == Method::CONNECT,
+            method: request.method().clone(),
             closes: says_close(request.headers()),
+            // Not called before it is polled.
             answer: self.service.clone().oneshot(request),
         }
     }
@@ -150,68 +177,34 @@ where
 impl<F, B, E> Future for Answering<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
+    B: Body,
 {
     type Output = Result<Response<CountedBody<B>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let mut response = ready!(this.answer.poll(cx))?;
-        this.context
-            .mark(&mut response, *this.version, *this.connect, *this.closes);
-        let in_flight = this.in_flight.take().expect("polled after completion");
-        let in_flight = Arc::new(in_flight);
-        Poll::Ready(Ok(response.map(|body| CountedBody { body, in_flight })))
-    }
-}
-
-// === impl CountedBody ===
-
-impl<B: Body> Body for CountedBody<B> {
-    type Data = CountedData<B::Data>;
-    type Error = B::Error;
-
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Self::Error>>> {
-        let this = self.project();
-        let frame = ready!(this.body.poll_frame(cx));
-        let count = |data| CountedData {
-            data,
-            _in_flight: this.in_flight.clone(),
+        let Some(in_flight) = this.in_flight.take() else {
+            // It has been answered.
+            return Poll::Pending;
         };
-        Poll::Ready(frame.map(|frame| frame.map(|frame| frame.map_data(count))))
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-// === impl CountedData ===
-
-impl<D: Buf> Buf for CountedData<D> {
-    fn remaining(&self) -> usize {
-        self.data.remaining()
-    }
-
-    fn chunk(&self) -> &[u8] {
-        self.data.chunk()
-    }
-
-    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
-        self.data.chunks_vectored(slices)
-    }
-
-    fn advance(&mut self, n: usize) {
-        self.data.advance(n);
-    }
-
-    fn copy_to_bytes(&mut self, n: usize) -> Bytes {
-        self.data.copy_to_bytes(n)
+        let given_up = this.upload.is_some() && this.context.activity.body_is_given_up();
+        let refused = this.refused.or(given_up.then_some(Refusal::Stalled));
+        let mut response = match refused {
+            Some(refusal) => refuse(refusal, *this.version, this.method),
+            None => match this.answer.poll(cx) {
+                Poll::Ready(answer) => answer?.map(|body| AnswerBody::Service { body }),
+                Poll::Pending => {
+                    *this.in_flight = Some(in_flight);
+                    return Poll::Pending;
+                }
+            },
+        };
+        *this.upload = None;
+        let connect = *this.method == Method::CONNECT;
+        let closes = *this.closes || refused.is_some();
+        this.context
+            .mark(&mut response, *this.version, connect, closes);
+        let in_flight = this.context.answers(in_flight, response.body());
+        Poll::Ready(Ok(response.map(|body| CountedBody::new(body, in_flight))))
     }
 }

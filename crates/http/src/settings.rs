@@ -13,8 +13,15 @@ pub struct HttpSettings {
     /// connections (Google's load balancers: 600 s), so that the proxy closes first and no request meets
     /// our FIN. Default 620 s.
     pub idle_timeout: Duration,
-    /// How long a peer may take no byte of an answer that is ready for it. Default 60 s.
+    /// How long a peer may take no byte of an answer that is ready for it. Then its connection is closed; over
+    /// HTTP/2, where it is a stream's window that it does not grant, that stream is reset. Default 60 s.
     pub write_timeout: Duration,
+    /// How long a sender may pause in the middle of a request, in its head or its body, once clients are asked to
+    /// leave. Then it is answered with 408 where that is possible, and closed. Without such a bound a single upload
+    /// that its client has forgotten would hold every drain until the hard deadline. Before clients are asked to
+    /// leave a body may pause for as long as its handler waits. Default 5 s: longer than a lost packet takes to be
+    /// sent again, twice.
+    pub lame_duck_pause: Duration,
     /// Told to HTTP/1 clients as `Keep-Alive: timeout=…`, in whole seconds: those that read it (Node's agent,
     /// Apache's client, browsers) close an idle connection themselves before it has passed, so that in a drain there is
     /// no race over it. It should be shorter than the lame-duck share of the grace period. We keep the connection all
@@ -33,9 +40,10 @@ pub struct HttpSettings {
     pub max_head: usize,
     /// Streams that one HTTP/2 connection may have open. Default 256.
     pub max_streams: u32,
-    /// Connections at a time. Who comes when there are so many waits in the kernel's backlog. `None` takes nine tenths
-    /// of the files that the process may open when the server starts, so that a flood of connections can't take the
-    /// last one from the database. Default `None`.
+    /// Connections at a time. Who comes when there are so many waits in the kernel's backlog. However many that are, all
+    /// listeners of the process that take traffic have together no more than eight tenths of the files that it may
+    /// open when the first of them starts, and admin listeners one tenth: a flood of connections can't take the last
+    /// file from the database, nor keep the probes out. `None` sets no limit beside these. Default `None`.
     pub max_connections: Option<usize>,
 }
 
@@ -45,6 +53,7 @@ impl Default for HttpSettings {
             header_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(620),
             write_timeout: Duration::from_secs(60),
+            lame_duck_pause: Duration::from_secs(5),
             keep_alive_hint: Some(Duration::from_secs(10)),
             goaway_timeout: Duration::from_secs(5),
             linger: Duration::from_secs(1),
@@ -53,19 +62,5 @@ impl Default for HttpSettings {
             max_streams: 256,
             max_connections: None,
         }
-    }
-}
-
-impl HttpSettings {
-    /// Connections at a time, in force.
-    pub(super) fn connection_limit(&self) -> usize {
-        self.max_connections
-            .unwrap_or_else(|| {
-                let open_files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-                let limit = open_files.current.unwrap_or(u64::MAX);
-                usize::try_from(limit / 10 * 9).unwrap_or(usize::MAX)
-            })
-            // What a semaphore can hold is more than a machine has ports.
-            .clamp(1, tokio::sync::Semaphore::MAX_PERMITS)
     }
 }

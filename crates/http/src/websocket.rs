@@ -4,7 +4,7 @@
 //! connect again. Whoever just drops the connection loses what the peer has sent meanwhile; so its answer, a
 //! Close frame of its own, is waited for, and what comes before is still delivered.
 
-use std::{future::Future, pin::Pin, time::Duration};
+use std::time::Duration;
 
 use axum::{
     Error,
@@ -14,7 +14,7 @@ use tokio::time::{Instant, timeout_at};
 
 use lameduck_lifecycle::Drain;
 
-use super::leaving::leave;
+use super::leaving::Leave;
 
 /// How long the peer may take to answer our Close frame.
 const ECHO: Duration = Duration::from_secs(5);
@@ -38,7 +38,7 @@ const ECHO: Duration = Duration::from_secs(5);
 /// ```
 pub struct WebSocket {
     socket: ws::WebSocket,
-    leave: Pin<Box<dyn Future<Output = ()> + Send>>,
+    leave: Leave,
     state: State,
 }
 
@@ -57,7 +57,7 @@ impl WebSocket {
     pub fn new(socket: ws::WebSocket, drain: Drain) -> Self {
         Self {
             socket,
-            leave: Box::pin(leave(drain)),
+            leave: Leave::new(drain),
             state: State::Open,
         }
     }
@@ -105,10 +105,11 @@ impl WebSocket {
             code: close_code::AWAY,
             reason: "going away".into(),
         }));
-        self.state = match self.socket.send(close).await {
-            Ok(()) => State::Closing(Instant::now() + ECHO),
-            Err(_) => State::Closed,
-        };
+        // First, for this may be dropped before the frame has left: it is said once, and the next read sends it on.
+        self.state = State::Closing(Instant::now() + ECHO);
+        if self.socket.send(close).await.is_err() {
+            self.state = State::Closed;
+        }
     }
 }
 

@@ -21,9 +21,8 @@ use tokio::time::sleep;
 use super::{
     engine::Engine,
     ledger::{DrainTotal, KILLED},
-    log_limit::LogLimit,
 };
-use lameduck_lifecycle::{BoxError, Cause, Drain, Outcome, RoutingEnd};
+use lameduck_lifecycle::{BoxError, Cause, Drain, LogThrottle, Outcome, RoutingEnd};
 
 /// How often the ledger is read: a little more often than anybody scrapes.
 const EVERY: Duration = Duration::from_secs(10);
@@ -50,7 +49,7 @@ pub(super) async fn export(engine: Arc<dyn Engine>, drain: Drain) -> Result<(), 
     // Nothing is exported before the first look: a zero that turns into the sum of all history would be
     // taken for an increase.
     let mut metrics = None;
-    let limit = LogLimit::new(TELL_AGAIN);
+    let limit = LogThrottle::every(TELL_AGAIN);
     loop {
         match engine.drain_totals().await {
             Ok(totals) => metrics
@@ -58,9 +57,9 @@ pub(super) async fn export(engine: Arc<dyn Engine>, drain: Drain) -> Result<(), 
                 .catch_up(&totals),
             Err(error) if error.is_final() => return Ok(()),
             Err(error) => {
-                if let Some(withheld) = limit.pass() {
+                if let Some(left_out) = limit.admit() {
                     tracing::warn!(
-                        %error, withheld,
+                        %error, left_out,
                         "the drain ledger can't be read; its figures are old"
                     );
                 }

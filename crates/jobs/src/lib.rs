@@ -7,7 +7,6 @@ pub mod job;
 pub mod ledger;
 mod ledger_metrics;
 pub mod leftovers;
-pub mod log_limit;
 mod metrics;
 #[cfg(feature = "openapi")]
 mod openapi;

@@ -147,6 +147,10 @@ impl Api {
     ) -> Result<Self, kube::Error> {
         config.connect_timeout = Some(HEAD);
         config.default_retry = false;
+        // From Kubernetes 1.37 on the API server compresses watches, too, one gzip member for each event, and
+        // kube's decoder takes everything behind the first member for garbage (kube-rs/kube, issue 2079). It is
+        // on wherever a program that uses this library enables kube's feature `gzip`. Bodies here are small.
+        config.disable_compression = true;
         let client = Authenticated::new(&config)?;
         Ok(Self {
             config: Arc::new(config),
@@ -544,6 +548,19 @@ impl ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[tokio::test]
+    async fn no_answer_may_be_compressed() {
+        let config = Config::new("http://127.0.0.1:1".parse().unwrap());
+        let api = Api::new(
+            config,
+            "shop",
+            Metrics::register(&prometheus::Registry::new()),
+        );
+        let api = api.unwrap();
+
+        assert!(api.config.disable_compression);
+    }
 
     #[tokio::test(start_paused = true)]
     async fn the_servers_clock_is_read_from_its_date() {

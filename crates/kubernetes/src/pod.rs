@@ -234,8 +234,10 @@ fn has_condition(pod: &Pod, kind: &str) -> bool {
         .any(|condition| condition.type_ == kind && condition.status == "True")
 }
 
+/// The API server takes any number of seconds; ten years are as good as forever.
 fn seconds(seconds: i64) -> Duration {
-    Duration::from_secs(u64::try_from(seconds).unwrap_or_default())
+    let seconds = u64::try_from(seconds).unwrap_or_default();
+    Duration::from_secs(seconds.min(3_650 * 86_400))
 }
 
 // === impl Judge ===

@@ -44,6 +44,15 @@ pub struct Budget {
 /// How long a process lives after a second signal.
 pub const HURRY: Duration = Duration::from_secs(1);
 
+/// A time that nobody lives to see, for settings that are longer than an [`Instant`] can tell: thirty years.
+const FOREVER: Duration = Duration::from_secs(30 * 365 * 86_400);
+
+/// Returns the instant that comes this much later. A setting may be as long as a [`Duration`] can be, which an
+/// [`Instant`] can't add; more than thirty years are as good as forever.
+pub fn later(at: Instant, by: Duration) -> Instant {
+    at + by.min(FOREVER)
+}
+
 // === impl Budget ===
 
 impl Budget {
@@ -52,7 +61,7 @@ impl Budget {
     /// Where `kill` is near, margins and reserves shrink with it: no step takes more than the share given
     /// in the code, so that jobs and requests always get at least half of whatever there is.
     pub fn new(t0: Instant, kill: Instant, settings: &DrainSettings) -> Self {
-        let kill = kill.max(t0);
+        let kill = kill.clamp(t0, later(t0, FOREVER));
         let grace = kill - t0;
         let margin = settings.margin.min(grace / 10);
         let usable = grace - margin;
@@ -66,7 +75,8 @@ impl Budget {
         let teardown_end = deadline - reporting.max(slack);
         let hard = teardown_end - teardown;
         let soft = hard - notice;
-        let share = settings.lame_duck_share.clamp(0.0, 1.0);
+        // `max` and `min` take the number where the other is none.
+        let share = settings.lame_duck_share.max(0.0).min(1.0);
         let lame_duck_end = (t0 + usable.mul_f64(share)).min(soft);
         Self {
             t0,
@@ -92,8 +102,14 @@ impl Budget {
             budget.soft - t0 >= work
         };
         // What is kept behind the soft deadline only ever shrinks from the settings.
-        let kept = settings.margin + settings.stop_notice + settings.teardown + settings.reporting;
-        let (mut short, mut enough) = (0, (work + kept).as_secs() + 2);
+        let kept = [
+            settings.margin,
+            settings.stop_notice,
+            settings.teardown,
+            settings.reporting,
+        ];
+        let longest = kept.into_iter().fold(work, Duration::saturating_add);
+        let (mut short, mut enough) = (0, longest.min(FOREVER).as_secs() + 2);
         while short < enough {
             let middle = short.midpoint(enough);
             match is_enough(middle) {

@@ -3,9 +3,9 @@
 //! through it in a second (`tests/it/contract.rs`).
 //!
 //! ```text
-//!              signal                    unrouted                all gone, or share spent
+//!              signal              settled, half quiet       all gone and quiet, or share spent
 //!   Serving ──────────▶ Routing ──────────────────────▶ Leaving ──────────────────────▶ Emptying
-//!      │                 │ endpoints, settle, quiet       clients are asked to go        │ requests, jobs
+//!      │                 │ endpoints, settle              clients are asked to go        │ requests, jobs
 //!      │ no listener     └───── share spent ─────────────────────────────────────────────┤
 //!      └─────────────────────────────────────────────────────────────────────────────────┤
 //!                                                                     hard deadline      │ nothing left
@@ -24,7 +24,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::{
-    budget::Budget,
+    budget::{Budget, later},
     observation::{Cause, DeadlineSource, Endpoints, Kill, Load, Peers, Unobservable},
     phase::{Moment, Phase},
     settings::{DrainSettings, ReadinessPolicy},
@@ -134,6 +134,16 @@ pub struct Record {
 }
 
 impl Record {
+    /// Whether a moment was raised.
+    pub(super) fn has(&self, moment: Moment) -> bool {
+        self.raised_at(moment).is_some()
+    }
+
+    fn raised_at(&self, moment: Moment) -> Option<Instant> {
+        let raised = self.moments.iter().find(|(raised, _)| *raised == moment);
+        raised.map(|(_, at)| *at)
+    }
+
     /// No signal began this drain, but the program.
     fn is_own_idea(&self) -> bool {
         matches!(self.cause, Cause::Requested | Cause::Failed)
@@ -305,10 +315,13 @@ impl Conductor {
         }
         let step = match self.step {
             Step::Starting | Step::Serving | Step::Stopped => return None,
-            Step::Routing { removed } => match removed.map(|at| self.unrouted_at(at)) {
-                Some(unrouted) => unrouted.min(budget.route_end),
+            Step::Routing { removed } => match removed.map(|at| self.settled_at(at)) {
+                Some(settled) => settled.min(budget.route_end),
                 None => self.assumed_removed_at(record).min(budget.route_end),
             },
+            Step::Leaving if self.all_have_left() => {
+                self.quiet_at(record).min(budget.lame_duck_end)
+            }
             Step::Leaving => budget.lame_duck_end,
             Step::Emptying | Step::Closing => budget.hard,
             Step::Cutting => budget.cut_end,
@@ -378,7 +391,7 @@ impl Conductor {
 
     /// T0.
     fn begin(&mut self, t0: Instant, cause: Cause) {
-        let budget = Budget::new(t0, t0 + self.settings.grace, &self.settings);
+        let budget = Budget::new(t0, later(t0, self.settings.grace), &self.settings);
         self.record = Some(Record {
             t0,
             cause,
@@ -552,7 +565,7 @@ impl Conductor {
         }
     }
 
-    /// Waits until nobody routes here: endpoints gone, then settled, then quiet.
+    /// Waits until clients can be asked to leave without coming back: endpoints gone, then settled.
     fn route(&mut self, now: Instant, removed: Option<Instant>, budget: &Budget) -> Option<Step> {
         if now >= budget.route_end {
             if removed.is_none() && self.endpoints == Endpoints::Removed {
@@ -575,7 +588,7 @@ impl Conductor {
                 self.set_removed_at(None);
                 Some(Step::Routing { removed: None })
             }
-            Some(at) if now >= self.unrouted_at(at) => Some(self.ask_to_leave(now)),
+            Some(at) if now >= self.settled_at(at) => Some(self.ask_to_leave(now)),
             Some(_) => None,
         }
     }
@@ -622,17 +635,43 @@ impl Conductor {
     fn assumed_removed_at(&self, record: &Record) -> Instant {
         match self.endpoints {
             Endpoints::Routed => record.budget.route_end,
-            _ => record.t0 + self.settings.fallback_wait,
+            _ => later(record.t0, self.settings.fallback_wait),
         }
     }
 
-    /// When, seen from here, nobody routes to a process whose endpoints went at `removed`.
-    fn unrouted_at(&self, removed: Instant) -> Instant {
+    /// When clients can be asked to leave a process whose endpoints went at `removed`: the removal has had its time to
+    /// settle, and nobody came for half of the quiet period.
+    ///
+    /// Not for all of it: requests that began a moment before are waited for in any case, and the rest of the quiet
+    /// period [passes meanwhile](Self::quiet_at). If somebody does route here still, those who were asked to leave
+    /// come back once more, and are served.
+    fn settled_at(&self, removed: Instant) -> Instant {
         if !self.shape.observed {
             return removed;
         }
-        let since = self.load.last_new.map_or(removed, |last| last.max(removed));
-        (removed + self.settings.settle).max(since + self.settings.quiet)
+        let silence = later(self.silent_since(removed), self.settings.quiet / 2);
+        later(removed, self.settings.settle).max(silence)
+    }
+
+    /// When, seen from here, nobody routes to this process any more, so that it may go. Where the end of routing was
+    /// never seen, silence counts from T0 on.
+    fn quiet_at(&self, record: &Record) -> Instant {
+        if !self.shape.observed {
+            return record.t0;
+        }
+        let removed = match record.routing {
+            Some(RoutingEnd::TimedOut) => None,
+            _ => record.raised_at(Moment::Removed),
+        };
+        let since = self.silent_since(removed.unwrap_or(record.t0));
+        later(since, self.settings.quiet)
+    }
+
+    /// Since when no request has come on a new connection, if it was not longer ago than this.
+    fn silent_since(&self, earliest: Instant) -> Instant {
+        self.load
+            .last_new
+            .map_or(earliest, |last| last.max(earliest))
     }
 
     fn ask_to_leave(&mut self, now: Instant) -> Step {
@@ -641,18 +680,22 @@ impl Conductor {
         Step::Leaving
     }
 
-    /// Waits until every connection has spoken once more and gone.
+    /// Waits until every connection has spoken once more and gone, and nobody came for the quiet period.
     fn leave(&mut self, now: Instant, budget: &Budget) -> Option<Step> {
-        // Who comes late shows a load balancer that lags, and it is worth waiting until it has caught up.
-        // Outside of a cluster nobody will ever send it elsewhere.
-        let gone =
-            self.load.connections == 0 && (self.load.late_connections == 0 || !self.shape.observed);
+        let quiet_at = self.record.as_ref().map(|record| self.quiet_at(record))?;
+        let gone = self.all_have_left() && now >= quiet_at;
         if !gone && now < budget.lame_duck_end {
             return None;
         }
         self.raise(now, Moment::CloseIdle);
         self.enter(now, Phase::Draining);
         Some(Step::Emptying)
+    }
+
+    /// Who comes late shows a load balancer that lags, and it is worth waiting until it has caught up. Outside of a
+    /// cluster nobody will ever send it elsewhere.
+    fn all_have_left(&self) -> bool {
+        self.load.connections == 0 && (self.load.late_connections == 0 || !self.shape.observed)
     }
 
     /// Waits for requests and jobs. Late requests hold nothing up here: they are served to their end while
@@ -721,7 +764,7 @@ impl Conductor {
         }
         match left.checked_sub(1) {
             Some(index) => {
-                let until = budget.teardown_end.min(now + self.shape.hooks[index]);
+                let until = budget.teardown_end.min(later(now, self.shape.hooks[index]));
                 self.running_hook = Some((index, until));
                 self.actions.push(Action::RunHook { index, until });
                 Some(Step::Hooks { left: index })
@@ -783,7 +826,7 @@ impl Conductor {
     fn raised(&self, moment: Moment) -> bool {
         self.record
             .as_ref()
-            .is_some_and(|r| r.moments.iter().any(|(raised, _)| *raised == moment))
+            .is_some_and(|record| record.has(moment))
     }
 
     fn set_routing(&mut self, end: RoutingEnd) {

@@ -4,10 +4,7 @@ use std::{
     any::{Any, TypeId},
     collections::HashMap,
     fmt,
-    sync::{
-        Arc, Mutex, OnceLock, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, OnceLock, PoisonError, Weak},
 };
 
 use jiff::Timestamp;
@@ -25,6 +22,7 @@ use super::{
     observation::{Cause, DeadlineSource, Endpoints, Kill, Load, Peers},
     phase::{Moment, Phase},
     readiness::{Check, CheckResult, Readiness},
+    timeline::Timeline,
 };
 
 /// Knows how far a drain has come; cheap to clone, handed to every room, handler and hook.
@@ -41,11 +39,14 @@ use super::{
 #[derive(Clone)]
 pub struct Drain(Arc<Shared>);
 
+/// A [`Drain`] that does not keep it alive, for what the drain itself holds.
+#[derive(Clone)]
+pub(crate) struct WeakDrain(Weak<Shared>);
+
+/// Nothing in here may hold a [`Drain`]: it would never be freed.
 struct Shared {
     id: String,
-    epoch: Instant,
-    moments: [CancellationToken; Moment::ALL.len()],
-    raised_at: [OnceLock<Instant>; Moment::ALL.len()],
+    timeline: Arc<Timeline>,
     /// T0 by the wall clock, read once: it may be set while the drain lasts.
     began_at: OnceLock<Timestamp>,
     plan: watch::Sender<Option<Budget>>,
@@ -54,11 +55,7 @@ struct Shared {
     readiness: Readiness,
     /// Describes what the start waits for.
     starting: Mutex<String>,
-    /// Somebody looks at the endpoints, so that there is such a thing as late.
-    observed: AtomicBool,
     inputs: mpsc::UnboundedSender<Input>,
-    /// Something that the conductor waits for may have come to zero.
-    emptied: Notify,
     traffic: Mutex<Vec<Arc<Traffic>>>,
     work: Mutex<Vec<Arc<Work>>>,
     known: Mutex<Known>,
@@ -89,22 +86,19 @@ impl Drain {
     /// A drain that has not begun, and the end at which the shell learns what is said through it.
     pub(super) fn new() -> (Self, mpsc::UnboundedReceiver<Input>) {
         let (inputs, receiver) = mpsc::unbounded_channel();
-        let epoch = Instant::now();
+        let timeline = Arc::new(Timeline::new());
+        let epoch = timeline.epoch();
         let drain = Self(Arc::new(Shared {
             // Short enough to be read aloud, random enough for one Deployment's history.
             id: format!("{:010x}", fastrand::u64(..1 << 40)),
-            epoch,
-            moments: std::array::from_fn(|_| CancellationToken::new()),
-            raised_at: Default::default(),
+            timeline,
             began_at: OnceLock::new(),
             plan: watch::Sender::new(None),
             cause: watch::Sender::new(None),
             phases: watch::Sender::new(vec![(Phase::Starting, epoch)]),
             readiness: Readiness::new(),
             starting: Mutex::new("starting".to_owned()),
-            observed: AtomicBool::new(false),
             inputs,
-            emptied: Notify::new(),
             traffic: Mutex::default(),
             work: Mutex::default(),
             known: Mutex::default(),
@@ -119,6 +113,18 @@ impl Drain {
     /// Returns a drain that never begins, for what is not part of one.
     pub fn detached() -> Self {
         Self::new().0
+    }
+
+    /// Returns the one [detached](Self::detached) drain that everything in this process shares that is part of
+    /// none, so that asking for it again and again costs nothing.
+    pub fn shared_detached() -> &'static Self {
+        static DRAIN: OnceLock<Drain> = OnceLock::new();
+        DRAIN.get_or_init(Self::detached)
+    }
+
+    /// A handle that does not keep the drain alive.
+    pub(crate) fn downgrade(&self) -> WeakDrain {
+        WeakDrain(Arc::downgrade(&self.0))
     }
 
     // --- for everybody ---
@@ -136,7 +142,7 @@ impl Drain {
     /// A moment as a token, for code that takes one. Cancelling it would be a lie to everybody: use a
     /// [child](CancellationToken::child_token) where the token leaves your hands.
     pub fn token(&self, moment: Moment) -> &CancellationToken {
-        &self.0.moments[moment as usize]
+        self.0.timeline.token(moment)
     }
 
     /// The instants of the drain as they stand now, `None` before T0. A deadline may still move.
@@ -267,14 +273,14 @@ impl Drain {
 
     /// A gauge of connections and requests, for one server; the drain waits for what it counts.
     pub fn traffic(&self, server: &str) -> Arc<Traffic> {
-        let traffic = Arc::new(Traffic::new(self.clone(), server));
+        let traffic = Arc::new(Traffic::new(self.0.timeline.clone(), server));
         lock(&self.0.traffic).push(traffic.clone());
         traffic
     }
 
     /// A gauge of jobs, for one pool; the drain waits for what it counts.
     pub fn work(&self, pool: &str) -> Arc<Work> {
-        let work = Arc::new(Work::new(self.clone(), pool));
+        let work = Arc::new(Work::new(self.0.timeline.clone(), pool));
         lock(&self.0.work).push(work.clone());
         work
     }
@@ -316,22 +322,16 @@ impl Drain {
         load
     }
 
-    pub(super) fn epoch(&self) -> Instant {
-        self.0.epoch
-    }
-
     pub(super) fn emptied(&self) -> &Notify {
-        &self.0.emptied
+        self.0.timeline.emptied()
     }
 
     pub(super) fn raise(&self, moment: Moment, at: Instant) {
-        // First, so that whoever has heard of it also finds when it was.
-        self.0.raised_at[moment as usize].get_or_init(|| at);
-        self.token(moment).cancel();
+        self.0.timeline.raise(moment, at);
     }
 
     pub(super) fn raised_at(&self, moment: Moment) -> Option<Instant> {
-        self.0.raised_at[moment as usize].get().copied()
+        self.0.timeline.raised_at(moment)
     }
 
     pub(super) fn began_at(&self) -> Option<Timestamp> {
@@ -365,12 +365,12 @@ impl Drain {
     }
 
     pub(super) fn set_observed(&self) {
-        self.0.observed.store(true, Ordering::Release);
+        self.0.timeline.set_observed();
     }
 
     /// Whether somebody looks at the endpoints, so that a request can be late.
     pub fn is_observed(&self) -> bool {
-        self.0.observed.load(Ordering::Acquire)
+        self.0.timeline.is_observed()
     }
 
     pub(super) fn fail_readiness(&self) {
@@ -391,7 +391,65 @@ impl fmt::Debug for Drain {
     }
 }
 
+// === impl WeakDrain ===
+
+impl WeakDrain {
+    /// The drain, while anybody holds it.
+    pub(crate) fn upgrade(&self) -> Option<Drain> {
+        self.0.upgrade().map(Drain)
+    }
+}
+
 /// A panic elsewhere must not take the drain with it.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Lifecycle, Signals};
+
+    /// Uses everything that a drain holds for others.
+    fn used(drain: &Drain) -> impl Drop + use<> {
+        struct Held<T>(#[allow(dead_code)] T);
+        impl<T> Drop for Held<T> {
+            fn drop(&mut self) {}
+        }
+        let traffic = drain.traffic("api");
+        let work = drain.work("resize");
+        let connection = traffic.connection();
+        let request = connection.request();
+        let kept = drain.kept(|| drain.registry().clone());
+        assert!(!drain.registry().gather().is_empty());
+        let check = drain.readiness_check("storage");
+        Held((request, connection, work.hold(), work, kept, check))
+    }
+
+    #[test]
+    fn a_drain_that_nobody_holds_is_freed() {
+        let (drain, inputs) = Drain::new();
+        let held = used(&drain);
+        let weak = drain.downgrade();
+
+        drop((drain, inputs));
+
+        assert!(weak.upgrade().is_none(), "its gauges hold no drain");
+        drop(held);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_lifecycle_that_has_ended_leaves_no_drain_behind() {
+        let (signals, trigger) = Signals::manual();
+        let lifecycle = Lifecycle::builder().signals(signals);
+        let weak = lifecycle.drain().downgrade();
+        let held = used(lifecycle.drain());
+        drop(held);
+        trigger.fire();
+
+        lifecycle.run().await.unwrap();
+        tokio::task::yield_now().await;
+
+        assert!(weak.upgrade().is_none());
+    }
 }

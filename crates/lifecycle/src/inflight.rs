@@ -14,12 +14,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::{
-    drain::{Drain, lock},
-    observation::Load,
-    phase::Moment,
-    state::Held,
-};
+use super::{drain::lock, observation::Load, phase::Moment, state::Held, timeline::Timeline};
 
 /// Ids kept for a report; beyond that only the count grows.
 const IDS_KEPT: usize = 1_000;
@@ -27,7 +22,7 @@ const IDS_KEPT: usize = 1_000;
 /// Connections and requests of one server.
 #[derive(Debug)]
 pub struct Traffic {
-    drain: Drain,
+    drain: Arc<Timeline>,
     server: String,
     listeners: AtomicUsize,
     // Before and after `Moment::Removed`, see `Age`.
@@ -90,7 +85,7 @@ enum Age {
 /// Jobs of one worker pool.
 #[derive(Debug)]
 pub struct Work {
-    drain: Drain,
+    drain: Arc<Timeline>,
     pool: String,
     pools: AtomicUsize,
     jobs: AtomicUsize,
@@ -141,7 +136,7 @@ pub struct JobGuard {
 // === impl Traffic ===
 
 impl Traffic {
-    pub(super) fn new(drain: Drain, server: &str) -> Self {
+    pub(super) fn new(drain: Arc<Timeline>, server: &str) -> Self {
         Self {
             drain,
             server: server.to_owned(),
@@ -209,7 +204,7 @@ impl Traffic {
     }
 
     fn routed_here(&self) {
-        let nanos = Instant::now() - self.drain.epoch();
+        let nanos = Instant::now().saturating_duration_since(self.drain.epoch());
         let nanos = u64::try_from(nanos.as_nanos()).unwrap_or(u64::MAX - 1);
         self.last_new.fetch_max(nanos + 1, SeqCst);
     }
@@ -303,7 +298,7 @@ impl Drop for RequestGuard {
 // === impl Work ===
 
 impl Work {
-    pub(super) fn new(drain: Drain, pool: &str) -> Self {
+    pub(super) fn new(drain: Arc<Timeline>, pool: &str) -> Self {
         Self {
             drain,
             pool: pool.to_owned(),

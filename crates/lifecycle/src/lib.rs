@@ -1,7 +1,7 @@
 //! The heart: how a process ends without losing anything.
 //!
 //! ```text
-//!        T0               nobody routes here     all gone, or share spent      nothing left           reported
+//!        T0               endpoints gone         all gone and quiet            nothing left           reported
 //!  serving │ lame_duck ─────────────┼─────────────────┤ draining ─────────────────┤ teardown ─┤ reporting ─┤ stopped
 //!          │ everything is served,  │ answers say     │ requests and jobs come    │ listener  │ ledger,    │
 //!          │ readiness fails,       │ close, GOAWAY   │ to their end; told so     │ closes,   │ log line,  │
@@ -30,6 +30,7 @@ mod builder;
 pub mod conductor;
 mod drain;
 mod inflight;
+mod log_throttle;
 mod metrics;
 mod observation;
 mod phase;
@@ -40,11 +41,12 @@ mod settings;
 mod shell;
 mod signals;
 mod state;
+mod timeline;
 pub mod watchdog;
 
 pub use self::metrics::LONGEST_RUN;
 pub use self::{
-    budget::{Budget, HURRY},
+    budget::{Budget, HURRY, later},
     builder::{BoxError, Deadline, Error, Lifecycle},
     conductor::RoutingEnd,
     drain::{Drain, Place},
@@ -52,6 +54,7 @@ pub use self::{
         ConnectionGuard, Ids, JobGuard, ListenerGuard, PoolGuard, RequestGuard, Traffic,
         TrafficTotals, Work,
     },
+    log_throttle::LogThrottle,
     observation::{Cause, DeadlineSource, Endpoints, Kill, Load, Peers, Unobservable},
     phase::{Moment, Phase},
     readiness::{Check, CheckResult},

@@ -12,7 +12,7 @@ use tokio::time::Instant;
 
 use super::{
     conductor::RoutingEnd,
-    drain::Drain,
+    drain::{Drain, WeakDrain},
     observation::{Cause, DeadlineSource},
     phase::Phase,
     report::phase_seconds,
@@ -22,7 +22,8 @@ use super::{
 pub const LONGEST_RUN: &str = "lameduck_job_longest_run_seconds";
 
 struct LifecycleCollector {
-    drain: Drain,
+    /// The drain holds the registry that holds this.
+    drain: WeakDrain,
     phase: IntGaugeVec,
     phase_seconds: GaugeVec,
     ready: IntGauge,
@@ -40,7 +41,7 @@ struct LifecycleCollector {
 /// Registers the lifecycle's metrics; done once, when the drain's registry is made.
 pub(super) fn register(drain: &Drain) {
     let collector =
-        LifecycleCollector::new(drain.clone()).expect("the names and labels below are valid");
+        LifecycleCollector::new(drain.downgrade()).expect("the names and labels below are valid");
     drain
         .registry()
         .register(Box::new(collector))
@@ -66,7 +67,7 @@ fn build_info() -> prometheus::Result<IntGaugeVec> {
 }
 
 impl LifecycleCollector {
-    fn new(drain: Drain) -> prometheus::Result<Self> {
+    fn new(drain: WeakDrain) -> prometheus::Result<Self> {
         let gauges = |name: &str, help: &str, labels: &[&str]| {
             IntGaugeVec::new(Opts::new(name, help), labels)
         };
@@ -139,9 +140,12 @@ impl LifecycleCollector {
     }
 
     fn update(&self) {
+        let Some(drain) = self.drain.upgrade() else {
+            return;
+        };
         let now = Instant::now();
-        let phases = self.drain.phases();
-        let current = self.drain.phase();
+        let phases = drain.phases();
+        let current = drain.phase();
         let seconds = phase_seconds(&phases, now);
         let phases = Phase::ALL.map(Phase::as_str);
         show(&self.phase, phases, Some(current.as_str()));
@@ -153,11 +157,11 @@ impl LifecycleCollector {
                     .set(seconds.get(name).copied().unwrap_or_default());
             }
         }
-        self.ready.set(i64::from(self.drain.is_ready()));
-        let cause = *self.drain.causes().borrow();
+        self.ready.set(i64::from(drain.is_ready()));
+        let cause = *drain.causes().borrow();
         let causes = Cause::ALL.map(Cause::as_str);
         show(&self.cause, causes, cause.map(Cause::as_str));
-        let known = self.drain.known();
+        let known = drain.known();
         let sources = DeadlineSource::ALL.map(DeadlineSource::as_str);
         show(
             &self.source,
@@ -166,13 +170,12 @@ impl LifecycleCollector {
         );
         let ends = RoutingEnd::ALL.map(RoutingEnd::as_str);
         show(&self.routing, ends, known.routing.map(RoutingEnd::as_str));
-        let left = self
-            .drain
+        let left = drain
             .plan()
             .map(|plan| plan.deadline.saturating_duration_since(now));
         self.seconds_left
             .set(left.unwrap_or_default().as_secs_f64());
-        for work in self.drain.all_work() {
+        for work in drain.all_work() {
             let pool = &[work.pool_name()];
             self.jobs.with_label_values(pool).set(signed(work.jobs()));
             catch_up(&self.finished, pool, work.finished_counts().0);

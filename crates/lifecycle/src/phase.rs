@@ -30,11 +30,11 @@ pub enum Phase {
 /// has passed goes on at once.
 ///
 /// ```text
-///   T0            removed      unrouted           lame-duck share     soft          close     hard
+///   T0            removed      settled            lame-duck share     soft          close     hard
 ///   │ Began          │ Removed     │ Leave              │ CloseIdle    │ Stop        │ Close   │ Cut
 ///   ├────────────────┼─────────────┼────────────────────┼──────────────┼─────────────┼─────────┤
 ///   │ served as ever │ settle,     │ answers say close, │ idle ones    │ handlers    │ no new  │
-///   │ readiness fails│ quiet       │ GOAWAY             │ are closed   │ told to end │ request │
+///   │ readiness fails│ half quiet  │ GOAWAY             │ are closed   │ told to end │ request │
 /// ```
 ///
 /// The upper line is the worst case. Whenever nothing is left to wait for, the next moment comes at once,

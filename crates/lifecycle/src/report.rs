@@ -11,7 +11,7 @@ use super::{
     drain::Drain,
     inflight::Ids,
     observation::{Cause, DeadlineSource},
-    phase::Phase,
+    phase::{Moment, Phase},
 };
 
 /// What happened in a drain. All durations are seconds.
@@ -140,7 +140,7 @@ impl DrainReport {
             budget_seconds: rounded(record.budget.deadline - record.t0),
             deadline_source: record.deadline_source,
             hurried: record.hurried,
-            told_to_stop: now >= record.budget.soft,
+            told_to_stop: record.has(Moment::Stop),
             phases: phase_seconds(&record.phases, now),
             routing: record.routing,
             removal_seconds: removal(record),
@@ -219,7 +219,7 @@ impl DrainReport {
             Outcome::Cut
         } else if failed {
             Outcome::Failed
-        } else if record.hooks_failed > 0 {
+        } else if self.hooks.iter().any(|hook| hook.error.is_some()) {
             Outcome::HookFailed
         } else {
             Outcome::Clean

@@ -23,7 +23,8 @@ pub struct DrainSettings {
     pub readiness: ReadinessPolicy,
     /// From removal in the API to removal in every kube-proxy and load balancer, where no traffic shows it.
     pub settle: Duration,
-    /// No request on a *new* connection for this long, since the removal, shows that nobody routes here.
+    /// No request on a *new* connection for this long, since the removal, shows that nobody routes here: the process may
+    /// go. Clients are asked to leave after half of it, so that the rest passes while they do.
     pub quiet: Duration,
     /// How long after T0 removal is assumed where it can't be observed.
     pub fallback_wait: Duration,

@@ -1,16 +1,20 @@
 //! The shell around the conductor: takes facts from signals, rooms, hooks and the clock, asks the
 //! conductor, and does what it says. No decision is made here.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::Arc,
+    time::Duration,
+};
 
 use tokio::{
     sync::mpsc,
-    task::JoinSet,
+    task::{self, JoinError, JoinSet},
     time::{Instant, sleep_until, timeout_at},
 };
 
 use super::{
-    budget::Budget,
+    budget::{Budget, later},
     builder::{
         Addition, BoxError, Deadline, Error, Hook, Lifecycle, Preparation, Reporter, Service,
     },
@@ -37,11 +41,15 @@ struct Shell {
     preparing: JoinSet<Result<Addition, Failure>>,
     services: JoinSet<Result<(), Failure>>,
     background: JoinSet<Result<(), Failure>>,
+    /// The names of those two, for one that panics and can't say its own.
+    names: HashMap<task::Id, String>,
     hooks: Vec<Option<Hook>>,
     hook_reports: mpsc::UnboundedSender<(usize, HookReport)>,
     hook_ends: mpsc::UnboundedReceiver<(usize, HookReport)>,
     reporters: Vec<Reporter>,
-    running_hook: Option<(String, Instant)>,
+    /// Hooks of which no report has come yet, by their place, and since when each runs. More than one where the
+    /// report of a hook that was abandoned is late.
+    running_hooks: BTreeMap<usize, (String, Instant)>,
     // What will be told.
     hooks_told: Vec<HookReport>,
     failure: Option<Failure>,
@@ -84,11 +92,12 @@ impl Shell {
             preparing: JoinSet::new(),
             services: JoinSet::new(),
             background: JoinSet::new(),
+            names: HashMap::new(),
             hooks: lifecycle.hooks.into_iter().map(Some).collect(),
             hook_reports,
             hook_ends,
             reporters: lifecycle.reporters,
-            running_hook: None,
+            running_hooks: BTreeMap::new(),
             hooks_told: Vec::new(),
             failure: None,
             not_started: None,
@@ -96,10 +105,10 @@ impl Shell {
             exit: false,
         };
         for service in lifecycle.services {
-            spawn(&mut shell.services, service);
+            spawn(&mut shell.services, &mut shell.names, service);
         }
         for service in lifecycle.background {
-            spawn(&mut shell.background, service);
+            spawn(&mut shell.background, &mut shell.names, service);
         }
         shell.prepare(lifecycle.preparations);
         shell
@@ -134,10 +143,10 @@ impl Shell {
         self.hooks.extend(hooks.into_iter().map(Some));
         self.reporters.extend(reporters);
         for service in services {
-            spawn(&mut self.services, service);
+            spawn(&mut self.services, &mut self.names, service);
         }
         for service in background {
-            spawn(&mut self.background, service);
+            spawn(&mut self.background, &mut self.names, service);
         }
     }
 
@@ -157,13 +166,13 @@ impl Shell {
             Some(input) = self.inputs.recv() => input,
             Some((index, hook)) = self.hook_ends.recv() => {
                 let ok = hook.error.is_none();
-                self.running_hook = None;
+                self.running_hooks.remove(&index);
                 self.hooks_told.push(hook);
                 Input::HookEnded { index, ok }
             }
             Some(ended) = self.preparing.join_next() => self.prepared(ended),
-            Some(ended) = self.services.join_next() => self.service_ended(ended),
-            Some(ended) = self.background.join_next() => self.service_ended(ended),
+            Some(ended) = self.services.join_next_with_id() => self.service_ended(ended),
+            Some(ended) = self.background.join_next_with_id() => self.service_ended(ended),
             () = self.drain.emptied().notified(), if draining => Input::Tick,
             () = tick => Input::Tick,
         }
@@ -196,12 +205,14 @@ impl Shell {
 
     fn service_ended(
         &mut self,
-        ended: Result<Result<(), Failure>, tokio::task::JoinError>,
+        ended: Result<(task::Id, Result<(), Failure>), JoinError>,
     ) -> Input {
+        let id = ended.as_ref().map_or_else(JoinError::id, |(id, _)| *id);
+        let name = self.names.remove(&id);
         let failure = match ended {
-            Ok(Ok(())) => return Input::Tick,
-            Ok(Err(failure)) => failure,
-            Err(panic) => ("a part of the program".to_owned(), panic.into()),
+            Ok((_, Ok(()))) => return Input::Tick,
+            Ok((_, Err(failure))) => failure,
+            Err(panic) => (name.unwrap_or_default(), panic.into()),
         };
         tracing::error!(part = failure.0, error = %failure.1, "a part of the program failed; draining");
         self.failure.get_or_insert(failure);
@@ -303,7 +314,8 @@ impl Shell {
         };
         let ended = self.hook_reports.clone();
         let Hook { name, run, .. } = hook;
-        self.running_hook = Some((name.clone(), Instant::now()));
+        self.running_hooks
+            .insert(index, (name.clone(), Instant::now()));
         tokio::spawn(async move {
             let begin = Instant::now();
             // In a task of its own, the call included: either may panic.
@@ -344,9 +356,11 @@ impl Shell {
         let reporters = std::mem::take(&mut self.reporters);
         tokio::spawn(async move {
             let mut running = JoinSet::new();
+            let mut names = HashMap::new();
             for Reporter { name, run } in reporters {
                 let report = report.clone();
-                running.spawn(async move {
+                let named = name.clone();
+                let task = running.spawn(async move {
                     match timeout_at(until, async move { run(report).await }).await {
                         Ok(Ok(())) => {}
                         Ok(Err(error)) => {
@@ -355,10 +369,11 @@ impl Shell {
                         Err(_) => tracing::warn!(reporter = name, "report not written in time"),
                     }
                 });
+                names.insert(task.id(), named);
             }
             while let Some(ended) = running.join_next().await {
                 if let Err(error) = ended {
-                    tracing::error!(%error, "a reporter panicked");
+                    tracing::error!(reporter = names.get(&error.id()), %error, "a reporter panicked");
                 }
             }
             drain.say(Input::Reported);
@@ -367,11 +382,12 @@ impl Shell {
 
     /// Hooks that never got their turn, or not to their end.
     fn tell_abandoned_hooks(&mut self) {
-        while let Ok((_, hook)) = self.hook_ends.try_recv() {
-            self.running_hook = None;
+        while let Ok((index, hook)) = self.hook_ends.try_recv() {
+            self.running_hooks.remove(&index);
             self.hooks_told.push(hook);
         }
-        if let Some((name, begin)) = self.running_hook.take() {
+        // The last registered ran first.
+        for (name, begin) in std::mem::take(&mut self.running_hooks).into_values().rev() {
             self.hooks_told.push(HookReport {
                 name,
                 seconds: begin.elapsed().as_secs_f64(),
@@ -425,16 +441,22 @@ fn bounds(hooks: &[Hook]) -> Vec<Duration> {
     hooks.iter().map(|hook| hook.bound).collect()
 }
 
-fn spawn(set: &mut JoinSet<Result<(), Failure>>, service: Service) {
+fn spawn(
+    set: &mut JoinSet<Result<(), Failure>>,
+    names: &mut HashMap<task::Id, String>,
+    service: Service,
+) {
     let Service { name, future } = service;
-    set.spawn(async move { future.await.map_err(|error| (name, error)) });
+    let named = name.clone();
+    let task = set.spawn(async move { future.await.map_err(|error| (name, error)) });
+    names.insert(task.id(), named);
 }
 
 /// The time until the deadline that the settings give; what the watchdog goes by until there is a plan.
 fn usable(lifecycle: &Lifecycle) -> Duration {
     let now = Instant::now();
     let settings = &lifecycle.settings;
-    Budget::new(now, now + settings.grace, settings).deadline - now
+    Budget::new(now, later(now, settings.grace), settings).deadline - now
 }
 
 fn log(report: &DrainReport) {

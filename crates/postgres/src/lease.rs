@@ -32,6 +32,9 @@ use lameduck_jobs::{engine::vital::Vitals, job::ProcessId};
 /// taken for dead.
 const BEATS: u32 = 8;
 
+/// Between two beats, however long the lease is.
+const LONGEST_INTERVAL: Duration = Duration::from_secs(86_400);
+
 pub(super) const OPEN: &str = "
     INSERT INTO lameduck.processes (id, node, boot_id, opened_at, lease)
     VALUES ($1, $2, $3, coalesce($5, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint), $4)";
@@ -167,7 +170,8 @@ impl Drop for Lease {
 
 impl Keeper {
     async fn run(mut self) {
-        let interval = self.about.lease / BEATS;
+        // A longer one would be beyond what a clock can add up, and helps nobody.
+        let interval = (self.about.lease / BEATS).min(LONGEST_INTERVAL);
         loop {
             // As long as two intervals: a slow database is not a dead one.
             match timeout(interval * 2, self.beat()).await {

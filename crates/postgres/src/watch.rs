@@ -101,7 +101,8 @@ impl Watch {
 
     /// When the next lease is over, if nothing moves.
     pub fn next(&self) -> Option<Instant> {
-        self.seen.values().map(|seen| seen.since + seen.lease).min()
+        let over = |seen: &Seen| seen.since.checked_add(seen.lease);
+        self.seen.values().filter_map(over).min()
     }
 }
 

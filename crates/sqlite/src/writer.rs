@@ -31,10 +31,8 @@ use super::{
     directory::Directory,
     service::{Inbox, Service},
 };
-use lameduck_jobs::{
-    engine::{Clock, EngineError, Event, common::Effects, vital::Vitals},
-    log_limit::LogLimit,
-};
+use lameduck_jobs::engine::{Clock, EngineError, Event, common::Effects, vital::Vitals};
+use lameduck_lifecycle::LogThrottle;
 
 /// How often to say that nothing can be written: whoever waits tries again four times a second.
 const TELL_AGAIN: Duration = Duration::from_secs(10);
@@ -43,8 +41,8 @@ const TELL_AGAIN: Duration = Duration::from_secs(10);
 pub(super) struct Writer(Service<Box<dyn Command>>);
 
 /// What the thread says of writes that fail.
-pub(super) const fn told() -> LogLimit {
-    LogLimit::new(TELL_AGAIN)
+pub(super) const fn told() -> LogThrottle {
+    LogThrottle::every(TELL_AGAIN)
 }
 
 /// Everything that the thread owns.
@@ -54,7 +52,7 @@ pub(super) struct Desk {
     pub batch: usize,
     pub events: broadcast::Sender<Event>,
     pub figures: Arc<Figures>,
-    pub told: LogLimit,
+    pub told: LogThrottle,
     /// Kept to the very end: the lock may go only when nothing is written any more.
     pub directory: Kept,
 }
@@ -188,10 +186,10 @@ impl Desk {
                 return batch.into_iter().for_each(|one| self.settle(vec![one]));
             }
             Err(Broken::ByOne(failure) | Broken::AsAWhole(failure)) => {
-                if let Some(withheld) = self.told.pass() {
+                if let Some(left_out) = self.told.admit() {
                     tracing::error!(
                         error = failure.0,
-                        withheld,
+                        left_out,
                         "the queue could not be written"
                     );
                 }

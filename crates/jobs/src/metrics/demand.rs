@@ -187,7 +187,7 @@ impl Demand {
             return None;
         }
         let since = *self.short_since.get_or_insert(now);
-        let recently = |told: Instant| now - told < self.window * AGAIN;
+        let recently = |told: Instant| now - told < self.window.saturating_mul(AGAIN);
         if now - since < sustained || self.told.is_some_and(recently) {
             return None;
         }

@@ -9,9 +9,8 @@ use super::{Meter, demand::Demand, families::Families};
 use crate::{
     engine::Engine,
     job::{QueueName, QueueStats},
-    log_limit::LogLimit,
 };
-use lameduck_lifecycle::{BoxError, Budget, Drain, DrainSettings, Moment};
+use lameduck_lifecycle::{BoxError, Budget, Drain, DrainSettings, LogThrottle, Moment};
 
 /// Where no pool says how often.
 const EVERY: Duration = Duration::from_secs(5);
@@ -39,7 +38,7 @@ pub(crate) async fn now_and_then(
     let mut watched: Vec<Watched> = meters.into_iter().map(Watched::new).collect();
     let every = watched.iter().map(|pool| pool.demand.every()).min();
     let every = every.unwrap_or(EVERY);
-    let limit = LogLimit::new(TELL_AGAIN);
+    let limit = LogThrottle::every(TELL_AGAIN);
     loop {
         let running: Vec<u64> = watched.iter().map(Watched::running).collect();
         match engine.queues().await {
@@ -54,9 +53,9 @@ pub(crate) async fn now_and_then(
             }
             Err(error) if error.is_final() => return Ok(()),
             Err(error) => {
-                if let Some(withheld) = limit.pass() {
+                if let Some(left_out) = limit.admit() {
                     tracing::warn!(
-                        %error, withheld,
+                        %error, left_out,
                         "the queues can't be looked at; their figures are old"
                     );
                 }

@@ -27,11 +27,10 @@ use super::{
     job::{Order, QueueName},
     ledger::LastWord,
     ledger_metrics,
-    log_limit::LogLimit,
     metrics::{Meter, look},
     storage,
 };
-use lameduck_lifecycle::{BoxError, Drain, Lifecycle, Moment, PoolGuard, Work};
+use lameduck_lifecycle::{BoxError, Drain, Lifecycle, LogThrottle, Moment, PoolGuard, Work};
 
 mod floor;
 mod outage;
@@ -268,7 +267,7 @@ impl Shared {
     /// Passes on that somebody wants a job to end, or has it by now, until the process does.
     async fn follow_cancellations(self: Arc<Self>) -> Result<(), BoxError> {
         let mut events = self.engine.events();
-        let limit = LogLimit::new(TELL_AGAIN);
+        let limit = LogThrottle::every(TELL_AGAIN);
         loop {
             let heard = async {
                 loop {
@@ -292,8 +291,8 @@ impl Shared {
                 Ok(asked) => asked.iter().for_each(|id| self.runs.cancel(*id)),
                 Err(error) if error.is_final() => return Ok(()),
                 Err(error) => {
-                    if let Some(withheld) = limit.pass() {
-                        tracing::warn!(%error, withheld, "cannot look for jobs to cancel");
+                    if let Some(left_out) = limit.admit() {
+                        tracing::warn!(%error, left_out, "cannot look for jobs to cancel");
                     }
                 }
             }
@@ -326,15 +325,15 @@ impl Shared {
 
 /// Housekeeping, a piece at a time, so that it holds up nobody.
 async fn keep_house(engine: Arc<dyn Engine>) -> Result<(), BoxError> {
-    let limit = LogLimit::new(TELL_AGAIN);
+    let limit = LogThrottle::every(TELL_AGAIN);
     loop {
         let more = match engine.maintain().await {
             Ok(done) => done.more,
             Err(error) if error.is_final() => return Ok(()),
             Err(error) => {
-                if let Some(withheld) = limit.pass() {
+                if let Some(left_out) = limit.admit() {
                     tracing::warn!(
-                        %error, withheld,
+                        %error, left_out,
                         "housekeeping failed; the queue grows until it works again"
                     );
                 }
@@ -355,7 +354,7 @@ struct Done<T> {
 }
 
 /// One line for all that is repeated: twenty outcomes that wait for the same storage need no line each.
-static RETRIES: LogLimit = LogLimit::new(TELL_AGAIN);
+static RETRIES: LogThrottle = LogThrottle::every(TELL_AGAIN);
 
 /// Repeats what the storage could not do; `None` once it is closed.
 async fn retry<T, F, Fut>(what: &str, mut attempt: F) -> Option<Done<T>>
@@ -371,9 +370,9 @@ where
             Err(error) if error.is_final() => return None,
             Err(error) => {
                 again = true;
-                if let Some(withheld) = RETRIES.pass() {
+                if let Some(left_out) = RETRIES.admit() {
                     tracing::warn!(
-                        %error, what, withheld,
+                        %error, what, left_out,
                         "the storage failed; trying again until it works"
                     );
                 }

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use super::{Done, pool::Worker, retry, run::Ended};
 use crate::{
+    bounds::MAX_DELAY,
     handler::{Retry, Verdict},
     job::{AfterFailure, Claim, Job, JobId, Outcome, Settled, Settlement, State, When},
     metrics::{Busy, Ending},
@@ -52,11 +53,11 @@ impl Worker {
                     job = %job.id, queue = %job.queue, error, retry_seconds = wait.as_secs_f64(),
                     "job could not be begun"
                 );
-                let until = When::After(wait);
+                let until = after(wait);
                 Outcome::Postponed { error, until }
             }
             Verdict::Deferred { within } => Outcome::Deferred {
-                until: When::After(within),
+                until: after(within),
             },
         }
     }
@@ -166,7 +167,7 @@ impl Backoff {
             Retry::Backoff => self.after(attempt),
             Retry::After(wait) => wait.min(self.max),
         };
-        AfterFailure::RetryAt(When::After(wait))
+        AfterFailure::RetryAt(after(wait))
     }
 
     /// How long after the failure of this attempt, the first being 1: doubled each time, and between half
@@ -174,8 +175,15 @@ impl Backoff {
     fn after(&self, attempt: u32) -> Duration {
         let doubled = 2u32.saturating_pow(attempt.saturating_sub(1).min(30));
         let whole = self.first.saturating_mul(doubled).min(self.max);
+        // `max` may be as long as a `Duration` can be, which can't be multiplied.
+        let whole = whole.min(MAX_DELAY);
         whole.mul_f64(0.5 + 0.5 * fastrand::f64())
     }
+}
+
+/// The instant this much later, within what storage takes, however long a setting or a handler makes the wait.
+fn after(wait: Duration) -> When {
+    When::After(wait.min(MAX_DELAY))
 }
 
 impl Default for Backoff {
@@ -183,6 +191,28 @@ impl Default for Backoff {
         Self {
             first: Duration::from_secs(1),
             max: Duration::from_secs(300),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_backoff_is_too_long_to_wait() {
+        let backoff = Backoff {
+            first: Duration::MAX,
+            max: Duration::MAX,
+        };
+        for attempt in [0, 1, 2, 31, u32::MAX - 1] {
+            for retry in [Retry::Backoff, Retry::After(Duration::MAX)] {
+                let then = backoff.after_failure(attempt, u32::MAX, retry);
+                let AfterFailure::RetryAt(When::After(wait)) = then else {
+                    panic!("attempt {attempt} is not retried: {then:?}");
+                };
+                assert!(wait >= MAX_DELAY / 2 && wait <= MAX_DELAY, "{wait:?}");
+            }
         }
     }
 }

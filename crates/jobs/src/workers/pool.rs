@@ -16,10 +16,9 @@ use crate::{
     engine::Event,
     handler::Verdict,
     job::{Outcome, Reserved},
-    log_limit::LogLimit,
     metrics::Meter,
 };
-use lameduck_lifecycle::{BoxError, JobGuard, Moment, Work};
+use lameduck_lifecycle::{BoxError, JobGuard, LogThrottle, Moment, Work};
 
 /// How often an empty queue is looked at though no event came: the floor under all wake-ups.
 const POLL: Duration = Duration::from_secs(1);
@@ -37,7 +36,7 @@ pub(super) struct Worker {
     pub(super) work: Arc<Work>,
     pub(super) meter: Arc<Meter>,
     pub(super) target: Target,
-    reserve_fails: LogLimit,
+    reserve_fails: LogThrottle,
 }
 
 /// How many jobs may be reserved.
@@ -55,7 +54,7 @@ impl Worker {
             pool,
             work: meter.work().clone(),
             meter,
-            reserve_fails: LogLimit::new(TELL_AGAIN),
+            reserve_fails: LogThrottle::every(TELL_AGAIN),
         }
     }
 
@@ -134,8 +133,8 @@ impl Worker {
         {
             Ok(reserved) => reserved,
             Err(error) => {
-                if let Some(withheld) = self.reserve_fails.pass() {
-                    tracing::error!(queue = %self.pool.queue, %error, withheld, "cannot reserve jobs");
+                if let Some(left_out) = self.reserve_fails.admit() {
+                    tracing::error!(queue = %self.pool.queue, %error, left_out, "cannot reserve jobs");
                 }
                 return 0;
             }

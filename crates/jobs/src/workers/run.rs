@@ -23,7 +23,7 @@ use crate::{
     handler::{Context, Retry, Said, Verdict},
     job::{Claim, Job},
 };
-use lameduck_lifecycle::Moment;
+use lameduck_lifecycle::{Moment, later};
 
 /// How long after its time was over a handler has to ignore it before the log says so.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -113,7 +113,7 @@ impl Worker {
     async fn run_now(&self, job: &Job, claim: &Claim, running: &Running<'_>) -> Ended {
         let drain = &self.shared.drain;
         let begin = Instant::now();
-        let timeout_at = begin + job.timeout.unwrap_or(self.pool.timeout);
+        let timeout_at = later(begin, job.timeout.unwrap_or(self.pool.timeout));
         let mut context = Context::new(claim.to_token_string());
         context.stop = drain.token(Moment::Stop).child_token();
         context.cut = drain.token(Moment::Cut).child_token();

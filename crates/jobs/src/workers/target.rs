@@ -22,8 +22,8 @@ use super::{
     Pool,
     outage::{Back, Outage, Pace, Reason, Unavailable},
 };
-use crate::{job::QueueName, log_limit::LogLimit, metrics::Meter};
-use lameduck_lifecycle::{Check, Drain};
+use crate::{job::QueueName, metrics::Meter};
+use lameduck_lifecycle::{Check, Drain, LogThrottle};
 
 /// Between two lines of the log about one queue.
 const TELL_AGAIN: Duration = Duration::from_secs(30);
@@ -34,7 +34,7 @@ pub(super) struct Target {
     drain: Drain,
     meter: Arc<Meter>,
     outage: Arc<Outage>,
-    told: LogLimit,
+    told: LogThrottle,
     /// The log has a line that says so, and none yet that it is over.
     announced: AtomicBool,
     /// The word in `/readyz?verbose`, as long as there is an outage.
@@ -66,7 +66,7 @@ impl Target {
             drain: drain.clone(),
             meter,
             outage,
-            told: LogLimit::new(TELL_AGAIN),
+            told: LogThrottle::every(TELL_AGAIN),
             announced: AtomicBool::new(false),
             word: Mutex::default(),
         }
@@ -96,7 +96,7 @@ impl Target {
         let back = self.outage.came_back(begun, reason, error)?;
         let now = self.outage.now()?;
         self.show(Some(&now));
-        if self.told.pass().is_some() {
+        if self.told.admit().is_some() {
             self.announced.store(true, Ordering::Relaxed);
             let (queue, jobs) = (&self.queue, now.jobs);
             let seconds = back.lasted.as_secs_f64();

@@ -1,0 +1,133 @@
+//! How far an answer of HTTP/2 has left: what its peer grants no window for stays here.
+//!
+//! HTTP/1 needs none of this: there the socket itself says that the peer does not read. Over HTTP/2 a peer can
+//! read on, and grant no window to a stream or to all of them.
+
+use std::{
+    sync::{
+        Weak,
+        atomic::{AtomicUsize, Ordering::Relaxed},
+    },
+    task::Waker,
+    time::Duration,
+};
+
+use futures_util::task::AtomicWaker;
+use tokio::time::Instant;
+
+use super::{activity::InFlight, streams::StreamTask};
+
+/// What may be left of an answer when its stream's task ends. What is left of more keeps the task waiting, so that
+/// there is something to end where the peer takes no more of it; of less it is not worth a frame of its own.
+const LEFT_ALONE: usize = 16 << 10;
+
+/// The bytes of one answer.
+#[derive(Debug, Default)]
+pub(super) struct Sending {
+    handed: AtomicUsize,
+    sent: AtomicUsize,
+    /// The task that waits until enough has left.
+    waiting: AtomicWaker,
+    /// Absent where it is not known; then only its connection can be closed.
+    pub(super) task: Option<StreamTask>,
+}
+
+/// An answer that is looked at now and then.
+#[derive(Debug)]
+pub(super) struct Watched {
+    answer: Weak<InFlight>,
+    sent: usize,
+    /// Since when no byte of it has left though there are some.
+    still_since: Option<Instant>,
+}
+
+/// What became of an answer since it was last looked at.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Look {
+    /// It has left, or been given up.
+    Gone,
+    /// It moves, or there is nothing that could.
+    Fine,
+    /// Its stream has been reset.
+    Reset,
+    /// It stands still, and its stream can't be reset any more.
+    Stuck,
+}
+
+// === impl Sending ===
+
+impl Sending {
+    pub(super) fn hands_over(&self, bytes: usize) {
+        self.handed.fetch_add(bytes, Relaxed);
+    }
+
+    pub(super) fn sent(&self, bytes: usize) {
+        self.sent.fetch_add(bytes, Relaxed);
+    }
+
+    /// Something that was handed over has left, or will never.
+    pub(super) fn wake(&self) {
+        self.waiting.wake();
+    }
+
+    /// Whether so much is left that its end must wait. Wakes the task when that may have changed.
+    pub(super) fn must_wait(&self, waker: &Waker) -> bool {
+        self.is_behind() && {
+            self.waiting.register(waker);
+            self.is_behind()
+        }
+    }
+
+    pub(super) fn is_behind(&self) -> bool {
+        self.left() > LEFT_ALONE
+    }
+
+    fn left(&self) -> usize {
+        let sent = self.sent.load(Relaxed);
+        self.handed.load(Relaxed).saturating_sub(sent)
+    }
+}
+
+// === impl Watched ===
+
+impl Watched {
+    pub(super) fn new(answer: Weak<InFlight>) -> Self {
+        Self {
+            answer,
+            sent: 0,
+            still_since: None,
+        }
+    }
+
+    pub(super) fn is_gone(&self) -> bool {
+        self.answer.strong_count() == 0
+    }
+
+    /// Looks at it, and resets its stream where nothing of it has left for so long.
+    pub(super) fn look(&mut self, now: Instant, patience: Duration) -> Look {
+        let Some(answer) = self.answer.upgrade() else {
+            return Look::Gone;
+        };
+        let sending = answer.sending();
+        let sent = sending.sent.load(Relaxed);
+        if sending.left() == 0 {
+            self.still_since = None;
+            return Look::Fine;
+        }
+        if sent != std::mem::replace(&mut self.sent, sent) {
+            self.still_since = None;
+        }
+        let since = *self.still_since.get_or_insert(now);
+        if now.saturating_duration_since(since) < patience {
+            return Look::Fine;
+        }
+        match &sending.task {
+            Some(task) if task.reset() => {
+                // It takes a moment until h2 has let go of it.
+                self.still_since = Some(now);
+                Look::Reset
+            }
+            _ => Look::Stuck,
+        }
+    }
+}
