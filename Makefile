@@ -4,12 +4,12 @@ CARGO ?= cargo
 # With the tests, so that the program is built of the same units as theirs and nothing is compiled twice.
 BUILD = $(CARGO) build --locked --bins --tests
 
-.PHONY: help test lint unit soak lag zoo cost story chaos model package features deploy checkov watch image power-cuts durability rehearse e2e deny clean
+.PHONY: help test lint unit api api-suites soak lag zoo cost story chaos model package features deploy checkov watch image power-cuts durability rehearse e2e deny clean
 
 help:                     ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-test: lint features package unit deploy watch image power-cuts ## everything that CI runs; needs Debian's packages in .ci/packages
+test: lint features package unit api deploy watch image power-cuts ## everything that CI runs; needs Debian's packages in .ci/packages
 
 lint:                     ## format, clippy, documentation and its pages
 	tests/docs/check.py
@@ -20,6 +20,14 @@ lint:                     ## format, clippy, documentation and its pages
 
 unit:                     ## unit, property, process and rollout tests
 	$(CARGO) test --locked --workspace
+
+api:                      ## the API by its own description: validated, clients made of it, Schemathesis (a minute)
+	$(BUILD)
+	tests/api/run
+
+api-suites:               ## the same on both engines, with all phases and more examples (many minutes)
+	$(BUILD)
+	tests/api/run --long
 
 soak:                     ## rollouts under load, again and again (LAMEDUCK_SOAK=10 times; 20 s each)
 	$(CARGO) test --locked --test it rollouts_again -- --ignored --nocapture

@@ -78,7 +78,7 @@ settings! {
         /// Bring the PostgreSQL database's schema up to date at the start; otherwise 'lameduck migrate' has to.
         database_migrate: bool = true, "BOOL";
 
-        /// Connections to the PostgreSQL database for commands; two more are for the lease and for events.
+        /// Connections to the PostgreSQL database for commands; three more are for the lease, for events and for readiness.
         database_connections: NonZeroUsize = nonzero(PostgresOptions::new("").connections as u64), "N";
 
         /// How long a process may seem dead before its jobs are given to others, with PostgreSQL.

@@ -10,7 +10,7 @@ use std::{
 use bytes::Bytes;
 use jiff::Timestamp;
 use lameduck::jobs::{
-    engine::{Clock, Engine, EngineError},
+    engine::{Clock, Engine, EngineError, Glance},
     job::{
         AfterFailure, Claim, JobId, JobRecord, NewJob, Order, Outcome, Priority, QueueName,
         Reserved, Settled, Settlement, State, When,

@@ -1,6 +1,7 @@
 //! The http handler with real sockets: what it sends, and what it makes of whatever comes back.
 
 mod answers;
+mod codings;
 mod connections;
 mod requests;
 mod stops;

@@ -3,7 +3,7 @@
 //! It has a path of its own, because newline-delimited JSON may well be the payload of one job: by its
 //! content type alone the two could not be told apart.
 
-use std::sync::Arc;
+use std::{fmt, sync::Arc};
 
 use axum::{
     Json,
@@ -14,14 +14,18 @@ use axum::{
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use bytes::Bytes;
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{
+    Deserialize, Deserializer, Serialize,
+    de::{Error as _, SeqAccess, Visitor},
+};
 use serde_json::{error::Category, value::RawValue};
 use utoipa::ToSchema;
 
 use super::{
     ApiQueue, Problem, Service,
     extract::{AtQueue, object},
-    options::{self, InWords, Options},
+    options::{self, Options},
+    schemas::{Delay, Name, Time},
     submit::Accepted,
 };
 use lameduck_jobs::job::{NewJob, QueueName};
@@ -31,8 +35,9 @@ use lameduck_jobs::job::{NewJob, QueueName};
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Line<'a> {
-    /// JSON; the handler gets it byte for byte as it is written here.
-    #[serde(borrow, deserialize_with = "some")]
+    /// JSON; the handler gets it byte for byte as it is written here. `null` is none: it counts as absent, as with
+    /// every other member.
+    #[serde(borrow)]
     #[schema(value_type = Option<serde_json::Value>)]
     payload: Raw<'a>,
     /// Text.
@@ -49,7 +54,7 @@ pub(super) struct Line<'a> {
     content_type: Raw<'a>,
     /// As the query's.
     #[serde(borrow)]
-    #[schema(inline, value_type = Option<InWords>)]
+    #[schema(inline, value_type = Option<Delay>)]
     delay: Raw<'a>,
     /// As the query's.
     #[serde(borrow)]
@@ -61,7 +66,7 @@ pub(super) struct Line<'a> {
     priority: Raw<'a>,
     /// As the query's.
     #[serde(borrow)]
-    #[schema(inline, value_type = Option<InWords>)]
+    #[schema(inline, value_type = Option<Time>)]
     timeout: Raw<'a>,
     /// As the query's.
     #[serde(borrow)]
@@ -83,6 +88,7 @@ pub(super) enum Answer {
     /// It was stored, or had been before.
     Accepted(Accepted),
     /// It was not.
+    #[schema(title = "Refused")]
     Refused {
         /// Why.
         problem: Problem,
@@ -91,16 +97,22 @@ pub(super) enum Answer {
 
 /// Submit many jobs.
 ///
-/// One JSON object a line, all stored in one commit; the answers come in the same order. A line that can't
-/// be read refuses the whole batch. Options are said in the lines, each job's own: in the query or in headers
+/// One JSON object a line, or an array of them, all stored in one commit; the answers come in the same order. One that
+/// can't be read refuses the whole batch. Options are said in the lines, each job's own: in the query or in headers
 /// they are refused. Repeat a batch whose answer was lost only with a key in every line.
 #[utoipa::path(
     post, path = "/v1/queues/{queue}/jobs:batch", operation_id = "submit_batch", tag = "jobs",
     params(
-        ("queue" = String, Path, description = "The queue"),
+        ("queue" = inline(Name), Path, description = "The queue"),
         ("traceparent" = Option<String>, Header, description = "W3C trace context, handed on to each job's handler"),
     ),
-    request_body(content = Line<'static>, content_type = "application/x-ndjson", description = "A job a line"),
+    request_body(
+        content(
+            (Vec<Line<'static>> = "application/json"),
+            (String = "application/x-ndjson", example = "{\"payload\": {\"width\": 80}}\n{\"payload_text\": \"bye\", \"delay\": \"10m\"}\n"),
+        ),
+        description = "A job a line (see the schema Line), or an array of jobs; which of the two the first byte tells",
+    ),
     responses(
         (status = 202, description = "All were stored", body = Vec<Answer>),
         (status = 207, description = "Some or all were refused, each for a reason of its own: see each", body = Vec<Answer>),
@@ -137,15 +149,18 @@ async fn take_in(
     body: Body,
 ) -> Result<Vec<Answer>, Problem> {
     let settings = service.open_queue(queue)?;
+    options::check_coding(headers)?;
     nothing_beside_the_lines(query, headers)?;
     let traceparent = options::traceparent(headers);
     let body = service.bodies.read(body, service.limits.batch()).await?;
     let mut jobs = Vec::new();
-    for (number, line) in (1..).zip(lines(&body.bytes, service.limits.max_batch)?) {
+    let (written, place) = written(&body.bytes, service.limits.max_batch)?;
+    for (number, line) in (1..).zip(written) {
         let job = Line::parse(line).and_then(|line| line.into_job(settings));
-        let mut job = job.map_err(|problem| problem.in_line(number))?;
+        let mut job = job.map_err(|problem| problem.at(place, number))?;
         if job.payload.len() > service.limits.max_body {
-            return Err(service.limits.payload().exceeded().in_line(number));
+            let exceeded = service.limits.payload().exceeded();
+            return Err(exceeded.at(place, number));
         }
         job.traceparent.clone_from(&traceparent);
         jobs.push(job);
@@ -172,21 +187,85 @@ fn nothing_beside_the_lines(query: Option<&str>, headers: &HeaderMap) -> Result<
     )))
 }
 
+/// The jobs of a batch as they are written, and what each of them is.
+fn written(body: &[u8], most: usize) -> Result<(Vec<&[u8]>, &'static str), Problem> {
+    match body.trim_ascii_start().first() {
+        Some(b'[') => Ok((items(body, most)?, "item")),
+        _ => Ok((lines(body, most)?, "line")),
+    }
+}
+
 /// The lines of a batch; after the last there may be empty ones, which some writers of such lines leave.
 fn lines(body: &[u8], most: usize) -> Result<Vec<&[u8]>, Problem> {
     let body = body.trim_ascii_end();
     if body.is_empty() {
-        let detail = "the batch is empty; it has a JSON object for each job, one a line";
-        return Err(Problem::bad_request(detail));
+        return Err(empty());
     }
     let lines: Vec<&[u8]> = body.split(|byte| *byte == b'\n').take(most + 1).collect();
-    if lines.len() > most {
-        return Err(Problem::new(
-            StatusCode::PAYLOAD_TOO_LARGE,
-            format!("a batch has at most {most} lines (setting 'max-batch')"),
-        ));
+    match lines.len() > most {
+        true => Err(too_many(most)),
+        false => Ok(lines),
     }
-    Ok(lines)
+}
+
+/// The items of a batch that is an array. No more are kept than there may be: each costs more than it is long.
+fn items(body: &[u8], most: usize) -> Result<Vec<&[u8]>, Problem> {
+    let mut found = Items {
+        most,
+        items: Vec::new(),
+    };
+    let mut reader = serde_json::Deserializer::from_slice(body);
+    let read = reader
+        .deserialize_seq(&mut found)
+        .and_then(|()| reader.end());
+    match (read, found.items) {
+        (_, items) if items.len() > most => Err(too_many(most)),
+        (Err(error), _) => Err(Problem::bad_request(format!(
+            "the body begins like a JSON array of jobs and is none: {error}; nothing of the batch was stored"
+        ))),
+        (Ok(()), items) if items.is_empty() => Err(empty()),
+        (Ok(()), items) => Ok(items
+            .into_iter()
+            .map(|item| item.get().as_bytes())
+            .collect()),
+    }
+}
+
+fn empty() -> Problem {
+    Problem::bad_request(
+        "the batch is empty; it has a JSON object for each job, one a line, or all in one array",
+    )
+}
+
+fn too_many(most: usize) -> Problem {
+    Problem::new(
+        StatusCode::PAYLOAD_TOO_LARGE,
+        format!("a batch has at most {most} jobs (setting 'max-batch')"),
+    )
+}
+
+/// Collects the items of an array, up to one more than there may be.
+struct Items<'a> {
+    most: usize,
+    items: Vec<&'a RawValue>,
+}
+
+impl<'a> Visitor<'a> for &mut Items<'a> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of jobs")
+    }
+
+    fn visit_seq<A: SeqAccess<'a>>(self, mut array: A) -> Result<(), A::Error> {
+        while let Some(item) = array.next_element()? {
+            self.items.push(item);
+            if self.items.len() > self.most {
+                return Err(A::Error::custom("there are too many"));
+            }
+        }
+        Ok(())
+    }
 }
 
 fn answer(answers: Vec<Answer>) -> Response {
@@ -218,7 +297,7 @@ impl<'a> Line<'a> {
                 "the line is empty; only after the last job empty lines mean nothing",
             ));
         }
-        object("a line", r#"{"payload": {"width": 80}}"#, line)?;
+        object("a job of a batch", r#"{"payload": {"width": 80}}"#, line)?;
         serde_json::from_slice(line).map_err(|error| Problem::bad_request(in_words(&error)))
     }
 
@@ -301,16 +380,8 @@ fn payload(
             .map(|bytes| (bytes.into(), "application/octet-stream"))
             .map_err(|error| Problem::bad_request(format!("payload_base64: {error}"))),
         _ => Err(Problem::bad_request(
-            "a job has one payload: 'payload' (JSON), 'payload_text' or 'payload_base64'",
+            "a job has one payload: 'payload' (JSON), 'payload_text' or 'payload_base64'. A null counts as absent; JSON's \
+             null itself is \"payload_text\": \"null\", \"content_type\": \"application/json\"",
         )),
     }
-}
-
-/// What is there is `Some`, `null` included: that is a payload, too.
-fn some<'de, D, T>(deserializer: D) -> Result<Option<T>, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de>,
-{
-    T::deserialize(deserializer).map(Some)
 }

@@ -28,7 +28,7 @@ pub struct Drains {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct DrainView {
     /// Which process run.
-    #[schema(value_type = String)]
+    #[schema(value_type = String, format = "uuid")]
     pub process: ProcessId,
     /// The name of its machine, which in a cluster is that of its Pod; with PostgreSQL.
     pub host: Option<String>,

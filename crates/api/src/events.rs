@@ -23,9 +23,14 @@ use axum::{
 };
 use futures_util::stream;
 
-use super::{Problem, Service, extract::AtJob, lookout::Watch, view::JobView};
+use super::{
+    Problem, Service,
+    extract::AtJob,
+    lookout::{For, Watch},
+    view::{JobDetails, JobView},
+};
 use lameduck_http::leave;
-use lameduck_jobs::job::{JobId, JobRecord};
+use lameduck_jobs::{engine::Details, job::JobId};
 
 /// The id of a job's last event.
 const END: &str = "end";
@@ -35,12 +40,11 @@ const RECONNECT: std::ops::RangeInclusive<u64> = 100..=1000;
 
 /// What has been said of a job so far, and what will end the saying.
 struct Story {
-    service: Arc<Service>,
     job: JobId,
     watch: Watch,
     leave: Pin<Box<dyn Future<Output = ()> + Send>>,
     /// What was found before the stream began.
-    first: Option<JobRecord>,
+    first: Option<Arc<Details>>,
     count: u64,
     said: Option<JobView>,
     over: bool,
@@ -52,7 +56,7 @@ struct Story {
 /// process that is asked to leave sends `reconnect` with the url, and ends the stream.
 #[utoipa::path(
     get, path = "/v1/jobs/{id}/events", operation_id = "follow_job", tag = "jobs",
-    params(("id" = String, Path, description = "The job")),
+    params(("id" = String, Path, format = "uuid", description = "The job")),
     responses(
         (status = 200, description = "The events; the data of `state` is the job", body = String, content_type = "text/event-stream"),
         (status = 204, description = "To a client that comes back after the last event: there is nothing more"),
@@ -68,11 +72,10 @@ pub(super) async fn follow(
     if headers.get("last-event-id").is_some_and(|last| last == END) {
         return Ok(StatusCode::NO_CONTENT.into_response());
     }
-    let watch = service.lookout.watch(id)?;
-    let first = service.find(id).await?;
+    let mut watch = service.lookout.watch(id, For::Changes)?;
+    let first = watch.look().await?;
     let story = Story {
         leave: Box::pin(leave(service.drain.clone())),
-        service,
         job: id,
         watch,
         first: Some(first),
@@ -100,30 +103,25 @@ impl Story {
             return None;
         }
         loop {
-            let record = match self.first.take() {
+            let details = match self.first.take() {
                 Some(first) => first,
-                None => {
-                    tokio::select! {
-                        () = &mut self.leave => return Some(self.goodbye()),
-                        () = self.watch.changed() => {}
-                    }
-                    self.service.find(self.job).await.ok()?
-                }
+                None => tokio::select! {
+                    () = &mut self.leave => return Some(self.goodbye()),
+                    changed = self.watch.changed() => changed.ok()?,
+                },
             };
-            // Its history grows only when the job itself changes, and costs a second look.
-            let news = JobView::from(&record);
+            let news = JobView::from(&details.record);
             if self.said.as_ref() == Some(&news) {
                 continue;
             }
-            let details = self.service.details(&record).await.ok()?;
             self.said = Some(news);
             self.count += 1;
-            self.over = record.state.has_ended();
+            self.over = details.record.state.has_ended();
             let id = match self.over {
                 true => END.to_owned(),
                 false => self.count.to_string(),
             };
-            let json = serde_json::to_string(&details).ok()?;
+            let json = serde_json::to_string(&JobDetails::from(&*details)).ok()?;
             return Some(Event::default().event("state").id(id).data(json));
         }
     }

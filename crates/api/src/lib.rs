@@ -31,6 +31,7 @@ mod orders;
 mod outcome;
 mod problem;
 mod refusals;
+mod schemas;
 mod show;
 mod submit;
 mod view;

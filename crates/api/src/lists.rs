@@ -9,6 +9,7 @@ use utoipa::{IntoParams, ToSchema};
 use super::{
     Problem, Service,
     extract::{Asked, AtQueue, limit},
+    schemas::Name,
     view::{JobView, QueueView, UnreadableView},
 };
 use lameduck_jobs::job::{Listing, QueueName, QueueStats, State as JobState};
@@ -35,6 +36,7 @@ pub(super) struct Jobs {
     #[serde(skip_serializing_if = "Vec::is_empty")]
     unreadable: Vec<UnreadableView>,
     /// Where the next page is; null at the end.
+    #[schema(format = "uri-reference")]
     next: Option<String>,
 }
 
@@ -68,7 +70,7 @@ pub(super) async fn queues(State(service): State<Arc<Service>>) -> Result<Json<Q
 /// A queue in numbers.
 #[utoipa::path(
     get, path = "/v1/queues/{queue}", operation_id = "show_queue", tag = "queues",
-    params(("queue" = String, Path, description = "The queue")),
+    params(("queue" = inline(Name), Path, description = "The queue")),
     responses(
         (status = 200, description = "The queue", body = QueueView),
         (status = 404, description = "There is no such queue", body = Problem, content_type = "application/problem+json"),
@@ -87,7 +89,7 @@ pub(super) async fn queue(
 /// A job that stays in its state is on exactly one page, whatever happens to the others meanwhile.
 #[utoipa::path(
     get, path = "/v1/queues/{queue}/jobs", operation_id = "list_jobs", tag = "queues",
-    params(("queue" = String, Path, description = "The queue"), ListQuery),
+    params(("queue" = inline(Name), Path, description = "The queue"), ListQuery),
     responses(
         (status = 200, description = "A page", body = Jobs),
         (status = 400, description = "No such state, or a page that can't be", body = Problem, content_type = "application/problem+json"),
@@ -103,7 +105,7 @@ pub(super) async fn jobs(
     let page = service.engine.list(&listing).await?;
     if page.jobs.is_empty() && page.unreadable.is_empty() {
         // No jobs is an answer, no queue is a mistake.
-        service.stats(&listing.queue).await?;
+        service.known(&listing.queue).await?;
     }
     let next = page.next.map(|place| {
         format!(
@@ -152,39 +154,35 @@ impl Service {
         let mut stats = self.engine.queues().await?;
         for queue in self.queues.keys() {
             if !stats.iter().any(|known| known.queue == *queue) {
-                stats.push(empty(queue.clone()));
+                stats.push(QueueStats::empty(queue.clone()));
             }
         }
         stats.sort_by(|a, b| a.queue.cmp(&b.queue));
         Ok(stats)
     }
 
-    /// A queue that somebody works on, or that ever had a job.
+    /// A queue that somebody works on, or that ever had a job. No other is counted for it.
     pub(super) async fn stats(&self, queue: &QueueName) -> Result<QueueStats, Problem> {
-        let stats = self.all_stats().await?;
-        let known = |stats: &[QueueStats]| {
-            let names: Vec<_> = stats.iter().map(|stats| stats.queue.to_string()).collect();
-            names.join(", ")
-        };
-        match stats.iter().find(|stats| stats.queue == *queue) {
-            Some(stats) => Ok(stats.clone()),
-            None => Err(Problem::not_found(format!(
-                "there is no queue '{queue}'; there are: {}",
-                known(&stats)
-            ))),
+        match self.engine.queue(queue).await? {
+            Some(stats) => Ok(stats),
+            None if self.queues.contains_key(queue) => Ok(QueueStats::empty(queue.clone())),
+            None => Err(self.no_such_queue(queue)),
         }
     }
-}
 
-fn empty(queue: QueueName) -> QueueStats {
-    QueueStats {
-        queue,
-        paused: false,
-        pending: 0,
-        scheduled: 0,
-        running: 0,
-        deferred: 0,
-        dead: 0,
-        oldest_age: None,
+    /// The same where no number is asked for.
+    pub(super) async fn known(&self, queue: &QueueName) -> Result<(), Problem> {
+        match self.queues.contains_key(queue) {
+            true => Ok(()),
+            false => self.stats(queue).await.map(drop),
+        }
+    }
+
+    fn no_such_queue(&self, queue: &QueueName) -> Problem {
+        let names: Vec<_> = self.queues.keys().map(QueueName::as_str).collect();
+        Problem::not_found(format!(
+            "there is no queue '{queue}'; jobs are taken in for {}, and /v1/queues lists all that there are",
+            names.join(", ")
+        ))
     }
 }

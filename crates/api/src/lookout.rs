@@ -1,50 +1,106 @@
-//! Who waits for a job to change.
+//! Clients that wait for jobs, and the reading of those jobs for all of them together.
 //!
 //! ```text
-//!   engine's events ──▶ one follower ──▶ those who watch this job
+//!   engine's events ───────────────┐
+//!   a client that asks for its job ┼──▶ wanted jobs ──▶ one reading of many ──▶ everybody who watches one of them
+//!   the sweep, for missed events ──┘
 //! ```
 //!
-//! Every event would wake everybody if each of them followed the engine: a thousand who wait and a thousand
-//! jobs a second are millions of wake-ups. So one task follows, and wakes whom it concerns. Events are hints:
-//! whoever waits looks from time to time all the same.
+//! A thousand clients that wait ask the database for nothing while nothing happens. What happens comes as an event,
+//! which concerns one job, and that job is read once, together with others, however many clients wait for it. So
+//! what waiting costs depends on what happens and not on how many wait.
+//!
+//! Events are hints, and some may be missed. So there is a sweep now and then, a few bytes of each job that is
+//! watched: every ten seconds, or every second as long as other processes are not heard.
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, Once, PoisonError},
+    collections::{HashMap, VecDeque},
+    sync::{Arc, Mutex, MutexGuard, Once, PoisonError, Weak},
     time::Duration,
 };
 
 use tokio::{
     sync::{
-        OwnedSemaphorePermit, Semaphore,
+        Notify, OwnedSemaphorePermit, Semaphore,
         broadcast::{self, error::RecvError},
         watch,
     },
-    time::timeout,
+    time::{Instant, sleep, sleep_until},
 };
 
-use super::Problem;
+use super::{Problem, show::gone};
 use lameduck_jobs::{
-    engine::{Engine, Event},
-    job::JobId,
+    engine::{Details, Engine, Event, Glance},
+    job::{JobId, State},
 };
 
-/// How often to look although no event came.
-const LOOK_AGAIN: Duration = Duration::from_secs(1);
+/// Between two sweeps, about, while events come from everywhere.
+const SWEEP: Duration = Duration::from_secs(10);
+
+/// Between two thoughts of whether a sweep is due, and so between two sweeps while others are not heard.
+const TICK: Duration = Duration::from_secs(1);
+
+/// Jobs that are looked at in one statement.
+const GLANCES: usize = 1_000;
+
+/// Jobs that are read in one transaction. A result has 64 KiB, and may have more.
+const BATCH: usize = 64;
+
+/// Between two readings, so that what happens meanwhile shares the next one.
+const GAP: Duration = Duration::from_millis(5);
 
 /// Knows who watches which job.
 pub(super) struct Lookout {
     engine: Arc<dyn Engine>,
-    watched: Mutex<HashMap<JobId, watch::Sender<()>>>,
+    watched: Mutex<Watched>,
     room: Arc<Semaphore>,
-    follow: Once,
+    begin: Once,
+    /// There are wanted jobs, or events were missed.
+    work: Arc<Notify>,
+}
+
+#[derive(Default)]
+struct Watched {
+    jobs: HashMap<JobId, Entry>,
+    wanted: VecDeque<JobId>,
+    /// Readings that have begun.
+    readings: u64,
+    /// Something may have happened that nobody has told.
+    missed: bool,
+}
+
+/// A job that somebody watches.
+struct Entry {
+    found: watch::Sender<Found>,
+    /// The job as it was found last, for comparison.
+    glance: Option<Glance>,
+    /// When a scheduled job becomes pending, of which no event tells.
+    due: Option<Instant>,
+    wanted: bool,
+    /// Those who want to know of every change, and not of the end alone.
+    streams: usize,
+}
+
+/// The result of reading a job.
+#[derive(Clone)]
+struct Found {
+    reading: u64,
+    job: Result<Arc<Details>, Problem>,
+}
+
+/// The reason to watch a job.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum For {
+    Changes,
+    TheEnd,
 }
 
 /// Watches a job, as long as it lives.
 pub(super) struct Watch {
     lookout: Arc<Lookout>,
     job: JobId,
-    changed: watch::Receiver<()>,
+    what: For,
+    found: watch::Receiver<Found>,
     _room: OwnedSemaphorePermit,
 }
 
@@ -57,91 +113,291 @@ impl Lookout {
             engine,
             watched: Mutex::default(),
             room: Arc::new(Semaphore::new(room.min(Semaphore::MAX_PERMITS))),
-            follow: Once::new(),
+            begin: Once::new(),
+            work: Arc::default(),
         })
     }
 
-    /// Watches a job; what changes from now on is not missed.
-    pub(super) fn watch(self: &Arc<Self>, job: JobId) -> Result<Watch, Problem> {
+    /// Watches a job. What changes after the first [`look`](Watch::look) is not missed.
+    pub(super) fn watch(self: &Arc<Self>, job: JobId, what: For) -> Result<Watch, Problem> {
         let room = self.room.clone().try_acquire_owned().map_err(|_| {
             Problem::overloaded(
                 "too many requests wait for jobs already; ask again, or without waiting (setting 'max-waiting')",
             )
         })?;
         // Subscribed to before anybody looks, whoever is the first.
-        self.follow.call_once(|| self.spawn_follower());
-        let changed = self
-            .watched()
-            .entry(job)
-            .or_insert_with(|| watch::Sender::new(()))
-            .subscribe();
+        self.begin.call_once(|| {
+            tokio::spawn(follow(Arc::downgrade(self), self.engine.events()));
+            tokio::spawn(read_for_all(Arc::downgrade(self), self.work.clone()));
+        });
+        let mut watched = self.watched();
+        let entry = watched.jobs.entry(job).or_insert_with(|| Entry::new(job));
+        entry.streams += usize::from(what == For::Changes);
+        let found = entry.found.subscribe();
         Ok(Watch {
             lookout: self.clone(),
             job,
-            changed,
+            what,
+            found,
             _room: room,
         })
     }
 
-    fn spawn_follower(self: &Arc<Self>) {
-        let events = self.engine.events();
-        let lookout = Arc::downgrade(self);
-        tokio::spawn(async move {
-            let mut events: broadcast::Receiver<Event> = events;
-            loop {
-                let event = events.recv().await;
-                // The last request and the router are gone.
-                let Some(lookout) = lookout.upgrade() else {
+    /// Has the job read. Says which reading is the last that began before.
+    fn want(&self, job: JobId) -> u64 {
+        let mut watched = self.watched();
+        watched.want(job);
+        self.work.notify_one();
+        watched.readings
+    }
+
+    fn told(&self, event: &Event) {
+        let mut watched = self.watched();
+        let concerned = match event {
+            Event::Changed(job) | Event::CancelRequested(job) => {
+                let entry = watched.jobs.get(job);
+                entry.filter(|entry| entry.streams > 0).map(|_| *job)
+            }
+            Event::Ended(job) => Some(*job),
+            Event::Runnable(_) => None,
+        };
+        if let Some(job) = concerned
+            && watched.want(job)
+        {
+            self.work.notify_one();
+        }
+    }
+
+    /// Looks at all jobs that are watched, and wants those to which something has happened.
+    async fn sweep(&self) {
+        let ids: Vec<JobId> = self.watched().jobs.keys().copied().collect();
+        for ids in ids.chunks(GLANCES) {
+            let glances = match self.engine.glance(ids).await {
+                Ok(glances) => glances,
+                Err(error) => {
+                    tracing::debug!(%error, "the jobs that are waited for can't be looked at");
+                    self.watched().missed = true;
                     return;
-                };
-                match event {
-                    Ok(Event::Changed(job) | Event::Ended(job) | Event::CancelRequested(job)) => {
-                        lookout.wake(job);
-                    }
-                    Ok(Event::Runnable(_)) => {}
-                    Err(RecvError::Lagged(_)) => lookout.wake_all(),
-                    Err(RecvError::Closed) => return,
+                }
+            };
+            let glances: HashMap<_, _> = glances.into_iter().map(|g| (g.id, g)).collect();
+            let mut watched = self.watched();
+            for id in ids {
+                watched.compare(*id, glances.get(id));
+            }
+        }
+    }
+
+    /// Reads some of the wanted jobs. Says whether there are more.
+    async fn read_some(&self) -> bool {
+        let (reading, ids) = self.watched().next_reading();
+        if ids.is_empty() {
+            return false;
+        }
+        match self.engine.details(&ids).await {
+            Ok(answers) => {
+                let mut watched = self.watched();
+                for (id, answer) in ids.into_iter().zip(answers) {
+                    let job = match answer {
+                        Ok(Some(details)) => Ok(Arc::new(details)),
+                        Ok(None) => Err(gone(id)),
+                        Err(error) => Err(error.into()),
+                    };
+                    watched.found(id, Found { reading, job });
                 }
             }
-        });
-    }
-
-    fn wake(&self, job: JobId) {
-        if let Some(changed) = self.watched().get(&job) {
-            changed.send_replace(());
+            Err(error) => {
+                let problem = Problem::from(error);
+                let mut watched = self.watched();
+                for id in ids {
+                    let job = Err(problem.clone());
+                    watched.found(id, Found { reading, job });
+                }
+            }
         }
+        !self.watched().wanted.is_empty()
     }
 
-    fn wake_all(&self) {
-        for changed in self.watched().values() {
-            changed.send_replace(());
-        }
-    }
-
-    fn watched(&self) -> std::sync::MutexGuard<'_, HashMap<JobId, watch::Sender<()>>> {
+    fn watched(&self) -> MutexGuard<'_, Watched> {
         self.watched.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Follows the engine's events, until the last request and the router are gone.
+async fn follow(lookout: Weak<Lookout>, mut events: broadcast::Receiver<Event>) {
+    loop {
+        let event = events.recv().await;
+        let Some(lookout) = lookout.upgrade() else {
+            return;
+        };
+        match event {
+            Ok(event) => lookout.told(&event),
+            Err(RecvError::Lagged(_)) => lookout.watched().missed = true,
+            Err(RecvError::Closed) => return,
+        }
+    }
+}
+
+/// Reads what is wanted as it comes, and sweeps when it is time.
+async fn read_for_all(lookout: Weak<Lookout>, work: Arc<Notify>) {
+    let mut tick = Instant::now() + jittered(TICK);
+    let mut next_sweep = Instant::now() + jittered(SWEEP);
+    let mut heard = true;
+    loop {
+        tokio::select! {
+            () = work.notified() => {}
+            () = sleep_until(tick) => {}
+        }
+        let Some(lookout) = lookout.upgrade() else {
+            return;
+        };
+        let now = Instant::now();
+        if now >= tick {
+            tick = now + jittered(TICK);
+            let missed = lookout.watched().tick();
+            // Also once when others are heard again: nobody tells what they did meanwhile.
+            let hears = lookout.engine.hears_others();
+            let deaf = !hears || !std::mem::replace(&mut heard, hears);
+            if missed || deaf || now >= next_sweep {
+                next_sweep = now + jittered(SWEEP);
+                lookout.sweep().await;
+            }
+        }
+        while lookout.read_some().await {
+            sleep(GAP).await;
+        }
+        drop(lookout);
+        sleep(GAP).await;
+    }
+}
+
+/// A quarter more or less, so that the replicas do not all ask at the same moment.
+fn jittered(time: Duration) -> Duration {
+    time.mul_f64(0.75 + fastrand::f64() / 2.0)
+}
+
+// === impl Watched ===
+
+impl Watched {
+    /// Has the job read with the next ones; says whether that is new.
+    fn want(&mut self, job: JobId) -> bool {
+        let Some(entry) = self.jobs.get_mut(&job).filter(|entry| !entry.wanted) else {
+            return false;
+        };
+        entry.wanted = true;
+        self.wanted.push_back(job);
+        true
+    }
+
+    /// Wants the jobs whose time has come, of which there is no event. Says whether a sweep is due because
+    /// something was missed.
+    fn tick(&mut self) -> bool {
+        let now = Instant::now();
+        let due = |entry: &Entry| entry.streams > 0 && entry.due.is_some_and(|due| due <= now);
+        let jobs = self.jobs.iter();
+        let due: Vec<JobId> = jobs.filter(|(_, e)| due(e)).map(|(id, _)| *id).collect();
+        for job in due {
+            self.want(job);
+        }
+        std::mem::take(&mut self.missed)
+    }
+
+    /// Wants the job if something has happened to it since it was read, or if it is gone.
+    fn compare(&mut self, job: JobId, now: Option<&Glance>) {
+        let Some(entry) = self.jobs.get(&job) else {
+            return;
+        };
+        let concerned = match now {
+            Some(now) if entry.glance.as_ref() == Some(now) => false,
+            Some(now) => entry.streams > 0 || now.state.has_ended(),
+            None => true,
+        };
+        if concerned {
+            self.want(job);
+        }
+    }
+
+    fn next_reading(&mut self) -> (u64, Vec<JobId>) {
+        self.readings += 1;
+        let some = self.wanted.len().min(BATCH);
+        let ids: Vec<JobId> = self.wanted.drain(..some).collect();
+        for id in &ids {
+            if let Some(entry) = self.jobs.get_mut(id) {
+                entry.wanted = false;
+            }
+        }
+        (self.readings, ids)
+    }
+
+    fn found(&mut self, job: JobId, found: Found) {
+        if let Some(entry) = self.jobs.get_mut(&job) {
+            let details = found.job.as_ref().ok();
+            entry.glance = details.map(|details| Glance::from(&details.record));
+            entry.due = details.and_then(|details| due(details));
+            entry.found.send_replace(found);
+        }
+    }
+}
+
+/// When a scheduled job becomes pending, by the storage's clock: this machine's may tell another time.
+fn due(details: &Details) -> Option<Instant> {
+    let Details {
+        record, read_at, ..
+    } = details;
+    let wait = record.run_at.duration_since(*read_at);
+    match record.state {
+        State::Scheduled => Instant::now().checked_add(wait.try_into().unwrap_or_default()),
+        _ => None,
+    }
+}
+
+// === impl Entry ===
+
+impl Entry {
+    fn new(job: JobId) -> Self {
+        let found = Found {
+            reading: 0,
+            job: Err(gone(job)),
+        };
+        Self {
+            found: watch::Sender::new(found),
+            glance: None,
+            due: None,
+            wanted: false,
+            streams: 0,
+        }
     }
 }
 
 // === impl Watch ===
 
 impl Watch {
-    /// Waits until it is worth looking again.
-    pub(super) async fn changed(&mut self) {
-        // The sender lives as long as anybody watches, and being told nothing is a reason to look, too.
-        let _ = timeout(LOOK_AGAIN, self.changed.changed()).await;
+    /// The job as it stands, read after this was asked for.
+    pub(super) async fn look(&mut self) -> Result<Arc<Details>, Problem> {
+        let before = self.lookout.want(self.job);
+        let found = self.found.wait_for(|found| found.reading > before).await;
+        // The sender lives as long as anybody watches.
+        found.map_err(|_| gone(self.job))?.job.clone()
+    }
+
+    /// Waits until something may have happened to the job; then the job as it stands.
+    pub(super) async fn changed(&mut self) -> Result<Arc<Details>, Problem> {
+        let changed = self.found.changed().await;
+        changed.map_err(|_| gone(self.job))?;
+        self.found.borrow_and_update().job.clone()
     }
 }
 
 impl Drop for Watch {
     fn drop(&mut self) {
         let mut watched = self.lookout.watched();
+        let Some(entry) = watched.jobs.get_mut(&self.job) else {
+            return;
+        };
+        entry.streams -= usize::from(self.what == For::Changes);
         // This one's own receiver still counts.
-        if watched
-            .get(&self.job)
-            .is_some_and(|changed| changed.receiver_count() <= 1)
-        {
-            watched.remove(&self.job);
+        if entry.found.receiver_count() <= 1 {
+            watched.jobs.remove(&self.job);
         }
     }
 }

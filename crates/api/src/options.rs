@@ -16,12 +16,12 @@ use std::time::Duration;
 use axum::http::{HeaderMap, HeaderName, header};
 use jiff::{Span, SpanRelativeTo, Timestamp};
 use serde::Deserialize;
-use utoipa::{
-    IntoParams, PartialSchema, ToSchema,
-    openapi::{ObjectBuilder, RefOr, Schema, schema::Type},
-};
+use utoipa::IntoParams;
 
-use super::Problem;
+use super::{
+    Problem,
+    schemas::{Delay, Time},
+};
 use lameduck_jobs::{
     bounds::{self, MAX_ATTEMPTS, MAX_CONTENT_TYPE, MAX_DELAY, MAX_KEY, OutOfBounds, TIMEOUT},
     job::{Priority, When},
@@ -40,7 +40,7 @@ const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 pub(super) struct Words {
     /// Not before so much time has passed, as in `30s`, `1h30m` or `2d`; at most 365 days (`365d`).
     #[serde(default)]
-    #[param(inline, value_type = Option<InWords>)]
+    #[param(inline, value_type = Option<Delay>)]
     delay: Option<String>,
     /// Not before this instant (RFC 3339); at most 365 days ahead. One in the past means now.
     #[serde(default)]
@@ -52,16 +52,13 @@ pub(super) struct Words {
     priority: Option<String>,
     /// How long a run may take, from `1ms` to 7 days (`7d`). The default is the queue's.
     #[serde(default)]
-    #[param(inline, value_type = Option<InWords>)]
+    #[param(inline, value_type = Option<Time>)]
     timeout: Option<String>,
     /// Attempts in all before the job is dead, from 1 to 100. The default is the queue's.
     #[serde(default)]
     #[param(value_type = Option<u32>, minimum = 1, maximum = 100)]
     max_attempts: Option<String>,
 }
-
-/// A duration in words, for the API's description of itself.
-pub(super) struct InWords;
 
 /// The options, each where it was given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,25 +69,6 @@ pub(super) struct Options {
     pub(super) timeout: Option<Duration>,
     pub(super) max_attempts: Option<u32>,
 }
-
-// === impl InWords ===
-
-impl PartialSchema for InWords {
-    /// The usual way to write one; a few more are read, as `90 minutes` and `PT90M`.
-    fn schema() -> RefOr<Schema> {
-        ObjectBuilder::new()
-            .schema_type(Type::String)
-            .min_length(Some(2))
-            .pattern(Some(
-                "^([0-9]+d)?([0-9]+h)?([0-9]+m)?([0-9]+s)?([0-9]+ms)?$",
-            ))
-            .examples(["30s", "1h30m", "2d"])
-            .build()
-            .into()
-    }
-}
-
-impl ToSchema for InWords {}
 
 // === impl Options ===
 
@@ -281,6 +259,24 @@ pub(super) fn header_text<'h>(
         Ok(text) if text.len() <= limit => Ok(Some(text)),
         _ => Err(Problem::bad_request(format!(
             "the header {name} must be at most {limit} characters of visible ASCII"
+        ))),
+    }
+}
+
+/// Refuses a body with a content coding. It would be stored and handed on as if it were what its content type says.
+pub(super) fn check_coding(headers: &HeaderMap) -> Result<(), Problem> {
+    let values = headers.get_all(header::CONTENT_ENCODING).iter();
+    let codings = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let mut codings = codings.map(<[u8]>::trim_ascii);
+    // Neither is a coding (RFC 9110, sections 5.6.1.2 and 8.4.1).
+    let is_none = |coding: &[u8]| coding.is_empty() || coding.eq_ignore_ascii_case(b"identity");
+    match codings.find(|coding| !is_none(coding)) {
+        None => Ok(()),
+        Some(coding) => Err(Problem::coded(format!(
+            "the body has the Content-Encoding '{}', and only bodies without one are taken: send it as it is. To \
+             have compressed bytes as a payload, leave the header out and give their own Content-Type, such as \
+             application/gzip",
+            shown(&String::from_utf8_lossy(coding))
         ))),
     }
 }

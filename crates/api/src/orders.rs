@@ -9,6 +9,7 @@ use utoipa::ToSchema;
 use super::{
     Problem, Service,
     extract::{AtJob, AtQueue},
+    schemas::Name,
     show::gone,
     view::QueueView,
 };
@@ -54,7 +55,7 @@ enum Fate {
 /// what does not complete then is cancelled. May be repeated.
 #[utoipa::path(
     post, path = "/v1/jobs/{id}/cancel", operation_id = "cancel_job", tag = "jobs",
-    params(("id" = String, Path, description = "The job")),
+    params(("id" = String, Path, format = "uuid", description = "The job")),
     responses(
         (status = 200, description = "It is cancelled", body = Standing),
         (status = 202, description = "It runs; its handler is told to stop", body = Standing),
@@ -84,7 +85,7 @@ pub(super) async fn cancel(
 /// Run a dead job again, with all its attempts.
 #[utoipa::path(
     post, path = "/v1/jobs/{id}/retry", operation_id = "retry_job", tag = "jobs",
-    params(("id" = String, Path, description = "The job")),
+    params(("id" = String, Path, format = "uuid", description = "The job")),
     responses(
         (status = 200, description = "It is pending", body = Standing),
         (status = 404, description = "There is no such job (any more)", body = Problem, content_type = "application/problem+json"),
@@ -112,7 +113,7 @@ pub(super) async fn retry(
 /// Those that are dead when it begins; what dies meanwhile stays so.
 #[utoipa::path(
     post, path = "/v1/queues/{queue}/dead/retry", operation_id = "retry_dead", tag = "queues",
-    params(("queue" = String, Path, description = "The queue")),
+    params(("queue" = inline(Name), Path, description = "The queue")),
     responses(
         (status = 200, description = "They are pending", body = Retried),
         (status = 404, description = "There is no such queue", body = Problem, content_type = "application/problem+json"),
@@ -131,7 +132,7 @@ pub(super) async fn retry_dead(
 /// Those that are dead when it begins; what dies meanwhile stays so.
 #[utoipa::path(
     post, path = "/v1/queues/{queue}/dead/cancel", operation_id = "cancel_dead", tag = "queues",
-    params(("queue" = String, Path, description = "The queue")),
+    params(("queue" = inline(Name), Path, description = "The queue")),
     responses(
         (status = 200, description = "They are cancelled", body = GivenUp),
         (status = 404, description = "There is no such queue", body = Problem, content_type = "application/problem+json"),
@@ -151,7 +152,7 @@ pub(super) async fn cancel_dead(
 /// and jobs are taken in.
 #[utoipa::path(
     post, path = "/v1/queues/{queue}/pause", operation_id = "pause_queue", tag = "queues",
-    params(("queue" = String, Path, description = "The queue")),
+    params(("queue" = inline(Name), Path, description = "The queue")),
     responses(
         (status = 200, description = "It is paused", body = QueueView),
         (status = 404, description = "There is no such queue", body = Problem, content_type = "application/problem+json"),
@@ -167,7 +168,7 @@ pub(super) async fn pause(
 /// Resume a queue.
 #[utoipa::path(
     post, path = "/v1/queues/{queue}/resume", operation_id = "resume_queue", tag = "queues",
-    params(("queue" = String, Path, description = "The queue")),
+    params(("queue" = inline(Name), Path, description = "The queue")),
     responses(
         (status = 200, description = "It is not paused", body = QueueView),
         (status = 404, description = "There is no such queue", body = Problem, content_type = "application/problem+json"),
@@ -216,7 +217,7 @@ impl Service {
         paused: bool,
     ) -> Result<Json<QueueView>, Problem> {
         // Looked for first: pausing a queue that is misspelt would make one of that name.
-        self.stats(queue).await?;
+        self.known(queue).await?;
         self.engine.set_paused(queue, paused).await?;
         let stats = self.stats(queue).await?;
         Ok(Json(QueueView::here(stats, &self.drain)))

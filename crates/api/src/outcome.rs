@@ -25,8 +25,9 @@ use utoipa::ToSchema;
 use super::{
     Problem, Service,
     extract::{AtJob, object},
-    options::{InWords, header_text, parse_within},
+    options::{check_coding, header_text, parse_within},
     orders::Standing,
+    schemas,
 };
 use lameduck_jobs::{
     handler::Retry,
@@ -44,6 +45,7 @@ const MAX_ERROR: usize = 16 * 1024;
 #[serde(tag = "outcome", rename_all = "snake_case", deny_unknown_fields)]
 pub(super) enum Told {
     /// Done.
+    #[schema(title = "Completed")]
     Completed {
         /// What is kept for whoever asks, as text.
         result: Option<String>,
@@ -51,19 +53,19 @@ pub(super) enum Told {
         result_base64: Option<String>,
     },
     /// Not done; the attempt counts.
+    #[schema(title = "Failed")]
     Failed {
         /// For people; at most 16384 bytes.
         #[schema(max_length = 16384)]
         error: String,
         /// Whether trying again may help. Default true.
-        #[serde(default = "yes")]
-        retry: bool,
+        retry: Option<bool>,
     },
     /// Not done yet.
+    #[schema(title = "Working")]
     Working {
-        /// How long to wait for the next word, as in `30m`; from `1ms` to 7 days (`7d`). Then the attempt has
-        /// failed.
-        #[schema(inline, value_type = InWords)]
+        /// How long to wait for the next word.
+        #[schema(schema_with = schemas::within)]
         within: String,
     },
 }
@@ -74,7 +76,7 @@ pub(super) enum Told {
 #[utoipa::path(
     post, path = "/v1/jobs/{id}/outcome", operation_id = "tell_outcome", tag = "handlers",
     params(
-        ("id" = String, Path, description = "The job"),
+        ("id" = String, Path, format = "uuid", description = "The job"),
         ("Lameduck-Claim" = String, Header, format = "uuid", description = "The claim that the handler was told"),
     ),
     request_body = Told,
@@ -95,6 +97,7 @@ pub(super) async fn outcome(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Json<Standing>, Problem> {
+    check_coding(&headers)?;
     let claim = claim(id, &headers)?;
     let longest = service.limits.payload();
     let body = service.bodies.read(body, longest).await?;
@@ -126,10 +129,6 @@ fn claim(job: JobId, headers: &HeaderMap) -> Result<Claim, Problem> {
             "what is in Lameduck-Claim is not a claim; use the one that the job's handler was told as it is",
         )
     })
-}
-
-fn yes() -> bool {
-    true
 }
 
 // === impl Told ===
@@ -172,7 +171,10 @@ impl Told {
                         "'error' has at most {MAX_ERROR} bytes"
                     )));
                 }
-                let retry = if retry { Retry::Backoff } else { Retry::Never };
+                let retry = match retry.unwrap_or(true) {
+                    true => Retry::Backoff,
+                    false => Retry::Never,
+                };
                 let backoff = service.backoff(&record.queue);
                 let then = backoff.after_failure(record.attempt, record.max_attempts, retry);
                 Ok(Outcome::Failed { error, then })

@@ -33,8 +33,9 @@ pub struct Problem {
     status: u16,
     /// What is wrong here, and what to do.
     detail: String,
-    /// The line of a batch, the first being 1.
+    /// The line of a batch, or the item of its array, the first being 1.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<u64>)]
     line: Option<usize>,
     /// In seconds, as the header of this name.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -45,6 +46,9 @@ pub struct Problem {
     /// Of a job that was not taken in, where the status does not say it all.
     #[serde(skip)]
     refusal: Option<Refusal>,
+    /// The content codings that would have been taken, of an answer to another one.
+    #[serde(skip)]
+    takes_codings: Option<&'static str>,
 }
 
 // === impl Problem ===
@@ -61,6 +65,7 @@ impl Problem {
             retry_after: None,
             wants_token: false,
             refusal: None,
+            takes_codings: None,
         }
     }
 
@@ -97,10 +102,18 @@ impl Problem {
         problem
     }
 
-    /// Says which line of a batch it is.
-    pub(super) fn in_line(mut self, number: usize) -> Self {
+    /// The body is coded, which nothing here can undo. Says what would have been taken (RFC 9110, sections 15.5.16
+    /// and 12.5.3).
+    pub(super) fn coded(detail: impl Into<String>) -> Self {
+        let mut problem = Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail);
+        problem.takes_codings = Some("identity");
+        problem
+    }
+
+    /// Says which job of a batch it is: the line, or the item, of this number.
+    pub(super) fn at(mut self, place: &str, number: usize) -> Self {
         self.detail = format!(
-            "in line {number}: {}; nothing of the batch was stored",
+            "in {place} {number}: {}; nothing of the batch was stored",
             self.detail
         );
         self.line = Some(number);
@@ -191,6 +204,10 @@ impl IntoResponse for Problem {
         let headers = response.headers_mut();
         if let Some(seconds) = self.retry_after {
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if let Some(codings) = self.takes_codings {
+            let codings = HeaderValue::from_static(codings);
+            headers.insert(header::ACCEPT_ENCODING, codings);
         }
         if self.wants_token {
             let bearer = HeaderValue::from_static("Bearer");

@@ -15,11 +15,16 @@ use utoipa::IntoParams;
 use super::{
     Problem, Service,
     extract::{Asked, AtJob},
+    lookout::For,
     options::parse_duration,
+    schemas::Binary,
     view::JobDetails,
 };
 use lameduck_http::leave;
-use lameduck_jobs::job::{JobId, JobRecord};
+use lameduck_jobs::{
+    engine::Details,
+    job::{JobId, JobRecord},
+};
 use lameduck_lifecycle::Moment;
 
 /// The longest `?wait=`.
@@ -37,9 +42,9 @@ pub(super) struct ShowQuery {
 /// Why a long poll was answered.
 enum Waited {
     /// The job has ended, or the time is over.
-    Enough(JobRecord),
+    Enough(Arc<Details>),
     /// Clients are asked to leave; whoever comes next waits on.
-    Leave(JobRecord, NextTime),
+    Leave(Arc<Details>, NextTime),
 }
 
 /// When to ask the next process.
@@ -57,7 +62,7 @@ enum NextTime {
 /// there, and the next process goes on waiting.
 #[utoipa::path(
     get, path = "/v1/jobs/{id}", operation_id = "show_job", tag = "jobs",
-    params(("id" = String, Path, description = "The job"), ShowQuery),
+    params(("id" = String, Path, format = "uuid", description = "The job"), ShowQuery),
     responses(
         (status = 200, description = "The job", body = JobDetails),
         (status = 400, description = "A wait that can't be", body = Problem, content_type = "application/problem+json"),
@@ -71,16 +76,16 @@ pub(super) async fn job(
     Asked(query): Asked<ShowQuery>,
 ) -> Result<Response, Problem> {
     let waited = match query.wait {
-        None => Waited::Enough(service.find(id).await?),
+        None => Waited::Enough(service.details(id).await?),
         Some(wait) => {
             let wait = parse_wait(&wait)?;
             service.wait_for_end(id, Instant::now() + wait).await?
         }
     };
     match waited {
-        Waited::Enough(record) => Ok(Json(service.details(&record).await?).into_response()),
-        Waited::Leave(record, next) => {
-            let mut response = Json(service.details(&record).await?).into_response();
+        Waited::Enough(details) => Ok(Json(JobDetails::from(&*details)).into_response()),
+        Waited::Leave(details, next) => {
+            let mut response = Json(JobDetails::from(&*details)).into_response();
             let seconds = match next {
                 NextTime::AtOnce => "0",
                 NextTime::InASecond => "1",
@@ -108,9 +113,9 @@ fn parse_wait(text: &str) -> Result<Duration, Problem> {
 /// What the handler answered, byte for byte.
 #[utoipa::path(
     get, path = "/v1/jobs/{id}/result", operation_id = "show_result", tag = "jobs",
-    params(("id" = String, Path, description = "The job")),
+    params(("id" = String, Path, format = "uuid", description = "The job")),
     responses(
-        (status = 200, description = "The result", body = Vec<u8>, content_type = "application/octet-stream"),
+        (status = 200, description = "The result", body = inline(Binary), content_type = "application/octet-stream"),
         (status = 404, description = "There is no such job, or it has no result (yet)", body = Problem, content_type = "application/problem+json"),
     ),
 )]
@@ -138,9 +143,10 @@ pub(super) async fn result(
 /// The payload, byte for byte and with its media type.
 #[utoipa::path(
     get, path = "/v1/jobs/{id}/payload", operation_id = "show_payload", tag = "jobs",
-    params(("id" = String, Path, description = "The job")),
+    params(("id" = String, Path, format = "uuid", description = "The job")),
     responses(
-        (status = 200, description = "The payload, as it was submitted", body = Vec<u8>, content_type = "*/*"),
+        (status = 200, description = "The payload, as it was submitted and with its content type",
+         content((inline(Binary) = "application/octet-stream"), (inline(Binary) = "*/*"))),
         (status = 404, description = "There is no such job (any more)", body = Problem, content_type = "application/problem+json"),
     ),
 )]
@@ -182,39 +188,46 @@ impl Service {
         self.engine.job(id).await?.ok_or_else(|| gone(id))
     }
 
-    pub(super) async fn details(&self, record: &JobRecord) -> Result<JobDetails, Problem> {
-        let runs = self.engine.runs(record.id).await?;
-        Ok(JobDetails::new(record, runs))
+    /// A job with its history, in one reading.
+    async fn details(&self, id: JobId) -> Result<Arc<Details>, Problem> {
+        let details = self.engine.details(&[id]).await?.pop();
+        let details = details.unwrap_or(Ok(None))?;
+        details.map(Arc::new).ok_or_else(|| gone(id))
     }
 
     async fn wait_for_end(&self, id: JobId, until: Instant) -> Result<Waited, Problem> {
-        let too_late = self.drain.has(Moment::Leave);
-        let record = self.find(id).await?;
-        if record.state.has_ended() || Instant::now() >= until {
-            return Ok(Waited::Enough(record));
+        if self.drain.has(Moment::Leave) {
+            let details = self.details(id).await?;
+            return Ok(match details.record.state.has_ended() {
+                true => Waited::Enough(details),
+                false => Waited::Leave(details, NextTime::InASecond),
+            });
         }
-        if too_late {
-            return Ok(Waited::Leave(record, NextTime::InASecond));
-        }
-        let mut watch = self.lookout.watch(id)?;
+        let mut watch = match self.lookout.watch(id, For::TheEnd) {
+            Ok(watch) => watch,
+            // A request that need not wait needs no room either.
+            Err(no_room) => {
+                let details = self.details(id).await?;
+                let enough = details.record.state.has_ended() || Instant::now() >= until;
+                return enough.then_some(Waited::Enough(details)).ok_or(no_room);
+            }
+        };
         let mut leave = std::pin::pin!(leave(self.drain.clone()));
         let mut over = std::pin::pin!(sleep_until(until));
-        loop {
-            let record = self.find(id).await?;
-            if record.state.has_ended() {
-                return Ok(Waited::Enough(record));
-            }
+        let mut details = watch.look().await?;
+        while !details.record.state.has_ended() {
             tokio::select! {
-                () = watch.changed() => {}
-                () = &mut over => return Ok(Waited::Enough(self.find(id).await?)),
+                changed = watch.changed() => details = changed?,
+                () = &mut over => return Ok(Waited::Enough(watch.look().await?)),
                 () = &mut leave => {
-                    let record = self.find(id).await?;
-                    return Ok(match record.state.has_ended() {
-                        true => Waited::Enough(record),
-                        false => Waited::Leave(record, NextTime::AtOnce),
+                    let details = watch.look().await?;
+                    return Ok(match details.record.state.has_ended() {
+                        true => Waited::Enough(details),
+                        false => Waited::Leave(details, NextTime::AtOnce),
                     });
                 }
             }
         }
+        Ok(Waited::Enough(details))
     }
 }

@@ -15,7 +15,8 @@ use utoipa::ToSchema;
 use super::{
     Problem, Service,
     extract::{Asked, AtQueue},
-    options::{self, InWords, Options, Words},
+    options::{self, Options, Words},
+    schemas::{Binary, Delay, Instant, Key, Name, Time},
 };
 use lameduck_jobs::job::{JobId, NewJob, QueueName, Submitted};
 
@@ -39,22 +40,23 @@ pub(super) struct Accepted {
 #[utoipa::path(
     post, path = "/v1/queues/{queue}/jobs", operation_id = "submit_job", tag = "jobs",
     params(
-        ("queue" = String, Path, description = "The queue"),
-        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255,
+        ("queue" = inline(Name), Path, description = "The queue"),
+        ("Idempotency-Key" = inline(Option<Key>), Header,
          description = "Makes a repetition harmless: the same key, payload and content type answer with the first job \
                         again. At most 255 bytes; its scope is the queue"),
         Words,
-        ("Lameduck-Delay" = inline(Option<InWords>), Header, description = "As delay"),
-        ("Lameduck-Run-At" = Option<Timestamp>, Header, description = "As run_at"),
+        ("Lameduck-Delay" = inline(Option<Delay>), Header, description = "As delay"),
+        ("Lameduck-Run-At" = inline(Option<Instant>), Header, description = "As run_at"),
         ("Lameduck-Priority" = Option<i8>, Header, minimum = -9, maximum = 9, description = "As priority"),
-        ("Lameduck-Timeout" = inline(Option<InWords>), Header, description = "As timeout"),
+        ("Lameduck-Timeout" = inline(Option<Time>), Header, description = "As timeout"),
         ("Lameduck-Max-Attempts" = Option<u32>, Header, minimum = 1, maximum = 100, description = "As max_attempts"),
         ("traceparent" = Option<String>, Header, description = "W3C trace context, handed on to the handler"),
     ),
-    request_body(content = Vec<u8>, content_type = "application/octet-stream", description = "The payload"),
+    request_body(content = inline(Binary), content_type = "application/octet-stream",
+        description = "The payload, of any content type: the handler gets it with the one that is given"),
     responses(
         (status = 202, description = "Durably stored", body = Accepted,
-         headers(("Location" = String, description = "The job"))),
+         headers(("Location" = String, description = "The path of the job"))),
         (status = 400, description = "An option is unknown or out of bounds", body = Problem, content_type = "application/problem+json"),
         (status = 404, description = "Nobody works on this queue", body = Problem, content_type = "application/problem+json"),
         (status = 409, description = "A transaction in the database uses the key and has not ended; see Retry-After", body = Problem, content_type = "application/problem+json"),
@@ -84,6 +86,7 @@ async fn take_in(
     body: Body,
 ) -> Result<Response, Problem> {
     let settings = service.open_queue(queue)?;
+    options::check_coding(headers)?;
     let options = Options::of_request(words, headers)?;
     let mut job = NewJob {
         queue: queue.clone(),

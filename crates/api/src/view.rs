@@ -7,6 +7,7 @@ use serde::Serialize;
 use utoipa::ToSchema;
 
 use lameduck_jobs::{
+    engine::Details,
     job::{
         JobId, JobRecord, Priority, ProcessId, QueueName, QueueStats, Run, RunEnd, State,
         Unreadable,
@@ -67,10 +68,12 @@ pub(super) struct JobDetails {
     /// What the handler answered, where that is text: as far as whole characters go.
     result: Option<String>,
     /// How many bytes are kept of it.
+    #[schema(value_type = Option<u64>)]
     result_bytes: Option<usize>,
     /// It is not the whole answer: it fills what is kept of one, 64 KiB, or ends within a character.
     result_cut: bool,
     /// Where it is byte for byte, text or not.
+    #[schema(format = "uri-reference")]
     result_url: Option<String>,
     /// Its runs that have ended, the latest 20.
     history: Vec<RunView>,
@@ -174,8 +177,9 @@ fn in_words(duration: Duration) -> String {
 
 // === impl JobDetails ===
 
-impl JobDetails {
-    pub(super) fn new(record: &JobRecord, runs: Vec<Run>) -> Self {
+impl From<&Details> for JobDetails {
+    fn from(details: &Details) -> Self {
+        let Details { record, runs, .. } = details;
         let result = record.result.as_deref();
         let bytes = result.map(<[u8]>::len);
         let (text, within) = result.map_or((None, false), text);
@@ -185,7 +189,7 @@ impl JobDetails {
             result_bytes: bytes,
             result_cut: within || bytes == Some(KEPT),
             result_url: result.map(|_| format!("/v1/jobs/{}/result", record.id)),
-            history: runs.into_iter().map(RunView::from).collect(),
+            history: runs.iter().map(RunView::from).collect(),
         }
     }
 }
@@ -216,15 +220,15 @@ impl From<Unreadable> for UnreadableView {
 
 // === impl RunView ===
 
-impl From<Run> for RunView {
-    fn from(run: Run) -> Self {
+impl From<&Run> for RunView {
+    fn from(run: &Run) -> Self {
         Self {
             attempt: run.attempt,
             process: run.process,
             started_at: run.started_at,
             ended_at: run.ended_at,
             end: run.end,
-            error: run.error,
+            error: run.error.clone(),
         }
     }
 }

@@ -6,7 +6,7 @@ use tokio_postgres::{Client, Row};
 
 use super::{
     convert::{Columns, micros, params, process_uuid, stored_duration, text},
-    session::{Command, Failure, Turn},
+    session::{Command, Failure, Turn, Way},
 };
 use lameduck_jobs::{
     engine::common::{add_figure, figures_text},
@@ -102,6 +102,8 @@ pub(super) struct Newest(pub usize);
 impl Command for Mark {
     type Answer = ();
 
+    const WAY: Way = Way::Reserved;
+
     async fn run(&self, turn: &mut Turn) -> Result<(), Failure> {
         let mark = params![
             process_uuid(self.process) => UUID, text(&self.drain_id) => TEXT, text(&self.cause) => TEXT,
@@ -115,6 +117,8 @@ impl Command for Mark {
 
 impl Command for Close {
     type Answer = ();
+
+    const WAY: Way = Way::Reserved;
 
     async fn run(&self, turn: &mut Turn) -> Result<(), Failure> {
         let last = &self.last;
@@ -134,6 +138,7 @@ impl Command for Totals {
     type Answer = Vec<DrainTotal>;
 
     const LOOKS: bool = true;
+    const WAY: Way = Way::Reserved;
 
     async fn run(&self, turn: &mut Turn) -> Result<Vec<DrainTotal>, Failure> {
         let rows = turn.query(TOTALS, &[]).await?;
@@ -162,6 +167,7 @@ impl Command for Newest {
     type Answer = Vec<DrainRow>;
 
     const LOOKS: bool = true;
+    const WAY: Way = Way::Readers;
 
     async fn run(&self, turn: &mut Turn) -> Result<Vec<DrainRow>, Failure> {
         let rows = turn.query(NEWEST, params![limit(self.0) => INT8]).await?;

@@ -98,7 +98,7 @@ fn remedy(code: &SqlState) -> Option<&'static str> {
             "a statement took longer than it may: the database is overloaded, or somebody holds a lock"
         }
         SqlState::TOO_MANY_CONNECTIONS => {
-            "each process takes its pool and two more: raise max_connections, make the pool smaller, or put a \
+            "each process takes its pool and three more: raise max_connections, make the pool smaller, or put a \
              PgBouncer between"
         }
         SqlState::INVALID_PASSWORD | SqlState::INVALID_AUTHORIZATION_SPECIFICATION => {

@@ -4,6 +4,7 @@
 //!   submit, settle     ──▶ batchers ──▶ one transaction for all that waited ─┐
 //!   reserve, cancel, … ─────────────▶ a transaction each ────────────────────┼─▶ pool ──▶ PostgreSQL
 //!   job, queues, …     ─────────────▶ a transaction each, read only ─────────┘             │  ▲
+//!   ping, the drain ledger ─────────▶ connection of its own, which no reader can hold up ──┤  │
 //!   lease  (thread of its own) ──▶ connection of its own: beats, and watches the others' ──┘  │
 //!   events ◀── listener ◀── connection of its own: LISTEN ◀── NOTIFY after each commit ◀──────┘
 //! ```
@@ -45,7 +46,7 @@ use tokio_util::{
 };
 use uuid::Uuid;
 
-use lameduck_jobs::engine::{Clock, Engine, EngineError, Event, vital::Vitals};
+use lameduck_jobs::engine::{Clock, Details, Engine, EngineError, Event, Glance, vital::Vitals};
 use lameduck_jobs::{
     job::{
         Cancelled, Claim, JobId, JobRecord, Listing, Maintained, NewJob, Order, Page, ProcessId,
@@ -69,6 +70,7 @@ mod plans;
 mod queue;
 mod schema;
 mod session;
+mod wakes;
 mod watch;
 
 use address::Address;
@@ -80,7 +82,7 @@ use lease::{About, Identity, Lease};
 use news::News;
 use queue::{Reap, Reaped, Released, Room, Why, Written};
 pub use schema::Schema;
-use session::{Command, Failure, LOCK_PATIENCE, LOCK_RETRY, Sessions, Turn, Undone};
+use session::{Command, Failure, LOCK_PATIENCE, LOCK_RETRY, Pools, Sessions, Turn, Undone};
 
 /// How long a new process may take to find the database and to bring its schema up to date.
 const OPENING: Duration = Duration::from_secs(60);
@@ -126,8 +128,9 @@ pub struct PostgresOptions {
     /// Whether to make the tables, or bring older ones up to date. Otherwise those that do not fit are refused, and
     /// [`migrate`] is what somebody has to call first.
     pub migrate: bool,
-    /// Connections for commands; two more are for the lease and for events. Each replica has as many, and
-    /// PostgreSQL has 100 by default.
+    /// Connections for commands; three more are for the lease, for events, and for readiness with the drain
+    /// ledger. Each replica has as many, and PostgreSQL has 100 by default. All that clients read together takes
+    /// one connection less, so that work always finds one.
     pub connections: usize,
     /// How long a process may seem dead before its jobs are given to others. With an eighth of it between
     /// two looks, the default of 8 s has a killed process' jobs runnable again within 10 s.
@@ -209,8 +212,12 @@ impl PostgresEngine {
         })
         .await?;
         let (news, unsaid) = News::new();
+        let pools = Pools {
+            work: pool(&address, &options, options.connections)?,
+            reserved: pool(&address, &options, 1)?,
+        };
         let sessions = Sessions::new(
-            pool(&address, &options)?,
+            pools,
             options.clock.clone(),
             options.statement_timeout,
             options.lease,
@@ -366,14 +373,18 @@ pub async fn read_drains(
     .await
 }
 
-fn pool(address: &Address, options: &PostgresOptions) -> Result<Pool, EngineError> {
+fn pool(
+    address: &Address,
+    options: &PostgresOptions,
+    connections: usize,
+) -> Result<Pool, EngineError> {
     let how = ManagerConfig {
         recycling_method: RecyclingMethod::Fast,
     };
     let manager = Manager::from_config(address.config.clone(), address.tls.clone(), how);
     let patience = Some(options.statement_timeout);
     Pool::builder(manager)
-        .max_size(options.connections.max(1))
+        .max_size(connections.max(1))
         .timeouts(Timeouts {
             wait: patience,
             create: patience,
@@ -789,12 +800,28 @@ impl Engine for PostgresEngine {
         self.sessions.call(lookup::Runs(id)).await
     }
 
+    async fn details(
+        &self,
+        ids: &[JobId],
+    ) -> Result<Vec<Result<Option<Details>, EngineError>>, EngineError> {
+        self.sessions.call(lookup::WithRuns(ids.to_vec())).await
+    }
+
+    async fn glance(&self, ids: &[JobId]) -> Result<Vec<Glance>, EngineError> {
+        self.sessions.call(lookup::AtAGlance(ids.to_vec())).await
+    }
+
     async fn list(&self, listing: &Listing) -> Result<Page, EngineError> {
         self.sessions.call(lookup::List(listing.clone())).await
     }
 
     async fn queues(&self) -> Result<Vec<QueueStats>, EngineError> {
-        self.sessions.call(lookup::Queues).await
+        self.sessions.call(lookup::Queues(None)).await
+    }
+
+    async fn queue(&self, queue: &QueueName) -> Result<Option<QueueStats>, EngineError> {
+        let one = lookup::Queues(Some(queue.clone()));
+        Ok(self.sessions.call(one).await?.pop())
     }
 
     async fn next_run_in(&self, queue: &QueueName) -> Result<Option<Duration>, EngineError> {
@@ -803,6 +830,10 @@ impl Engine for PostgresEngine {
 
     fn events(&self) -> broadcast::Receiver<Event> {
         self.sessions.news().subscribe()
+    }
+
+    fn hears_others(&self) -> bool {
+        self.sessions.news().hears_others()
     }
 
     /// Ends the lease, so that nobody waits for it: what this process still holds is free at once.

@@ -1,20 +1,28 @@
 //! What only looks: jobs, their runs, the queues in numbers, the next instant of a queue.
 
-use std::time::Duration;
+use std::{collections::HashMap, time::Duration};
 
 use bytes::Bytes;
 use jiff::Timestamp;
 use tokio_postgres::Row;
+use uuid::Uuid;
 
 use super::{
     convert::{Columns, between, micros, params, process_uuid, uuid},
-    failure::in_words,
-    session::{Command, Failure, Turn},
+    failure::{self, in_words},
+    session::{Command, Failure, Turn, Way},
 };
-use lameduck_jobs::job::{
-    Cursor, JobId, JobRecord, Listing, Page, Priority, ProcessId, QueueName, QueueStats, Run,
-    State, Unreadable,
+use lameduck_jobs::{
+    engine::{Details, EngineError, Glance},
+    job::{
+        Cursor, JobId, JobRecord, Listing, Page, Priority, ProcessId, QueueName, QueueStats, Run,
+        State, Unreadable,
+    },
 };
+
+/// How long an answer to [`Ping`] may take. A connection on which none comes is thrown away, so that the next
+/// question is put on a fresh one.
+const PING_PATIENCE: Duration = Duration::from_secs(2);
 
 /// What [`record`] reads, in its order.
 macro_rules! columns {
@@ -30,6 +38,16 @@ const JOB: &str = concat!(
     " FROM lameduck.jobs j JOIN lameduck.queues q ON q.id = j.queue WHERE j.id = $1"
 );
 
+pub(super) const JOBS: &str = concat!(
+    "SELECT ",
+    columns!(),
+    " FROM lameduck.jobs j JOIN lameduck.queues q ON q.id = j.queue WHERE j.id = ANY($1)"
+);
+
+pub(super) const GLANCE: &str = "
+    SELECT id, state, run_at, ended_at, attempt, releases, crashes, cancel_requested FROM lameduck.jobs
+    WHERE id = ANY($1)";
+
 const PAYLOAD: &str = "SELECT content_type, payload FROM lameduck.jobs WHERE id = $1";
 
 // After a failover the old address may lead to a server that answers everything and takes nothing.
@@ -38,6 +56,10 @@ const STANDBY: &str = "SELECT 1 WHERE pg_is_in_recovery()";
 const RUNS: &str = "
     SELECT r.attempt, r.process, r.started_at, r.ended_at, r.how, r.error
     FROM lameduck.jobs j JOIN lameduck.runs r ON r.job = j.seq WHERE j.id = $1 ORDER BY r.number";
+
+pub(super) const RUNS_OF_JOBS: &str = "
+    SELECT r.attempt, r.process, r.started_at, r.ended_at, r.how, r.error, j.id
+    FROM lameduck.jobs j JOIN lameduck.runs r ON r.job = j.seq WHERE j.id = ANY($1) ORDER BY j.id, r.number";
 
 const CANCEL_REQUESTS: &str = "
     SELECT id FROM lameduck.jobs WHERE state = 1 AND process = $1 AND cancel_requested";
@@ -55,7 +77,7 @@ pub(super) const QUEUES: &str = "
            (SELECT min(first.run_at) FROM generate_series(-9, 9) AS p (priority) CROSS JOIN LATERAL (
                 SELECT run_at FROM lameduck.jobs WHERE state = 0 AND queue = q.id AND priority = p.priority
                 ORDER BY run_at, seq LIMIT 1) AS first)
-    FROM lameduck.queues q ORDER BY q.name COLLATE \"C\"";
+    FROM lameduck.queues q WHERE $2 IS NULL OR q.name = $2 ORDER BY q.name COLLATE \"C\"";
 
 pub(super) const NEXT_RUN_AT: &str = "
     SELECT min(first.run_at) FROM lameduck.queues q CROSS JOIN generate_series(-9, 9) AS p (priority)
@@ -76,14 +98,20 @@ pub(super) struct Payload(pub JobId);
 /// The runs of a job that have ended.
 pub(super) struct Runs(pub JobId);
 
+/// Jobs with their histories; one answer for each, in the same order.
+pub(super) struct WithRuns(pub Vec<JobId>);
+
+/// How some jobs stand.
+pub(super) struct AtAGlance(pub Vec<JobId>);
+
 /// A page of jobs.
 pub(super) struct List(pub Listing);
 
 /// The jobs of a process that somebody wants to end.
 pub(super) struct CancelRequests(pub ProcessId);
 
-/// Every queue.
-pub(super) struct Queues;
+/// Every queue, or the one of this name.
+pub(super) struct Queues(pub Option<QueueName>);
 
 /// How long until the next job of a queue is runnable.
 pub(super) struct NextRunIn(pub QueueName);
@@ -94,6 +122,8 @@ impl Command for Ping {
     type Answer = ();
 
     const LOOKS: bool = true;
+    const WAY: Way = Way::Reserved;
+    const PATIENCE: Option<Duration> = Some(PING_PATIENCE);
 
     async fn run(&self, turn: &mut Turn) -> Result<(), Failure> {
         match turn.find(STANDBY, &[]).await? {
@@ -111,6 +141,7 @@ impl Command for OneJob {
     type Answer = Option<Result<JobRecord, Unreadable>>;
 
     const LOOKS: bool = true;
+    const WAY: Way = Way::Readers;
 
     async fn run(&self, turn: &mut Turn) -> Result<Self::Answer, Failure> {
         let found = turn.find(JOB, params![uuid(self.0) => UUID]).await?;
@@ -154,6 +185,7 @@ impl Command for Payload {
     type Answer = Option<(String, Bytes)>;
 
     const LOOKS: bool = true;
+    const WAY: Way = Way::Readers;
 
     async fn run(&self, turn: &mut Turn) -> Result<Self::Answer, Failure> {
         let Some(row) = turn.find(PAYLOAD, params![uuid(self.0) => UUID]).await? else {
@@ -170,21 +202,97 @@ impl Command for Runs {
     type Answer = Vec<Run>;
 
     const LOOKS: bool = true;
+    const WAY: Way = Way::Readers;
 
     async fn run(&self, turn: &mut Turn) -> Result<Vec<Run>, Failure> {
         let rows = turn.query(RUNS, params![uuid(self.0) => UUID]).await?;
-        let runs = rows.iter().map(|row| {
-            Ok(Run {
-                attempt: row.small(0)?,
-                process: row.process_id(1)?,
-                started_at: row.instant(2)?,
-                ended_at: row.instant(3)?,
-                end: row.run_end(4)?,
-                error: row.try_get(5)?,
-            })
-        });
-        runs.collect()
+        rows.iter().map(run).collect()
     }
+}
+
+fn run(row: &Row) -> Result<Run, Failure> {
+    Ok(Run {
+        attempt: row.small(0)?,
+        process: row.process_id(1)?,
+        started_at: row.instant(2)?,
+        ended_at: row.instant(3)?,
+        end: row.run_end(4)?,
+        error: row.try_get(5)?,
+    })
+}
+
+// === impl WithRuns ===
+
+impl Command for WithRuns {
+    type Answer = Vec<Result<Option<Details>, EngineError>>;
+
+    const LOOKS: bool = true;
+    const WAY: Way = Way::Readers;
+
+    async fn run(&self, turn: &mut Turn) -> Result<Self::Answer, Failure> {
+        let ids = uuids(&self.0);
+        let jobs = turn.query(JOBS, params![ids => UUID_ARRAY]).await?;
+        let runs = turn.query(RUNS_OF_JOBS, params![ids => UUID_ARRAY]).await?;
+        let mut histories: HashMap<JobId, Vec<Result<Run, Failure>>> = HashMap::new();
+        for row in &runs {
+            histories.entry(row.job_id(6)?).or_default().push(run(row));
+        }
+        let mut found = HashMap::new();
+        for row in &jobs {
+            let id = row.job_id(0)?;
+            let runs = histories.remove(&id).unwrap_or_default();
+            // An error of one job concerns no other.
+            let details = readable(row, turn.now)
+                .map_err(|row| EngineError::Unreadable(row.to_string()))
+                .and_then(|record| {
+                    let runs = runs.into_iter().collect::<Result<_, _>>();
+                    Ok(Details {
+                        record,
+                        runs: runs.map_err(|failure| failure::explain(&failure, false))?,
+                        read_at: turn.now,
+                    })
+                });
+            found.insert(id, details.map(Some));
+        }
+        let answers = self.0.iter();
+        Ok(answers
+            .map(|id| found.remove(id).unwrap_or(Ok(None)))
+            .collect())
+    }
+}
+
+// === impl AtAGlance ===
+
+impl Command for AtAGlance {
+    type Answer = Vec<Glance>;
+
+    const LOOKS: bool = true;
+    const WAY: Way = Way::Readers;
+
+    async fn run(&self, turn: &mut Turn) -> Result<Vec<Glance>, Failure> {
+        let ids = uuids(&self.0);
+        let rows = turn.query(GLANCE, params![ids => UUID_ARRAY]).await?;
+        // A job that can't be read is told of to whoever reads it as a whole.
+        let readable = rows.iter().filter_map(|row| glance(row, turn.now).ok());
+        Ok(readable.collect())
+    }
+}
+
+fn glance(row: &Row, now: Timestamp) -> Result<Glance, Failure> {
+    Ok(Glance {
+        id: row.job_id(0)?,
+        state: row.state(1, 2, now)?,
+        run_at: row.instant(2)?,
+        ended_at: row.instant_if_any(3)?,
+        attempt: row.small(4)?,
+        releases: row.small(5)?,
+        crashes: row.small(6)?,
+        cancel_requested: row.try_get(7)?,
+    })
+}
+
+fn uuids(ids: &[JobId]) -> Vec<Uuid> {
+    ids.iter().map(|id| uuid(*id)).collect()
 }
 
 // === impl List ===
@@ -193,6 +301,7 @@ impl Command for List {
     type Answer = Page;
 
     const LOOKS: bool = true;
+    const WAY: Way = Way::Readers;
 
     async fn run(&self, turn: &mut Turn) -> Result<Page, Failure> {
         let listing = &self.0;
@@ -326,10 +435,14 @@ impl Command for Queues {
     type Answer = Vec<QueueStats>;
 
     const LOOKS: bool = true;
+    const WAY: Way = Way::Readers;
 
     async fn run(&self, turn: &mut Turn) -> Result<Vec<QueueStats>, Failure> {
         let rows = turn
-            .query(QUEUES, params![micros(turn.now) => INT8])
+            .query(
+                QUEUES,
+                params![micros(turn.now) => INT8, self.0.as_ref().map(QueueName::as_str) => TEXT],
+            )
             .await?;
         let mut queues = Vec::new();
         for row in &rows {

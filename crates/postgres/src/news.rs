@@ -5,15 +5,25 @@
 //!            └─▶ crier ──▶ NOTIFY lameduck, all that came meanwhile in one ──▶ the others' listeners
 //! ```
 //!
+//! That a queue has jobs is told at most once per interval (see [`wakes`](super::wakes)), whoever tells it:
+//! each time all idle pools of the queue ask for them.
+//!
 //! A NOTIFY takes a lock of the whole server until its transaction ends. So it is not sent in those that wait
 //! for a disk, but after them in one of its own that writes nothing. What is lost when the process dies in
 //! between is a hint; everybody looks from time to time anyway.
 
-use std::{future::poll_fn, sync::Weak, time::Duration};
+use std::{
+    future::poll_fn,
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{
-    sync::{broadcast, mpsc},
-    time::sleep,
+    sync::{Notify as Notified, broadcast, mpsc},
+    time::{Instant, sleep, sleep_until},
 };
 use tokio_postgres::AsyncMessage;
 use tokio_util::sync::CancellationToken;
@@ -23,6 +33,7 @@ use super::{
     address::Address,
     convert::params,
     session::{Command, Failure, Sessions, Turn},
+    wakes::{Waker, Wakes, When},
 };
 use lameduck_jobs::engine::{
     Event,
@@ -31,6 +42,18 @@ use lameduck_jobs::engine::{
 
 /// Between two NOTIFYs of one process: each one wakes every process.
 const GAP: Duration = Duration::from_millis(5);
+
+/// Between two wakes of a queue's pools for what this process itself did.
+const WAKE_HERE: Duration = Duration::from_millis(5);
+
+/// Between two wakes of a queue's pools for what other processes did, and between two of those that this process
+/// asks of them. So long may a job wait that comes right after another one, while all workers here are busy and
+/// some elsewhere are idle.
+const WAKE_ELSEWHERE: Duration = Duration::from_millis(50);
+
+/// Places in [`News::wakes`], by the process that did something.
+const WHAT_WE_DID: usize = 0;
+const WHAT_OTHERS_DID: usize = 1;
 
 /// PostgreSQL takes less than 8,000 bytes.
 const LONGEST: usize = 7_900;
@@ -44,11 +67,27 @@ pub(super) struct News {
     /// So that nobody listens to himself.
     origin: Uuid,
     here: broadcast::Sender<Event>,
+    /// For what this process did, and for what others did.
+    wakes: [Waker; 2],
     elsewhere: mpsc::Sender<Event>,
+    hearing: Arc<Hearing>,
 }
 
 /// What is still to be told elsewhere.
-pub(super) struct Unsaid(mpsc::Receiver<Event>);
+pub(super) struct Unsaid {
+    events: mpsc::Receiver<Event>,
+    wakes: Wakes,
+    hearing: Arc<Hearing>,
+}
+
+/// Whether this process hears what others tell. That LISTEN was answered proves nothing: through a PgBouncer it is,
+/// and nothing ever comes. So the process tells itself something, and waits for it.
+#[derive(Default)]
+struct Hearing {
+    proven: AtomicBool,
+    /// A proof is wanted.
+    wanted: Notified,
+}
 
 struct Notify(Vec<String>);
 
@@ -58,13 +97,26 @@ impl News {
     /// Nobody has been told anything yet.
     pub fn new() -> (Self, Unsaid) {
         let (here, _) = broadcast::channel(EVENTS);
-        let (elsewhere, unsaid) = mpsc::channel(EVENTS);
+        let (elsewhere, events) = mpsc::channel(EVENTS);
+        let hearing = Arc::<Hearing>::default();
         let news = Self {
             origin: Uuid::new_v4(),
+            wakes: [WAKE_HERE, WAKE_ELSEWHERE].map(|gap| Waker::new(gap, here.clone())),
             here,
             elsewhere,
+            hearing: hearing.clone(),
         };
-        (news, Unsaid(unsaid))
+        let unsaid = Unsaid {
+            events,
+            wakes: Wakes::every(WAKE_ELSEWHERE),
+            hearing,
+        };
+        (news, unsaid)
+    }
+
+    /// Whether what other processes tell is heard.
+    pub fn hears_others(&self) -> bool {
+        self.hearing.proven.load(Ordering::Relaxed)
     }
 
     /// Everything from now on.
@@ -75,18 +127,24 @@ impl News {
     /// Tells what has become durable.
     pub fn publish(&self, effects: Effects) {
         for event in effects.into_events() {
-            // Nobody listens, or more is going on than can be told: fine, both.
-            let _ = self.here.send(event.clone());
+            self.tell_here(event.clone(), WHAT_WE_DID);
+            // More is going on than can be told: fine.
             let _ = self.elsewhere.try_send(event);
+        }
+    }
+
+    fn tell_here(&self, event: Event, whose: usize) {
+        match event {
+            Event::Runnable(queue) => self.wakes[whose].tell(queue),
+            // Nobody listens: fine.
+            event => drop(self.here.send(event)),
         }
     }
 
     /// Tells the others, until the engine is gone.
     pub async fn cry(origin: Uuid, sessions: Weak<Sessions>, mut unsaid: Unsaid) {
-        let mut events = Vec::new();
-        while unsaid.0.recv_many(&mut events, EVENTS).await > 0 {
+        while let Some(events) = unsaid.next().await {
             let payloads = payloads(origin, &events);
-            events.clear();
             let Some(sessions) = sessions.upgrade() else {
                 return;
             };
@@ -109,6 +167,7 @@ impl News {
                     Err(error) => tracing::debug!(%error, "not listening to other processes for now"),
                 },
             }
+            self.hearing.proven.store(false, Ordering::Relaxed);
             tokio::select! {
                 () = stop.cancelled() => return,
                 () = sleep(pause) => pause = (pause * 2).min(RETRY.1),
@@ -127,6 +186,7 @@ impl News {
                 answer = &mut listening, if !listens => {
                     answer?;
                     listens = true;
+                    self.hearing.wanted.notify_one();
                 }
                 message = poll_fn(|cx| connection.poll_message(cx)) => match message {
                     Some(Ok(AsyncMessage::Notification(said))) => self.repeat(said.payload()),
@@ -142,16 +202,52 @@ impl News {
     fn repeat(&self, payload: &str) {
         let mut lines = payload.lines();
         if lines.next() == Some(&self.origin.to_string()) {
+            self.hearing.proven.store(true, Ordering::Relaxed);
             return;
         }
         for event in lines.filter_map(parse) {
-            let _ = self.here.send(event);
+            self.tell_here(event, WHAT_OTHERS_DID);
         }
     }
 
     /// Who this is.
     pub fn origin(&self) -> Uuid {
         self.origin
+    }
+}
+
+// === impl Unsaid ===
+
+impl Unsaid {
+    /// What is to be told next; nothing where only a proof is wanted that it is heard. `None` at the end.
+    async fn next(&mut self) -> Option<Vec<Event>> {
+        loop {
+            let mut events = Vec::new();
+            let later = self.wakes.next();
+            let due = async {
+                match later {
+                    Some(at) => sleep_until(at).await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = self.hearing.wanted.notified() => return Some(events),
+                some = self.events.recv_many(&mut events, EVENTS) => if some == 0 {
+                    return None;
+                },
+                () = due => {}
+            }
+            let now = Instant::now();
+            events.retain(|event| match event {
+                Event::Runnable(queue) => self.wakes.tell(queue, now) == When::Now,
+                _ => true,
+            });
+            let due = self.wakes.due(now).into_iter();
+            events.extend(due.map(Event::Runnable));
+            if !events.is_empty() {
+                return Some(events);
+            }
+        }
     }
 }
 
@@ -173,7 +269,11 @@ impl Command for Notify {
 // === the payload: who says it, then an event a line ===
 
 fn payloads(origin: Uuid, events: &[Event]) -> Vec<String> {
-    let mut told: Vec<String> = Vec::new();
+    // Without an event it is heard by whoever tells it, and means nothing to others.
+    let mut told: Vec<String> = match events.is_empty() {
+        true => vec![origin.to_string()],
+        false => Vec::new(),
+    };
     let mut lines: Vec<String> = events.iter().map(line).collect();
     lines.sort_unstable();
     lines.dedup();
@@ -215,8 +315,8 @@ mod tests {
     use super::*;
     use lameduck_jobs::job::JobId;
 
-    #[test]
-    fn what_is_told_is_what_is_heard() {
+    #[tokio::test]
+    async fn what_is_told_is_what_is_heard() {
         let queue = "mail".parse().unwrap();
         let job = JobId::random();
         let events = [

@@ -27,7 +27,10 @@ use std::{
 
 use deadpool_postgres::{Object, Pool, PoolError};
 use jiff::Timestamp;
-use tokio::time::{Instant, sleep};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    time::{Instant, sleep},
+};
 use tokio_postgres::{
     Error, Row, SimpleQueryMessage,
     error::SqlState,
@@ -66,8 +69,31 @@ pub(super) trait Command: Send + Sync + 'static {
     /// It only looks.
     const LOOKS: bool = false;
 
+    /// The connections that it may have.
+    const WAY: Way = Way::Work;
+
+    /// How long each step of it may take, where that is less than for others.
+    const PATIENCE: Option<Duration> = None;
+
     /// Does the work. May be called again after a rollback.
     fn run(&self, turn: &mut Turn) -> impl Future<Output = Result<Self::Answer, Failure>> + Send;
+}
+
+/// The connections that a command may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Way {
+    /// Those for commands.
+    Work,
+    /// The same, but never the last of them: however many clients read, there is one left for work.
+    Readers,
+    /// A connection apart, for readiness and the drain ledger: what clients ask for does not hold it up.
+    Reserved,
+}
+
+/// The connections, by who may have them.
+pub(super) struct Pools {
+    pub work: Pool,
+    pub reserved: Pool,
 }
 
 /// What a command gets to work with.
@@ -78,6 +104,8 @@ pub(super) struct Turn {
     pub now: Timestamp,
     /// What the world is to be told if this becomes durable.
     pub effects: Effects,
+    // Given back after the connection.
+    _reader: Option<OwnedSemaphorePermit>,
 }
 
 /// Why a command did not happen.
@@ -116,7 +144,9 @@ enum Broken {
 
 /// The way to the database.
 pub(super) struct Sessions {
-    pool: Pool,
+    pools: Pools,
+    /// A permit for each connection that readers may have at the same time.
+    readers: Arc<Semaphore>,
     begin: [String; 2],
     clock: Option<Clock>,
     patience: Duration,
@@ -136,10 +166,10 @@ pub(super) struct Figures {
 // === impl Sessions ===
 
 impl Sessions {
-    /// Over this pool. A statement may take `timeout`; a process that stops in the middle of a transaction
+    /// Over these connections. A statement may take `timeout`; a process that stops in the middle of a transaction
     /// gives up its locks before its `lease` is over.
     pub fn new(
-        pool: Pool,
+        pools: Pools,
         clock: Option<Clock>,
         timeout: Duration,
         lease: Duration,
@@ -156,8 +186,10 @@ impl Sessions {
                 (lease / 2).as_millis().max(1),
             )
         };
+        let for_readers = pools.work.status().max_size.saturating_sub(1).max(1);
         Arc::new(Self {
-            pool,
+            pools,
+            readers: Arc::new(Semaphore::new(for_readers)),
             begin: [begin("READ WRITE"), begin("READ ONLY")],
             clock,
             patience: timeout * 2,
@@ -212,7 +244,8 @@ impl Sessions {
     /// The same, and closes every connection.
     pub async fn close(&self) {
         self.settle_down().await;
-        self.pool.close();
+        self.pools.work.close();
+        self.pools.reserved.close();
     }
 
     async fn run<C: Command>(self: &Arc<Self>, command: C) -> Result<C::Answer, Broken> {
@@ -238,13 +271,13 @@ impl Sessions {
     }
 
     async fn transact<C: Command>(&self, command: &C) -> Result<C::Answer, Broken> {
-        let mut turn = self
-            .in_time(self.begin(C::LOOKS))
+        let patience = C::PATIENCE.unwrap_or(self.patience);
+        let mut turn = in_time(patience, self.begin(C::LOOKS, C::WAY))
             .await
             .map_err(Broken::Before)?;
-        match self.in_time(command.run(&mut turn)).await {
+        match in_time(patience, command.run(&mut turn)).await {
             Ok(answer) => {
-                self.in_time(turn.end("COMMIT"))
+                in_time(patience, turn.end("COMMIT"))
                     .await
                     .map_err(Broken::AtCommit)?;
                 if !C::LOOKS {
@@ -260,19 +293,29 @@ impl Sessions {
             Err(failure) => {
                 if !matches!(failure, Failure::Silent(_)) {
                     // Where this fails, too, the connection is thrown away.
-                    let _ = self.in_time(turn.end("ROLLBACK")).await;
+                    let _ = in_time(patience, turn.end("ROLLBACK")).await;
                 }
                 Err(Broken::Before(failure))
             }
         }
     }
 
-    async fn begin(&self, looks: bool) -> Result<Turn, Failure> {
-        let connection = self.pool.get().await.map_err(Failure::NoConnection)?;
+    async fn begin(&self, looks: bool, way: Way) -> Result<Turn, Failure> {
+        let reader = match way {
+            // It is never closed.
+            Way::Readers => self.readers.clone().acquire_owned().await.ok(),
+            Way::Work | Way::Reserved => None,
+        };
+        let pool = match way {
+            Way::Work | Way::Readers => &self.pools.work,
+            Way::Reserved => &self.pools.reserved,
+        };
+        let connection = pool.get().await.map_err(Failure::NoConnection)?;
         let mut turn = Turn {
             connection: Some(connection),
             now: Timestamp::UNIX_EPOCH,
             effects: Effects::default(),
+            _reader: reader,
         };
         let begin = &self.begin[usize::from(looks)];
         let said = turn.connection().simple_query(begin).await?;
@@ -288,15 +331,15 @@ impl Sessions {
         };
         Ok(turn)
     }
+}
 
-    async fn in_time<T>(
-        &self,
-        work: impl Future<Output = Result<T, Failure>>,
-    ) -> Result<T, Failure> {
-        tokio::time::timeout(self.patience, work)
-            .await
-            .unwrap_or(Err(Failure::Silent(self.patience)))
-    }
+async fn in_time<T>(
+    patience: Duration,
+    work: impl Future<Output = Result<T, Failure>>,
+) -> Result<T, Failure> {
+    tokio::time::timeout(patience, work)
+        .await
+        .unwrap_or(Err(Failure::Silent(patience)))
 }
 
 // === impl Turn ===

@@ -31,7 +31,7 @@ use rusqlite::{Connection, TransactionBehavior};
 use tokio::sync::broadcast;
 
 use lameduck_jobs::{
-    engine::{Clock, Engine, EngineError, Event, common::EVENTS, vital::Vitals},
+    engine::{Clock, Details, Engine, EngineError, Event, Glance, common::EVENTS, vital::Vitals},
     job::{
         Cancelled, Claim, JobId, JobRecord, Listing, Maintained, NewJob, Order, Page, ProcessId,
         QueueName, QueueStats, Rejected, Reserved, Retention, Revived, Run, Settled, Settlement,
@@ -384,6 +384,31 @@ impl Engine for SqliteEngine {
         Ok(runs.into_iter().map(|run| shift.run(run)).collect())
     }
 
+    async fn details(
+        &self,
+        ids: &[JobId],
+    ) -> Result<Vec<Result<Option<Details>, EngineError>>, EngineError> {
+        let ((now, shift), ids) = (self.time.now(), ids.to_vec());
+        self.reader
+            .call(move |connection| {
+                let read = |id| {
+                    let details = lookup::details(connection, id, now)?;
+                    Ok(details.map(|details| shift.details(details)))
+                };
+                Ok(ids.into_iter().map(read).collect())
+            })
+            .await
+    }
+
+    async fn glance(&self, ids: &[JobId]) -> Result<Vec<Glance>, EngineError> {
+        let ((now, shift), ids) = (self.time.now(), ids.to_vec());
+        let seen = self
+            .reader
+            .call(move |connection| lookup::glance(connection, &ids, now))
+            .await?;
+        Ok(seen.into_iter().map(|job| shift.glance(job)).collect())
+    }
+
     async fn list(&self, listing: &Listing) -> Result<Page, EngineError> {
         let (now, shift) = self.time.now();
         let listing = listing.clone();
@@ -398,8 +423,16 @@ impl Engine for SqliteEngine {
     async fn queues(&self) -> Result<Vec<QueueStats>, EngineError> {
         let (now, _) = self.time.now();
         self.reader
-            .call(move |connection| lookup::queues(connection, now))
+            .call(move |connection| lookup::queues(connection, None, now))
             .await
+    }
+
+    async fn queue(&self, queue: &QueueName) -> Result<Option<QueueStats>, EngineError> {
+        let (queue, (now, _)) = (queue.clone(), self.time.now());
+        self.reader
+            .call(move |connection| lookup::queues(connection, Some(&queue), now))
+            .await
+            .map(|mut found| found.pop())
     }
 
     async fn next_run_in(&self, queue: &QueueName) -> Result<Option<Duration>, EngineError> {

@@ -9,9 +9,12 @@ use rusqlite::{Connection, OptionalExtension, Result, Row, params};
 use super::convert::{
     between, count, instant, instant_if_any, job_id, micros, queue_name, read_duration, state,
 };
-use lameduck_jobs::job::{
-    Cursor, JobId, JobRecord, Listing, Page, Priority, ProcessId, QueueName, QueueStats, Run,
-    RunEnd, State, Unreadable,
+use lameduck_jobs::{
+    engine::{Details, EngineError, Glance},
+    job::{
+        Cursor, JobId, JobRecord, Listing, Page, Priority, ProcessId, QueueName, QueueStats, Run,
+        RunEnd, State, Unreadable,
+    },
 };
 
 /// What [`record`] reads, in its order.
@@ -27,6 +30,9 @@ const JOB: &str = concat!(
     columns!(),
     " FROM jobs j JOIN queues q ON q.id = j.queue WHERE j.id = ?1"
 );
+
+const GLANCE: &str = "
+    SELECT state, run_at, attempt, releases, crashes, cancel_requested, ended_at FROM jobs WHERE id = ?1";
 
 const PAYLOAD: &str = "
     SELECT j.content_type, p.body FROM jobs j JOIN payloads p ON p.seq = j.seq WHERE j.id = ?1";
@@ -58,7 +64,7 @@ const QUEUES: &str = "
             ) SELECT min((SELECT min(run_at) FROM jobs
                           WHERE state = 0 AND queue = q.id AND priority = steps.priority))
               FROM steps)
-    FROM queues q ORDER BY q.name";
+    FROM queues q WHERE ?2 IS NULL OR q.name = ?2 ORDER BY q.name";
 
 const NEXT_RUN_AT: &str = "
     WITH RECURSIVE q (id) AS (SELECT id FROM queues WHERE name = ?1 AND NOT paused),
@@ -144,6 +150,50 @@ pub(super) fn runs(connection: &Connection, id: JobId) -> Result<Vec<Run>> {
             })
         })?
         .collect()
+}
+
+/// A job with its history.
+pub(super) fn details(
+    connection: &Connection,
+    id: JobId,
+    now: Timestamp,
+) -> std::result::Result<Option<Details>, EngineError> {
+    let failed = |error: rusqlite::Error| EngineError::Storage(error.to_string());
+    let Some(record) = job(connection, id, now).map_err(failed)? else {
+        return Ok(None);
+    };
+    Ok(Some(Details {
+        record: record.map_err(|row| EngineError::Unreadable(row.to_string()))?,
+        runs: runs(connection, id).map_err(failed)?,
+        read_at: now,
+    }))
+}
+
+/// How these jobs stand at `now`, as far as they are known.
+pub(super) fn glance(
+    connection: &Connection,
+    ids: &[JobId],
+    now: Timestamp,
+) -> Result<Vec<Glance>> {
+    let mut statement = connection.prepare_cached(GLANCE)?;
+    let mut seen = Vec::with_capacity(ids.len());
+    for id in ids {
+        let found = statement.query_row([id.as_bytes()], |r| {
+            Ok(Glance {
+                id: *id,
+                state: state(r, 0, 1, now)?,
+                run_at: instant(r, 1)?,
+                attempt: r.get(2)?,
+                releases: r.get(3)?,
+                crashes: r.get(4)?,
+                cancel_requested: r.get(5)?,
+                ended_at: instant_if_any(r, 6)?,
+            })
+        });
+        // A job that can't be read is told of to whoever reads it as a whole.
+        seen.extend(found.ok());
+    }
+    Ok(seen)
 }
 
 fn end(row: &Row<'_>, column: usize) -> Result<RunEnd> {
@@ -308,11 +358,15 @@ pub(super) fn cancel_requests(connection: &Connection, process: ProcessId) -> Re
         .collect()
 }
 
-/// Every queue, as it stands at `now`.
-pub(super) fn queues(connection: &Connection, now: Timestamp) -> Result<Vec<QueueStats>> {
-    let now = micros(now);
+/// Every queue, or the one of this name, as it stands at `now`.
+pub(super) fn queues(
+    connection: &Connection,
+    only: Option<&QueueName>,
+    now: Timestamp,
+) -> Result<Vec<QueueStats>> {
+    let (only, now) = (only.map(QueueName::as_str), micros(now));
     let mut find = connection.prepare_cached(QUEUES)?;
-    let rows = find.query_map([now], |r| {
+    let rows = find.query_map(params![now, only], |r| {
         let queue = match queue_name(r, 0) {
             Ok(queue) => queue,
             Err(error) => {

@@ -29,7 +29,7 @@ use rusqlite::{Connection, OptionalExtension, Result, params};
 use super::{convert::micros, writer::Turn};
 use lameduck_jobs::{
     bounds::INSTANTS,
-    engine::Clock,
+    engine::{Clock, Details, Glance},
     job::{JobRecord, Run, When},
     ledger::DrainRow,
 };
@@ -303,6 +303,23 @@ impl Shift {
         run.started_at = self.shown(run.started_at);
         run.ended_at = self.shown(run.ended_at);
         run
+    }
+
+    /// A job and its history as people see them.
+    pub fn details(self, details: Details) -> Details {
+        let runs = details.runs.into_iter();
+        Details {
+            record: self.job(details.record),
+            runs: runs.map(|run| self.run(run)).collect(),
+            read_at: self.shown(details.read_at),
+        }
+    }
+
+    /// A job at a glance, as people see it.
+    pub fn glance(self, mut job: Glance) -> Glance {
+        job.run_at = self.shown(job.run_at);
+        job.ended_at = job.ended_at.map(|at| self.shown(at));
+        job
     }
 
     /// A row of the ledger as people see it.

@@ -20,7 +20,7 @@ async fn every_line_is_a_job_and_answered_in_its_place() {
         "\r\n",
         r#"{"payload_base64": "AAEC", "priority": 7, "content_type": "image/x"}"#,
         "\n",
-        r#"{"payload": null, "delay": "1h"}"#,
+        r#"{"payload": 0, "payload_text": null, "delay": "1h"}"#,
     );
     let traced = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
 
@@ -140,6 +140,52 @@ async fn a_line_that_cannot_be_read_refuses_the_batch_and_is_named() {
 }
 
 #[tokio::test]
+async fn null_counts_as_absent() {
+    let stage = Stage::start().await;
+    let nulls = json!({
+        "payload": null, "payload_text": "x", "payload_base64": null, "content_type": null, "delay": null,
+        "run_at": null, "priority": null, "timeout": null, "max_attempts": null, "idempotency_key": null,
+    });
+
+    let taken = stage.post(BATCH, &[], &nulls.to_string()).await;
+    let none = stage.post(BATCH, &[], r#"{"payload": null}"#).await;
+
+    assert_eq!(taken.status, 202, "{taken:?}");
+    assert_eq!(stage.reserve_payload().await.1, "x");
+    let detail = none.problem(400);
+    assert!(detail.contains("null counts as absent"), "{detail}");
+}
+
+#[tokio::test]
+async fn a_batch_may_be_an_array() {
+    let stage = Stage::start().await;
+    let jobs = json!([{"payload": [1]}, {"payload_text": "b", "priority": 1}]);
+
+    let answer = stage.post(BATCH, &[], &format!("\n {jobs:#} \n")).await;
+
+    assert_eq!(answer.status, 202, "{answer:?}");
+    assert_eq!(answer.json().as_array().unwrap().len(), 2);
+    assert_eq!(stage.reserve_payload().await.1, "b");
+    for (body, word) in [
+        ("[]", "the batch is empty"),
+        (
+            r#"[{"payload": 1}, 17]"#,
+            "in item 2: a job of a batch is a JSON object",
+        ),
+        (
+            r#"[{"payload": 1}, {"payload": 1, "dealy": "1s"}]"#,
+            "dealy",
+        ),
+        (r#"[{"payload": 1}"#, "is none: EOF"),
+        (r#"[{"payload": 1}] {"payload": 2}"#, "is none: trailing"),
+    ] {
+        let detail = stage.post(BATCH, &[], body).await.problem(400);
+        assert!(detail.contains(word), "{body}: {detail}");
+    }
+    assert_eq!(stage.engine.queues().await.unwrap()[0].pending, 1);
+}
+
+#[tokio::test]
 async fn empty_lines_after_the_last_job_mean_nothing() {
     let stage = Stage::start().await;
 
@@ -221,10 +267,13 @@ async fn a_batch_has_an_end() {
 
     let fits = stage.post(BATCH, &[], &lines(&vec![line.clone(); 3])).await;
     let many = stage.post(BATCH, &[], &lines(&vec![line; 4])).await;
+    let array = format!("[{}]", vec!["1"; 4].join(","));
+    let array = stage.post(BATCH, &[], &array).await;
     let long = stage.post(BATCH, &[], &" ".repeat(201)).await;
 
     assert_eq!(fits.status, 202);
     assert!(many.problem(413).contains("max-batch"));
+    assert!(array.problem(413).contains("max-batch"));
     assert!(long.problem(413).contains("max-batch-body"));
 }
 

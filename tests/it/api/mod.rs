@@ -5,6 +5,8 @@
 
 mod access;
 mod batch;
+mod codings;
+mod crowd;
 mod limits;
 mod lists;
 mod openapi;
@@ -13,3 +15,5 @@ mod outcome;
 mod stage;
 mod submit;
 mod waiting;
+
+pub use codings::gzipped;

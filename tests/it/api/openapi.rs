@@ -26,7 +26,7 @@ fn it_lists_what_every_request_may_be_answered() {
     let document: Value = serde_json::from_str(&lameduck::api::openapi()).unwrap();
     for (path, item) in document["paths"].as_object().unwrap() {
         for (method, operation) in item.as_object().unwrap() {
-            let open = operation["security"] == json!([{}]);
+            let open = operation["security"] == json!([]);
             let answers = operation["responses"].as_object().unwrap();
             assert_ne!(answers.contains_key("401"), open, "{method} {path}");
             let asks_the_storage = path != "/v1/openapi.json";
@@ -38,8 +38,30 @@ fn it_lists_what_every_request_may_be_answered() {
             if operation.get("parameters").is_some() {
                 assert!(answers.contains_key("400"), "{method} {path}");
             }
+            assert!(answers.contains_key("405"), "{method} {path}");
+            let of_one_job = path.contains("{id}") && !open;
+            assert!(
+                !of_one_job || answers.contains_key("500"),
+                "{method} {path}"
+            );
+            let headers = [
+                ("401", "WWW-Authenticate"),
+                ("405", "Allow"),
+                ("415", "Accept-Encoding"),
+                ("409", "Retry-After"),
+                ("429", "Retry-After"),
+                ("503", "Retry-After"),
+            ];
+            for (status, header) in headers {
+                if let Some(answer) = answers.get(status) {
+                    assert!(
+                        answer["headers"][header].is_object(),
+                        "{header}: {method} {path}"
+                    );
+                }
+            }
             if operation.get("requestBody").is_some() {
-                for status in ["408", "413"] {
+                for status in ["408", "413", "415"] {
                     assert!(answers.contains_key(status), "{status}: {method} {path}");
                 }
             }
@@ -56,6 +78,42 @@ fn what_is_refused_where_it_is_unknown_is_not_allowed_by_it() {
     for object in kinds.iter().chain([&schemas["Line"]]) {
         assert_eq!(object["additionalProperties"], false, "{object}");
     }
+}
+
+/// Every object of the document.
+fn objects<'a>(part: &'a Value, found: &mut Vec<&'a Value>) {
+    match part {
+        Value::Object(fields) => {
+            found.push(part);
+            fields.values().for_each(|field| objects(field, found));
+        }
+        Value::Array(items) => items.iter().for_each(|item| objects(item, found)),
+        _ => {}
+    }
+}
+
+#[test]
+fn bodies_are_no_arrays_of_numbers_and_parameters_are_never_null() {
+    let document: Value = serde_json::from_str(&lameduck::api::openapi()).unwrap();
+    let mut all = Vec::new();
+    objects(&document, &mut all);
+    assert_eq!(document["servers"][0]["url"], "/");
+    for object in &all {
+        assert!(
+            object.get("allOf").is_none() || object["allOf"][0].get("$ref").is_some(),
+            "{object}"
+        );
+        assert_ne!(object["items"]["type"], "integer", "{object}");
+        if object.get("in").is_some() {
+            let schema = &object["schema"];
+            assert!(
+                schema["type"].is_string() || schema.get("$ref").is_some(),
+                "{object}"
+            );
+        }
+    }
+    let within = &document["components"]["schemas"]["Told"]["oneOf"][2]["properties"]["within"];
+    assert_eq!(within["type"], "string");
 }
 
 #[tokio::test]

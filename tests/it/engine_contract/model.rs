@@ -526,7 +526,12 @@ impl<S: Store> Run<S> {
 
     async fn compare(&self) {
         let now = self.store.clock().now();
-        assert_eq!(self.engine.queues().await.unwrap(), self.model.stats(now));
+        let queues = self.engine.queues().await.unwrap();
+        assert_eq!(queues, self.model.stats(now));
+        for stats in queues {
+            let one = self.engine.queue(&stats.queue).await.unwrap();
+            assert_eq!(one, Some(stats), "one queue is counted as all are");
+        }
     }
 
     async fn compare_every_job(&self) {
@@ -543,6 +548,28 @@ impl<S: Store> Run<S> {
             assert_eq!(record.ended_at, job.ended_at);
             assert_eq!(record.cancel_requested, job.cancel_requested);
         }
+        self.compare_what_is_read_together().await;
+    }
+
+    /// Jobs that are read together, and at a glance, are what they are alone.
+    async fn compare_what_is_read_together(&self) {
+        let mut ids: Vec<JobId> = self.model.jobs.iter().map(|job| job.id).collect();
+        ids.insert(0, JobId::random());
+        let together = self.engine.details(&ids).await.unwrap();
+        let glances = self.engine.glance(&ids).await.unwrap();
+        assert!(together[0].as_ref().unwrap().is_none(), "nobody knows it");
+        for (id, details) in ids.iter().zip(together).skip(1) {
+            let details = details.unwrap().unwrap();
+            let (alone, runs) = (
+                record(&*self.engine, *id).await,
+                self.engine.runs(*id).await,
+            );
+            assert_eq!(format!("{:?}", details.record), format!("{alone:?}"));
+            assert_eq!(details.runs, runs.unwrap());
+            let glance = glances.iter().find(|glance| glance.id == *id);
+            assert_eq!(glance, Some(&Glance::from(&alone)));
+        }
+        assert_eq!(glances.len(), ids.len() - 1);
     }
 }
 

@@ -18,7 +18,10 @@ use super::job::{
 use super::ledger::Ledger;
 
 pub mod common;
+mod glance;
 pub mod vital;
+
+pub use glance::{Details, Glance};
 
 /// Runs of one job that its history keeps.
 pub const RUNS_KEPT: usize = 20;
@@ -122,12 +125,27 @@ pub trait Engine: Ledger + Send + Sync + 'static {
     /// The runs of a job that have ended, the latest [`RUNS_KEPT`], in their order.
     async fn runs(&self, id: JobId) -> Result<Vec<Run>, EngineError>;
 
+    /// Jobs with their histories, read together: one answer for each id, in the same order, and `None` for a job
+    /// that is not known (any more). A job that can't be read is an error of its own.
+    async fn details(
+        &self,
+        ids: &[JobId],
+    ) -> Result<Vec<Result<Option<Details>, EngineError>>, EngineError>;
+
+    /// How these jobs stand, as far as they are known, in any order. It costs next to nothing, so that whoever
+    /// waits for many jobs can look at all of them.
+    async fn glance(&self, ids: &[JobId]) -> Result<Vec<Glance>, EngineError>;
+
     /// Jobs of a queue in one state, page by page.
     async fn list(&self, listing: &Listing) -> Result<Page, EngineError>;
 
     /// Every queue that has ever had a job, was paused, or was prepared by an engine that has something to prepare; by
     /// name.
     async fn queues(&self) -> Result<Vec<QueueStats>, EngineError>;
+
+    /// One of them; `None` where it never had a job, was never paused and never prepared. The others are not counted
+    /// for it.
+    async fn queue(&self, queue: &QueueName) -> Result<Option<QueueStats>, EngineError>;
 
     /// How long until the next job of this queue becomes runnable, by the storage's clock; `None` if none waits, or the
     /// queue is paused.
@@ -136,6 +154,12 @@ pub trait Engine: Ledger + Send + Sync + 'static {
     /// What happens in the queue, as hints: an event may be missed (a lagging receiver, another process),
     /// so whoever waits also looks from time to time.
     fn events(&self) -> broadcast::Receiver<Event>;
+
+    /// Whether what other processes do comes in as events. While it does not, whoever waits has to look more
+    /// often.
+    fn hears_others(&self) -> bool {
+        true
+    }
 
     /// Finishes what was asked before and lets go of the storage. Whatever is asked later is answered with
     /// [`EngineError::Closed`]. The last thing that a process does.

@@ -46,6 +46,7 @@ use super::{Context, Handler, Retry, Verdict};
 use crate::job::Job;
 
 mod answer;
+mod coding;
 mod payload;
 mod request;
 mod signature;

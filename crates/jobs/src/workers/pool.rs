@@ -74,6 +74,9 @@ impl Worker {
             let mut free: Vec<_> = slot.into_iter().collect();
             add_free_slots(&mut free, &slots, most);
             let wanted = free.len();
+            // Whatever has happened until now is seen by the reservation. Kept, each of these events would be a
+            // reason for another one.
+            forget(&mut events);
             let taken = self.reserve(free, attempt).await;
             if taken < wanted {
                 self.wait_for_jobs(&mut events).await;
@@ -218,6 +221,11 @@ impl Worker {
             () = sleep(due) => {}
         }
     }
+}
+
+/// Drops the events that have come so far, also where some were missed.
+fn forget(events: &mut broadcast::Receiver<Event>) {
+    *events = events.resubscribe();
 }
 
 /// Takes as many slots as are free beside those that are there, up to so many in all.

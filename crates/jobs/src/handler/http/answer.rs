@@ -10,7 +10,7 @@ use reqwest::{
 };
 use tokio::time::timeout;
 
-use super::{Target, chain};
+use super::{Target, chain, coding::Coding};
 use crate::handler::{Retry, Verdict};
 
 /// The longest wait that an answer can ask for: so long waits a job whose target forgot it.
@@ -38,11 +38,21 @@ pub(super) async fn verdict(target: &Target, mut response: Response, limit: usiz
     if !status.is_success() {
         return failed(target, response).await;
     }
-    let (result, read) = first_bytes(&mut response, limit).await;
+    let coding = Coding::of(response.headers());
+    let longest = match coding {
+        Some(_) => Coding::longest(limit),
+        None => limit,
+    };
+    let (body, read) = first_bytes(&mut response, longest).await;
     match read {
         Ok(()) => {
             drop_rest(response);
-            Verdict::Done { result }
+            Verdict::Done {
+                result: match coding {
+                    Some(coding) => uncoded(target, &coding, body, limit),
+                    None => body,
+                },
+            }
         }
         Err(error) => Verdict::Failed {
             error: format!(
@@ -83,25 +93,46 @@ async fn failed(target: &Target, mut response: Response) -> Verdict {
         );
     }
     match said(&mut response).await {
-        text if text.is_empty() => {}
-        text => error += &format!(": {text}"),
+        Ok(text) if text.is_empty() => {}
+        Ok(text) => error += &format!(": {text}"),
+        Err(coding) => {
+            let coding = coding.name();
+            error += &format!(
+                ", with a body in the content coding '{coding}', although 'identity' was asked for; it is not shown"
+            );
+        }
     }
     drop_rest(response);
     Verdict::Failed { error, retry }
 }
 
-/// The first bytes of a failure's body, for people, and for any database: PostgreSQL's text can't hold a NUL.
-async fn said(response: &mut Response) -> String {
+/// A result without its coding. One that can't be undone is kept as it came.
+fn uncoded(target: &Target, coding: &Coding, body: Bytes, limit: usize) -> Bytes {
+    coding.undone(&body, limit).unwrap_or_else(|| {
+        coding.warn(target);
+        body.slice(..body.len().min(limit))
+    })
+}
+
+/// The first bytes of a failure's body, for people, and for any database: PostgreSQL's text can't hold a NUL. An error
+/// is the coding in which nobody could read them.
+async fn said(response: &mut Response) -> Result<String, Coding> {
+    let coding = Coding::of(response.headers());
     let mut kept = BytesMut::new();
     let read = timeout(ERROR_TIME, read_into(&mut kept, response, ERROR_LIMIT + 1)).await;
-    let cut = kept.len() > ERROR_LIMIT;
+    let mut cut = kept.len() > ERROR_LIMIT;
+    let mut kept = kept.freeze();
+    if let Some(coding) = coding {
+        kept = coding.undone(&kept, ERROR_LIMIT + 1).ok_or(coding)?;
+    }
+    cut |= kept.len() > ERROR_LIMIT;
     kept.truncate(ERROR_LIMIT);
     let text = String::from_utf8_lossy(&kept).replace('\0', "\u{fffd}");
     let text = text.trim();
-    match cut || !matches!(read, Ok(Ok(()))) {
+    Ok(match cut || !matches!(read, Ok(Ok(()))) {
         true => format!("{text}…"),
         false => text.to_owned(),
-    }
+    })
 }
 
 async fn first_bytes(response: &mut Response, limit: usize) -> (Bytes, reqwest::Result<()>) {

@@ -3,7 +3,9 @@
 use jiff::Timestamp;
 use reqwest::{
     Body, Client, RequestBuilder,
-    header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, InvalidHeaderValue},
+    header::{
+        ACCEPT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, HeaderValue, InvalidHeaderValue,
+    },
 };
 use tokio::time::Instant;
 
@@ -48,6 +50,8 @@ impl Http {
         headers.insert(CONTENT_TYPE, HeaderValue::from_str(&job.content_type)?);
         // Said even of an empty payload, which hyper would not: RFC 9110, section 8.6.
         headers.insert(CONTENT_LENGTH, job.payload.len().into());
+        // A result is kept as bytes, without a word on how they are coded.
+        headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         headers.insert("idempotency-key", HeaderValue::from_str(&id)?);
         headers.insert("lameduck-job-id", HeaderValue::from_str(&id)?);
         headers.insert("lameduck-queue", HeaderValue::from_str(job.queue.as_str())?);
