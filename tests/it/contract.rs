@@ -802,7 +802,11 @@ fn a_wait_that_was_too_short_is_told_apart_from_one_in_which_somebody_still_rout
     let gone = [(100, Removed)];
     // How it ends, and whether the removal is told.
     let rows = [
-        (row("no time to settle", 5, &gone, NOBODY), (CutShort, true)),
+        (row("no time to settle", 3, &gone, NOBODY), (CutShort, true)),
+        (
+            row("just time enough", 5, &gone, NOBODY),
+            (RoutingEnd::Removed, true),
+        ),
         (
             row("one who had not heard", 5, &gone, &[600]),
             (CutShort, true),
@@ -817,7 +821,7 @@ fn a_wait_that_was_too_short_is_told_apart_from_one_in_which_somebody_still_rout
             (CutShort, true),
         ),
         (
-            row("one long after", 12, &gone, &[1_600, 3_300]),
+            row("one long after", 12, &gone, &[900, 1_800, 2_700, 3_300]),
             (TimedOut, true),
         ),
         (

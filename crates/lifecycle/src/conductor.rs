@@ -615,7 +615,7 @@ impl Conductor {
         }
         // Somebody may rightly still come for a while: kube-proxy goes on sending to the last pod until its probe fails.
         // Who comes when settle and quiet could both have passed routes here by an old list.
-        let while_after = self.settings.settle + self.settings.quiet;
+        let while_after = self.settings.settle.saturating_add(self.settings.quiet);
         let comes = removed
             .zip(self.load.last_new)
             .is_some_and(|(removed, last)| last.saturating_duration_since(removed) > while_after);

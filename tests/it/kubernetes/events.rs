@@ -65,7 +65,7 @@ async fn endpoints_that_went_are_not_called_routed_to_because_there_was_no_time_
     stage.settings.settle = Duration::from_secs(1);
     stage.settings.quiet = Duration::from_secs(2);
     let process = stage.start().await;
-    let draining = stage.delete(process, 5);
+    let draining = stage.delete(process, 3);
     stage.watched(1).await;
     stage.sync();
     let drain = draining.drain().clone();

@@ -85,7 +85,8 @@ pub(super) const READINESS_SLOW: Check = Check {
             .min(facts.left()?)
             .min(lameduck_kubernetes::NO_DELETION_CAP);
         let (drain, budget) = (facts.drain(), facts.budget(grace));
-        let mut room = (budget.route_end - budget.t0).saturating_sub(drain.settle + drain.quiet);
+        let mut room =
+            (budget.route_end - budget.t0).saturating_sub(drain.settle.saturating_add(drain.quiet));
         let by_clock = facts.may("endpointslices") == Some(false);
         if by_clock {
             room = room.min(drain.fallback_wait.saturating_sub(drain.settle));
