@@ -68,6 +68,8 @@ features:                 ## each crate with each of its features alone, as thos
 	$(CARGO) check --locked -p lameduck --features sqlite
 	$(CARGO) check --locked -p lameduck --features postgres
 	$(CARGO) check --locked -p lameduck --features api
+	$(CARGO) check --locked -p lameduck --features proxy
+	$(CARGO) check --locked -p lameduck-process
 
 deploy:                   ## chart and manifests: rendered, linted, validated, compared
 	$(BUILD)

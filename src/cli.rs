@@ -1,11 +1,15 @@
 //! The command line.
 
-use std::{num::NonZeroUsize, path::PathBuf};
+use std::{ffi::OsString, num::NonZeroUsize, path::PathBuf};
 
 use clap::{Parser, Subcommand};
 use lameduck_doctor::Workload;
+use rustix::process::Signal;
 
-use crate::config::{Address, DEFAULT_ADMIN, Database, SecretFile, Settings, Target, Time, Value};
+use crate::{
+    config::{Address, DEFAULT_ADMIN, Database, SecretFile, Settings, Target, Time, Value},
+    run,
+};
 
 /// A job service whose pods can be rolled at any moment.
 ///
@@ -25,6 +29,12 @@ pub struct Cli {
 pub enum Command {
     /// Take in jobs over HTTP and run them.
     Serve(Box<Serve>),
+    /// Run a program, and drain in front of it: the entry point of its container, or of its unit.
+    ///
+    /// On SIGTERM readiness fails, and the program goes on serving, unaware, until nobody routes to it and its clients
+    /// have left. Then it gets its stop signal, and the rest of the grace period. With --listen, requests reach it
+    /// through lameduck; without, it is told at once, and its end is waited for.
+    Run(Box<Run>),
     /// A handler to try things with: reads its payload, takes its time, answers.
     Demo {
         /// How long it works.
@@ -67,6 +77,56 @@ pub struct Serve {
     /// The settings.
     #[command(flatten)]
     pub settings: Settings,
+}
+
+/// `lameduck run`.
+#[derive(Debug, clap::Args)]
+pub struct Run {
+    /// Where requests are taken in for the program: HOST:PORT, or unix:PATH.
+    #[arg(long, env = "LAMEDUCK_LISTEN", value_name = "ADDR")]
+    pub listen: Option<String>,
+
+    /// Where the program listens: HOST:PORT [default: a free port of 127.0.0.1, which it is given in PORT].
+    #[arg(
+        long,
+        env = "LAMEDUCK_UPSTREAM",
+        value_name = "ADDR",
+        requires = "listen"
+    )]
+    pub upstream: Option<lameduck::proxy::Address>,
+
+    /// Where probes and metrics are served: HOST:PORT, or unix:PATH.
+    #[arg(long, env = "LAMEDUCK_ADMIN", value_name = "ADDR", default_value = DEFAULT_ADMIN)]
+    pub admin: String,
+
+    /// A path of the program that answers 2xx while it is well [default: it is well while it accepts connections].
+    #[arg(long, env = "LAMEDUCK_HEALTH", value_name = "PATH", requires = "listen", value_parser = run::path)]
+    pub health: Option<String>,
+
+    /// The signal by which the program is told to stop.
+    #[arg(long, env = "LAMEDUCK_STOP_SIGNAL", value_name = "SIGNAL", default_value = "TERM", value_parser = run::signal)]
+    pub stop_signal: Signal,
+
+    /// Send the stop signal to the program's whole process group, and not to its first process alone.
+    #[arg(long, env = "LAMEDUCK_SIGNAL_GROUP")]
+    pub signal_group: bool,
+
+    /// More signals that begin a drain, beside SIGTERM and SIGINT, as in QUIT,WINCH.
+    #[arg(long, env = "LAMEDUCK_BEGIN_ON", value_name = "SIGNALS", value_delimiter = ',', value_parser = run::signal)]
+    pub begin_on: Vec<Signal>,
+
+    /// When the program hears of a drain: last; at-start, by its stop signal; at-start=SIGNAL; or at-start=/PATH, by a
+    /// POST request.
+    #[arg(long, env = "LAMEDUCK_TELL", value_name = "WHEN", default_value = "last", value_parser = run::TellWhen::from_text)]
+    pub tell: run::TellWhen,
+
+    /// The drain's settings.
+    #[command(flatten)]
+    pub drain: run::DrainArgs,
+
+    /// The program and its arguments.
+    #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]
+    pub command: Vec<OsString>,
 }
 
 /// `lameduck config`.

@@ -67,7 +67,8 @@ impl Listeners {
     }
 }
 
-async fn bind(setting: &'static str, address: &str) -> Result<Listener, ListenError> {
+/// Binds the address of a setting.
+pub async fn bind(setting: &'static str, address: &str) -> Result<Listener, ListenError> {
     let bound = Listener::bind(address).await;
     bound.map_err(|error| ListenError::Refused {
         setting,

@@ -12,6 +12,7 @@ mod log_limit;
 mod logging;
 mod migrate;
 mod progress;
+mod run;
 mod runtime;
 mod serve;
 mod storage;
@@ -34,7 +35,7 @@ fn main() -> ExitCode {
     // First thing: a SIGTERM before this finds nobody. The other commands end by it, as programs do.
     let serves = std::env::args_os()
         .nth(1)
-        .is_some_and(|word| word == "serve");
+        .is_some_and(|word| word == "serve" || word == "run");
     let signals = serves.then(|| Signals::install().map(Signals::nothing_begun));
     let status = obey(command_line::parse().command, signals);
     terminal::flush();
@@ -44,6 +45,7 @@ fn main() -> ExitCode {
 fn obey(command: Command, signals: Option<io::Result<Signals>>) -> ExitCode {
     match command {
         Command::Serve(serve) => run(*serve, signals.unwrap_or_else(Signals::install)),
+        Command::Run(asked) => run::run(*asked, signals.unwrap_or_else(Signals::install)),
         Command::Demo { duration } => demo::run(duration.0),
         Command::Config(cli::Config::Check(asked)) => {
             config::check(asked.file.as_deref(), asked.settings)
@@ -113,7 +115,7 @@ fn run(serve: Serve, signals: io::Result<Signals>) -> ExitCode {
     }
 }
 
-fn fail(error: std::fmt::Arguments<'_>) -> ExitCode {
+pub(crate) fn fail(error: std::fmt::Arguments<'_>) -> ExitCode {
     tracing::error!("{error}");
     ExitCode::FAILURE
 }

@@ -47,7 +47,7 @@ pub use self::{
         HookSettings, ProcessSettings, ProcessValues, QueueSettings, QueueValues, Settings,
     },
     show::{check, show},
-    value::{Bytes, CommandLine, Target, Time, Value},
+    value::{Bytes, CommandLine, Share, Target, Time, Value},
 };
 
 /// Where probes and metrics are served unless told otherwise.

@@ -36,21 +36,21 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use lameduck_process::Seen;
 use rustix::process::Pid;
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 mod background;
 mod end;
-mod proc;
 #[cfg(test)]
 mod tests;
 
 pub(crate) use background::{BackgroundList, Entry};
 use end::Leftovers;
-pub(crate) use proc::Seen;
-pub use proc::boot_id;
-use proc::pid_namespace;
+
+/// The variable by which a command and all that it starts carry their claim.
+const CLAIM: &str = "LAMEDUCK_CLAIM";
 
 /// In the data directory.
 const FOLDER: &str = "running";
@@ -232,4 +232,16 @@ impl Here {
             namespace: pid_namespace()?,
         })
     }
+}
+
+/// Tells one boot of the machine from the next.
+pub fn boot_id() -> Option<String> {
+    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    Some(id.trim().to_owned())
+}
+
+/// Names the namespace that our process ids are numbers in.
+fn pid_namespace() -> Option<String> {
+    let name = fs::read_link("/proc/self/ns/pid").ok()?;
+    Some(name.to_str()?.to_owned())
 }

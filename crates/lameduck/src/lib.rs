@@ -77,6 +77,8 @@ pub use lameduck_http as http;
 pub use lameduck_kubernetes as kubernetes;
 pub use lameduck_lifecycle as lifecycle;
 pub use lameduck_lifecycle::{Drain, DrainReport, Error, Lifecycle, Moment};
+#[cfg(feature = "proxy")]
+pub use lameduck_proxy as proxy;
 
 /// Jobs: the queue contract, the workers, the handlers.
 #[cfg(feature = "jobs")]

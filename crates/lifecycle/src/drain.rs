@@ -232,6 +232,11 @@ impl Drain {
         self.say(Input::Shutdown(Cause::Requested));
     }
 
+    /// Begins a drain because a part of the program has failed; does nothing if one has begun.
+    pub fn fail(&self) {
+        self.say(Input::Shutdown(Cause::Failed));
+    }
+
     /// Where all rooms register their metrics, and the program its own.
     pub fn registry(&self) -> &prometheus::Registry {
         &self.0.registry

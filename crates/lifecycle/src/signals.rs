@@ -24,6 +24,8 @@ pub struct Signals {
     pub(super) received: mpsc::UnboundedReceiver<Instant>,
     pub(super) watchdog: Watchdog,
     grace: Arc<Mutex<Duration>>,
+    /// By which signals can be added to those that are taken.
+    taken: Option<iterator::Handle>,
     /// Keeps `received` open where no thread does.
     _sender: mpsc::UnboundedSender<Instant>,
 }
@@ -44,6 +46,7 @@ impl Signals {
         let (sender, received) = mpsc::unbounded_channel();
         let grace = Arc::new(Mutex::new(Duration::from_secs(30)));
         let signals = iterator::Signals::new([SIGTERM, SIGINT])?;
+        let taken = signals.handle();
         let thread = Receiver {
             sender: sender.clone(),
             watchdog: watchdog.clone(),
@@ -57,8 +60,22 @@ impl Signals {
             received,
             watchdog,
             grace,
+            taken: Some(taken),
             _sender: sender,
         })
+    }
+
+    /// Takes these signals as well, as if each were SIGTERM.
+    ///
+    /// # Errors
+    /// Where the operating system refuses a handler.
+    pub fn take_also(&self, signals: &[i32]) -> io::Result<()> {
+        match &self.taken {
+            Some(taken) => signals
+                .iter()
+                .try_for_each(|signal| taken.add_signal(*signal)),
+            None => Ok(()),
+        }
     }
 
     /// Until [`begin`](Self::begin) nothing has been begun that would have to be drained: a signal ends the process
@@ -82,6 +99,7 @@ impl Signals {
             received,
             watchdog: Watchdog::disabled(),
             grace: Arc::default(),
+            taken: None,
             _sender: sender.clone(),
         };
         (signals, Trigger(sender))

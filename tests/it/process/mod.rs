@@ -3,6 +3,7 @@
 //! What a job did is not taken from the program's word alone: handlers keep a ledger of their own, outside
 //! of it, and whoever was started is looked for in `/proc`.
 
+mod behind;
 mod chaos;
 mod clocks;
 mod configuration;

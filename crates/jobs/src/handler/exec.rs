@@ -65,21 +65,16 @@ use tokio::{
 use super::{Context, Handler, Retry, Verdict};
 use crate::job::Job;
 
-mod children;
 mod group;
 mod input;
 mod output;
-mod program;
-mod reaper;
 mod refusal;
 
-pub use children::{Child, spawn};
 use group::{Group, Groups, NotStarted};
 pub use group::{keep_list_in, kill_all_groups};
+pub use lameduck_process::{Child, Defect, Machine, Unfit, reap_orphans, spawn};
+use lameduck_process::{Known, examine};
 use output::{Head, Tail};
-use program::Known;
-pub use program::{Defect, Machine, Unfit};
-pub use reaper::reap_orphans;
 
 /// A variable that commands do not inherit: the database's URL holds a password, and a job's command may show its
 /// environment to anybody.
@@ -244,7 +239,7 @@ impl Exec {
             return None;
         }
         let program = self.argv.first().cloned();
-        let unfit = examined(move || program::examine(program.as_deref(), Known::Refused).err());
+        let unfit = examined(move || examine(program.as_deref(), Known::Refused).err());
         let unfit = unfit.await.flatten()?;
         let error = format!(
             "{}, because it can't be started: {unfit}",
@@ -263,7 +258,7 @@ impl Exec {
     /// # Errors
     /// Where something is missing. Nothing is said of what an emulator may run.
     pub fn check(&self) -> Result<(), Unfit> {
-        program::examine(self.argv.first().map(String::as_str), Known::Nothing)
+        examine(self.argv.first().map(String::as_str), Known::Nothing)
     }
 }
 

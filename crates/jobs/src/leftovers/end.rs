@@ -8,12 +8,13 @@ use std::{
     time::{Duration, Instant},
 };
 
+use lameduck_process::Seen;
 use rustix::{
     io::Errno,
     process::{Pid, Signal},
 };
 
-use super::{Ended, Here, Leader, Record, proc::Seen, remove};
+use super::{CLAIM, Ended, Here, Leader, Record, remove};
 
 /// How long the end of what was killed is waited for. It takes milliseconds, unless the kernel hangs on a
 /// disk or a network file system.
@@ -130,7 +131,9 @@ impl Leftovers {
             .by_group
             .get(&seen.pid.as_raw_nonzero().get())
             .filter(|run| self.leader(**run).is_some_and(|l| l.start == seen.start));
-        leads.or_else(|| self.by_claim.get(&seen.claim()?)).copied()
+        leads
+            .or_else(|| self.by_claim.get(&seen.variable(CLAIM)?))
+            .copied()
     }
 
     /// Whether the group that this process of the run is in is the run's own.

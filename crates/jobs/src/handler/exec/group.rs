@@ -14,7 +14,6 @@
 
 use std::{
     io,
-    os::fd::OwnedFd,
     path::Path,
     process::ExitStatus,
     sync::{LazyLock, Mutex, MutexGuard, PoisonError},
@@ -22,23 +21,15 @@ use std::{
     time::{Duration, Instant},
 };
 
+use lameduck_process::{Child, Children, EndWatch, look_at, reap_leftovers_of_commands};
 use rustix::{
     io::Errno,
     process::{Pid, Signal},
 };
-use tokio::{
-    io::{Interest, unix::AsyncFd},
-    process::{ChildStderr, ChildStdout, Command},
-};
+use tokio::process::{ChildStderr, ChildStdout, Command};
 
-use super::{
-    children::{Child, Children, look_at},
-    reaper,
-};
 use crate::leftovers::{self, BackgroundList, Entry, Leader, RunningList};
 
-/// How often to look where the kernel can't tell (no pidfd: before Linux 5.3, or forbidden).
-const LOOK: Duration = Duration::from_millis(20);
 /// How long [`kill_all_groups`] waits for a command that is just being started.
 const SPAWN_WAIT: Duration = Duration::from_millis(200);
 
@@ -47,7 +38,7 @@ pub(super) struct Group {
     // Before `child`, so that whoever drops this kills the group before anybody may reap its leader.
     living: Living,
     child: Child,
-    pidfd: Option<AsyncFd<OwnedFd>>,
+    end: EndWatch,
     // Behind `living`: whoever is not killed yet stays in the list.
     listed: Option<Entry>,
 }
@@ -63,7 +54,7 @@ pub(super) enum NotStarted {
 
 /// The groups that live.
 pub(super) struct Groups {
-    pub children: Children,
+    children: &'static Children,
     living: Mutex<Vec<Pid>>,
     /// For the next process, where there is a place for it.
     list: Mutex<Option<BackgroundList>>,
@@ -75,7 +66,7 @@ struct Living {
     groups: &'static Groups,
 }
 
-static GROUPS: LazyLock<Groups> = LazyLock::new(Groups::new);
+static GROUPS: LazyLock<Groups> = LazyLock::new(|| Groups::new(Children::of_this_process()));
 
 /// Kills every command that [`Exec`](super::Exec) runs in this process, with all of its group, and lets
 /// none be started any more. For whoever is about to end the process: what a command does after it would
@@ -106,14 +97,14 @@ impl Group {
         groups: &'static Groups,
     ) -> Result<Self, NotStarted> {
         command.process_group(0);
-        reaper::reap_leftovers_of_commands();
+        reap_leftovers_of_commands();
         let listed = groups.note(claim).await;
         let (child, living) = groups.spawn(command)?;
         if let Some(listed) = &listed {
             listed.started(Leader::look(living.id));
         }
         Ok(Self {
-            pidfd: watch(living.id),
+            end: EndWatch::new(living.id),
             living,
             child,
             listed,
@@ -132,16 +123,7 @@ impl Group {
 
     /// Returns when the leader has ended. It stays unreaped.
     pub async fn ended(&self) {
-        while !self.living.leader_ended() {
-            match &self.pidfd {
-                Some(pidfd) => match pidfd.readable().await {
-                    Ok(_) if self.living.leader_ended() => return,
-                    Ok(mut spurious) => spurious.clear_ready(),
-                    Err(_) => tokio::time::sleep(LOOK).await,
-                },
-                None => tokio::time::sleep(LOOK).await,
-            }
-        }
+        self.end.ended().await;
     }
 
     /// Kills what is left of the group, then reaps the leader.
@@ -161,26 +143,6 @@ impl Group {
     }
 }
 
-/// A descriptor that is readable when the process has ended.
-fn watch(id: Pid) -> Option<AsyncFd<OwnedFd>> {
-    #[cfg(target_os = "linux")]
-    {
-        use rustix::process::{PidfdFlags, pidfd_open};
-        let pidfd = pidfd_open(id, PidfdFlags::empty()).ok()?;
-        #[allow(
-            deprecated,
-            reason = "its successor is an unsafe fn, because a descriptor could be closed behind its back; an OwnedFd \
-                      that nobody else gets to see is what it asks for"
-        )]
-        AsyncFd::with_interest(pidfd, Interest::READABLE).ok()
-    }
-    #[cfg(not(target_os = "linux"))]
-    {
-        let _ = (id, Interest::READABLE);
-        None
-    }
-}
-
 // === impl Groups ===
 
 impl Groups {
@@ -189,9 +151,9 @@ impl Groups {
         &GROUPS
     }
 
-    fn new() -> Self {
+    fn new(children: &'static Children) -> Self {
         Self {
-            children: Children::new(),
+            children,
             living: Mutex::new(Vec::new()),
             list: Mutex::new(None),
         }
@@ -253,13 +215,6 @@ impl Living {
     fn signal(&self, signal: Signal) {
         signal_group(self.id, signal);
     }
-
-    fn leader_ended(&self) -> bool {
-        match look_at(self.id) {
-            Ok(ended) => ended,
-            Err(error) => error != Errno::INTR,
-        }
-    }
 }
 
 impl Drop for Living {
@@ -292,7 +247,8 @@ mod tests {
     use super::*;
 
     fn groups() -> &'static Groups {
-        Box::leak(Box::new(Groups::new()))
+        let children = Box::leak(Box::default());
+        Box::leak(Box::new(Groups::new(children)))
     }
 
     fn sleeper() -> Command {
@@ -335,7 +291,7 @@ mod tests {
         let mut command = Command::new("sh");
         command.args(["-c", "exit 3"]);
         let mut group = Group::spawn(command, "claim", groups()).await.unwrap();
-        group.pidfd = None;
+        group.end = EndWatch::by_looking(group.living.id);
 
         group.ended().await;
 

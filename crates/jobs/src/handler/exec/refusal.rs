@@ -8,8 +8,8 @@ use std::{io, time::Duration};
 
 use rustix::io::Errno;
 
-use super::program::{Known, examine};
 use crate::job::Job;
+use lameduck_process::{Known, examine};
 
 /// About how long to wait where others have to end first, or to finish what they do to the program.
 const SHORT_WAIT: Duration = Duration::from_secs(1);

@@ -117,7 +117,7 @@ pub enum Defect {
 
 /// What is known beside the file itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Known {
+pub enum Known {
     /// Nothing was tried: an emulator may run what the processor can't.
     Nothing,
     /// The kernel has refused to start it.
@@ -125,7 +125,7 @@ pub(super) enum Known {
 }
 
 /// Says why this program can't be started, or nothing where no reason is seen.
-pub(super) fn examine(program: Option<&str>, known: Known) -> Result<(), Unfit> {
+pub fn examine(program: Option<&str>, known: Known) -> Result<(), Unfit> {
     let program = program
         .filter(|program| !program.is_empty())
         .ok_or(Unfit::NoCommand)?;

@@ -6,33 +6,34 @@ use std::fs;
 
 use rustix::process::Pid;
 
-/// The variable by which a command and all that it starts carry their claim.
-const CLAIM: &[u8] = b"LAMEDUCK_CLAIM=";
-
 /// A process at the instant of a look.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Seen {
-    pub(crate) pid: Pid,
-    pub(crate) parent: i32,
-    pub(crate) group: i32,
-    pub(crate) session: i32,
+pub struct Seen {
+    /// Its process id.
+    pub pid: Pid,
+    /// The process id of its parent.
+    pub parent: i32,
+    /// Its process group.
+    pub group: i32,
+    /// Its session.
+    pub session: i32,
     /// In ticks since boot. With the process id it is nobody else's: an id comes back only after all others.
-    pub(crate) start: u64,
+    pub start: u64,
     /// It has ended, and waits for its parent to hear of it.
-    pub(crate) ended: bool,
+    pub ended: bool,
 }
 
 // === impl Seen ===
 
 impl Seen {
     /// One process, if it is there.
-    pub(crate) fn look(pid: Pid) -> Option<Self> {
+    pub fn look(pid: Pid) -> Option<Self> {
         let stat = fs::read_to_string(file(pid, "stat")).ok()?;
         Self::parse(pid, &stat)
     }
 
     /// Everybody that we may see.
-    pub(crate) fn all() -> Vec<Self> {
+    pub fn all() -> Vec<Self> {
         let Ok(entries) = fs::read_dir("/proc") else {
             return Vec::new();
         };
@@ -64,26 +65,17 @@ impl Seen {
         })
     }
 
-    /// The claim that it was started with, itself or by inheritance. `None` where it has none, wiped its
-    /// environment, or is not ours to look at.
-    pub(super) fn claim(&self) -> Option<String> {
+    /// The value of a variable of the environment that it was started with. `None` where it has none of that name, wiped
+    /// its environment, or is not ours to look at.
+    pub fn variable(&self, name: &str) -> Option<String> {
         let environment = fs::read(file(self.pid, "environ")).ok()?;
         let mut variables = environment.split(|byte| *byte == 0);
-        let claim = variables.find_map(|variable| variable.strip_prefix(CLAIM))?;
-        String::from_utf8(claim.to_vec()).ok()
+        let value = variables.find_map(|variable| {
+            let value = variable.strip_prefix(name.as_bytes())?;
+            value.strip_prefix(b"=")
+        })?;
+        String::from_utf8(value.to_vec()).ok()
     }
-}
-
-/// Tells one boot of the machine from the next.
-pub fn boot_id() -> Option<String> {
-    let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    Some(id.trim().to_owned())
-}
-
-/// Names the namespace that our process ids are numbers in.
-pub(super) fn pid_namespace() -> Option<String> {
-    let name = fs::read_link("/proc/self/ns/pid").ok()?;
-    Some(name.to_str()?.to_owned())
 }
 
 fn file(pid: Pid, name: &str) -> String {

@@ -19,7 +19,7 @@ use std::{
     collections::{BTreeSet, HashMap, HashSet},
     io,
     process::ExitStatus,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{LazyLock, Mutex, MutexGuard, PoisonError},
 };
 
 use rustix::{
@@ -29,7 +29,8 @@ use rustix::{
 use tokio::process::{ChildStderr, ChildStdout, Command};
 
 /// The children of this process that somebody waits for.
-pub(super) struct Children(Mutex<State>);
+#[derive(Default)]
+pub struct Children(Mutex<State>);
 
 #[derive(Default)]
 struct State {
@@ -50,7 +51,7 @@ struct State {
 }
 
 /// The start of a child, from before it can exist until it is in the list.
-pub(super) struct Starting {
+pub struct Starting {
     children: &'static Children,
     number: u64,
     /// Whether there may have been a child all the same where it fails.
@@ -58,7 +59,7 @@ pub(super) struct Starting {
 }
 
 /// A child in the list. It leaves the list when it was reaped.
-pub(super) struct Awaited {
+pub struct Awaited {
     children: &'static Children,
     pid: Pid,
     reaped: bool,
@@ -66,7 +67,7 @@ pub(super) struct Awaited {
 
 /// What a process id in the list of our children stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Sight {
+pub enum Sight {
     /// One that lives, that somebody waits for, or that is gone.
     NotForUs,
     /// A zombie that may be the child of a start which is under way.
@@ -83,13 +84,12 @@ pub struct Child {
 }
 
 /// Starts a command of which the exit status is certain not to be taken by
-/// [`reap_orphans`](super::reap_orphans). Every child that such a process starts must be started so.
+/// [`reap_orphans`](crate::reap_orphans). Every child that such a process starts must be started so.
 ///
 /// # Errors
 /// Where it can't be started, or the process is about to end.
 pub fn spawn(command: &mut Command) -> io::Result<Child> {
-    let children = &super::group::Groups::of_this_process().children;
-    let mut starting = children
+    let mut starting = Children::of_this_process()
         .starting()
         .ok_or_else(|| io::Error::other("this process is about to end"))?;
     starting.start(command)
@@ -122,8 +122,10 @@ impl Child {
 // === impl Children ===
 
 impl Children {
-    pub fn new() -> Self {
-        Self(Mutex::default())
+    /// The ones of this process.
+    pub fn of_this_process() -> &'static Self {
+        static CHILDREN: LazyLock<Children> = LazyLock::new(Children::default);
+        &CHILDREN
     }
 
     /// Announces a child. `None` where nothing may be started any more.
@@ -319,7 +321,7 @@ impl Drop for Awaited {
 }
 
 /// Whether a child has ended, without reaping it.
-pub(super) fn look_at(child: Pid) -> rustix::io::Result<bool> {
+pub fn look_at(child: Pid) -> rustix::io::Result<bool> {
     let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
     rustix::process::waitid(WaitId::Pid(child), options).map(|status| status.is_some())
 }
@@ -331,7 +333,7 @@ mod tests {
     use super::*;
 
     fn children() -> &'static Children {
-        Box::leak(Box::new(Children::new()))
+        Box::leak(Box::default())
     }
 
     /// A child that is in no list, and has ended.

@@ -14,7 +14,7 @@
 //!
 //! | in | reaped is |
 //! | --- | --- |
-//! | the program, and whoever calls [`reap_orphans`] | every child that was not started by [`spawn`](super::spawn) or by a handler |
+//! | the program, and whoever calls [`reap_orphans`] | every child that was not started by [`spawn`](crate::spawn) or by a handler |
 //! | another program that runs commands by this handler | what is in another session, or in a group that a command left behind |
 //!
 //! The thread is there from the start: when it is needed there may be no process id for it.
@@ -34,11 +34,10 @@ use std::{
 use rustix::process::{Pid, WaitId, WaitIdOptions};
 use signal_hook::{consts::signal::SIGCHLD, low_level::pipe};
 
-use super::{
+use crate::{
     children::{Children, Sight},
-    group::Groups,
+    seen::Seen,
 };
-use crate::leftovers::Seen;
 
 /// Between two looks at least: many ends are one look.
 const PAUSE: Duration = Duration::from_millis(5);
@@ -51,7 +50,7 @@ static ALL: AtomicBool = AtomicBool::new(false);
 static RUNNING: Mutex<bool> = Mutex::new(false);
 
 /// Reaps every orphan that this process adopts from now on, as an init does, and makes it a subreaper where it is not
-/// PID 1. For a program of which every child is started by an [`Exec`](super::Exec) or by [`spawn`](super::spawn): the
+/// PID 1. For a program of which every child is started by [`spawn`](crate::spawn), or entered into [`Children`] in another way: the
 /// exit status of any other child would be taken.
 ///
 /// # Errors
@@ -73,7 +72,7 @@ pub fn reap_orphans() -> io::Result<()> {
 }
 
 /// Reaps what commands of this handler leave behind, where this process adopts it.
-pub(super) fn reap_leftovers_of_commands() {
+pub fn reap_leftovers_of_commands() {
     if adopts_orphans()
         && let Err(error) = run()
     {
@@ -96,7 +95,7 @@ fn run() -> io::Result<()> {
     if *running {
         return Ok(());
     }
-    let reaper = Reaper::new(&Groups::of_this_process().children)?;
+    let reaper = Reaper::new(Children::of_this_process())?;
     thread::Builder::new()
         .name("lameduck-reaper".to_owned())
         .spawn(move || reaper.run())?;

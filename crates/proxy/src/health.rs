@@ -1,0 +1,96 @@
+//! Whether the program behind is ready: it accepts connections, or a path of its own answers 2xx.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use http::{Request, header::HOST};
+use lameduck_lifecycle::Drain;
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
+
+use crate::{body::ToProgram, upstream::Upstream};
+
+/// Between two looks until the program is ready for the first time: what a start takes longer by.
+const STARTING: Duration = Duration::from_millis(50);
+/// Between two looks afterwards, as often as the kubelet looks by default at the most.
+const RUNNING: Duration = Duration::from_secs(5);
+/// How long the program may take to answer.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// What is known of a program's health: whether it was well at the latest look.
+#[derive(Clone, Debug)]
+pub struct Health(Arc<watch::Sender<bool>>);
+
+// === impl Health ===
+
+impl Health {
+    /// Whether the program was well at the latest look.
+    pub fn is_well(&self) -> bool {
+        *self.0.borrow()
+    }
+
+    /// Waits until it is not.
+    pub async fn failed(&self) {
+        // Open as long as `self` is.
+        let _ = self.0.subscribe().wait_for(|well| !well).await;
+    }
+}
+
+/// Looks after a program from now on: readiness fails while it is not well. With a path it is asked for that, and has
+/// to answer 2xx; without, it is enough that it accepts connections.
+///
+/// The looks are to be made for as long as the process lives, by the future that is returned.
+pub fn watch_health(
+    upstream: Upstream,
+    path: Option<String>,
+    drain: &Drain,
+) -> (Health, impl Future<Output = Infallible> + use<>) {
+    let check = drain.readiness_check("upstream");
+    check.fail("nobody has looked yet whether the program is ready");
+    let health = Health(Arc::new(watch::Sender::new(true)));
+    let shown = health.clone();
+    let looks = async move {
+        let mut ready_before = false;
+        loop {
+            let look = timeout(PATIENCE, look(&upstream, path.as_deref())).await;
+            let look = look.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}")));
+            shown.0.send_replace(look.is_ok() || !ready_before);
+            match look {
+                Ok(()) => {
+                    check.pass();
+                    if !ready_before {
+                        tracing::info!(upstream = %upstream.address(), "the program is ready");
+                    }
+                    ready_before = true;
+                }
+                Err(why) => check.fail(why),
+            }
+            sleep(if ready_before { RUNNING } else { STARTING }).await;
+        }
+    };
+    (health, looks)
+}
+
+async fn look(upstream: &Upstream, path: Option<&str>) -> Result<(), String> {
+    let Some(path) = path else {
+        return upstream
+            .connect()
+            .await
+            .map(drop)
+            .map_err(|why| why.to_string());
+    };
+    let request = Request::get(path)
+        .header(HOST, upstream.address().to_string())
+        .header("user-agent", "lameduck-health")
+        .body(ToProgram::Empty)
+        .map_err(|error| format!("'{path}' can't be asked for: {error}"))?;
+    let answer = upstream
+        .send(request)
+        .await
+        .map_err(|why| why.to_string())?;
+    match answer.response.status() {
+        status if status.is_success() => Ok(()),
+        status => Err(format!("{path} answers {status}")),
+    }
+}
