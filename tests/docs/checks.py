@@ -41,8 +41,8 @@ def flags(pages):
                 yield f"{page}: `{flag}` is no flag of lameduck's"
         for line in commands(text):
             for said in TYPED.findall(line):
-                # What is quoted is somebody else's command, or a URL.
-                words = re.sub(r"'[^']*'", "", said).split()
+                # What is quoted is somebody else's command, or a URL; so is what stands behind `--`.
+                words = re.sub(r"'[^']*'", "", re.split(r" --(?: |$)", said)[0]).split()
                 if words and not words[0].startswith("-") and words[0] not in facts.subcommands():
                     yield f"{page}: lameduck has no command {words[0]}: {line.strip()}"
                 for word in words:
