@@ -92,7 +92,12 @@ pub async fn serve(config: Config, signals: Signals) -> anyhow::Result<()> {
             let api = api(&queues, &process, access, engine.clone(), drain);
             Ok(Parts {
                 listeners: listeners.map(|listeners| (listeners, gate.clone())),
-                queue: Some((gate, api, engine, pools)),
+                queue: Some(Open {
+                    gate,
+                    api,
+                    engine,
+                    pools,
+                }),
             })
         }
     };
@@ -118,7 +123,15 @@ pub async fn serve(config: Config, signals: Signals) -> anyhow::Result<()> {
 struct Parts {
     /// The listeners that could not be bound at once.
     listeners: Option<(Listeners, Gate)>,
-    queue: Option<(Gate, Api, Arc<dyn Engine>, Vec<Pool>)>,
+    queue: Option<Open>,
+}
+
+/// The queue once it is open, and what it opens.
+struct Open {
+    gate: Gate,
+    api: Api,
+    engine: Arc<dyn Engine>,
+    pools: Vec<Pool>,
 }
 
 // === impl Parts ===
@@ -128,7 +141,13 @@ impl Parts {
         if let Some((listeners, gate)) = self.listeners {
             lifecycle = listeners.serve(lifecycle, &gate);
         }
-        if let Some((gate, api, engine, pools)) = self.queue {
+        if let Some(open) = self.queue {
+            let Open {
+                gate,
+                api,
+                engine,
+                pools,
+            } = open;
             gate.open(api::router(api));
             lifecycle = lifecycle.workers(engine, pools);
         }

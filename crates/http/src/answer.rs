@@ -110,13 +110,13 @@ impl<B: Body> Body for CountedBody<B> {
     }
 }
 
+/// What the body of an answer gives next.
+type AnswerFrame<B> = Result<Frame<AnswerData<<B as Body>::Data>>, <B as Body>::Error>;
+
 // === impl AnswerBody ===
 
 impl<B: Body> AnswerBody<B> {
-    fn poll_frame(
-        self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<AnswerData<B::Data>>, B::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<AnswerFrame<B>>> {
         match self.project() {
             AnswerBodyProjection::Service { body } => {
                 let frame = ready!(body.poll_frame(cx));

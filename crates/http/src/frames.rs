@@ -241,7 +241,7 @@ mod tests {
             sent(RST_STREAM, 0, 3, &[0; 4]),
         ];
         for end in ends {
-            assert_eq!(awaited(&[end.clone()]), 0, "{end:?}");
+            assert_eq!(awaited(std::slice::from_ref(&end)), 0, "{end:?}");
         }
     }
 

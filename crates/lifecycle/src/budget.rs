@@ -75,8 +75,12 @@ impl Budget {
         let teardown_end = deadline - reporting.max(slack);
         let hard = teardown_end - teardown;
         let soft = hard - notice;
-        // `max` and `min` take the number where the other is none.
-        let share = settings.lame_duck_share.max(0.0).min(1.0);
+        let share = settings.lame_duck_share;
+        let share = if share.is_nan() {
+            0.0
+        } else {
+            share.clamp(0.0, 1.0)
+        };
         let lame_duck_end = (t0 + usable.mul_f64(share)).min(soft);
         Self {
             t0,

@@ -267,7 +267,7 @@ async fn a_batch_has_an_end() {
 
     let fits = stage.post(BATCH, &[], &lines(&vec![line.clone(); 3])).await;
     let many = stage.post(BATCH, &[], &lines(&vec![line; 4])).await;
-    let array = format!("[{}]", vec!["1"; 4].join(","));
+    let array = format!("[{}]", ["1"; 4].join(","));
     let array = stage.post(BATCH, &[], &array).await;
     let long = stage.post(BATCH, &[], &" ".repeat(201)).await;
 
