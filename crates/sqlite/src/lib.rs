@@ -13,7 +13,7 @@
 //! a PID file, because the kernel gives it up when the process dies, and in a container every process is
 //! PID 1. For the same reason what a predecessor still held when this one opens is free: its owner is dead.
 //!
-//! **What time it is** the machine's clock says, as long as nobody sets it: see [`time`](self::time).
+//! **What time it is** the machine's clock says, as long as nobody sets it: see [`Uptime`].
 //!
 //! The files must be on a local file system (or a block volume). SQLite's locks and its shared memory do
 //! not work over NFS.
