@@ -269,7 +269,7 @@ impl Shell {
                 tracing::info!(
                     drain_id,
                     deadline_seconds = left.as_secs_f64(),
-                    "the process has exited by then"
+                    "the process ends before this deadline"
                 );
             }
             Action::Report { .. } => {
