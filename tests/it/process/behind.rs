@@ -245,6 +245,26 @@ async fn the_exit_status_is_the_programs() {
     }
 }
 
+/// In the foreground of a terminal the kernel sends Ctrl-C to the program, which may read from it.
+#[tokio::test]
+async fn a_program_on_a_terminal_is_in_the_foreground_as_behind_tini() {
+    let ours = format!(
+        "{} run --admin 127.0.0.1:0 --",
+        env!("CARGO_BIN_EXE_lameduck")
+    );
+    for before in ["tini -s --", &ours] {
+        // proc_pid_stat(5): the process group is the fifth field, the terminal's foreground group the eighth.
+        let look = r#"read -r _ _ _ _ group _ _ foreground _ < /proc/$$/stat; [ $group = $foreground ] && exit 3"#;
+        let line = format!("{before} sh -c '{look}'");
+        let mut terminal = Command::new("script");
+        terminal
+            .args(["--quiet", "--return", "--command", &line, "/dev/null"])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null());
+        assert_eq!(status(terminal).await, Some(3), "{before}");
+    }
+}
+
 #[tokio::test]
 async fn other_signals_are_passed_on_and_those_that_begin_a_drain_are_not() {
     let behind = Behind::new();
