@@ -11,7 +11,7 @@ from cluster import cluster, installed
 from tools import SCRATCH, equal, select, without_hooks, workload
 
 # What is in the files that settings name, by the directory.
-SECRETS = {"tokens": "a-token-of-some-length", "http": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "own": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}
+SECRETS = {"database": "postgres://jobs:p%40ss@db:5432/jobs?sslmode=verify-full", "tokens": "a-token-of-some-length", "http": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw", "own": "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"}
 
 def binary():
     given = os.environ.get("LAMEDUCK_BIN")
