@@ -1,9 +1,9 @@
-//! Who may ask: everybody, or whoever has a token of a file.
+//! Access to the API: open to everybody, or only to clients that have a token from a file.
 //!
-//! The file has one token a line; empty lines and what begins with `#` are skipped. It is looked at again
-//! while requests come, so that a token can be exchanged without a restart: first add the new one, then move
-//! the clients, then take the old one out. As long as the file can't be read, or holds none, the tokens that
-//! were read before stay: a half-written file is not to lock everybody out.
+//! The file has one token a line; empty lines and lines that begin with `#` are skipped. The file is checked for
+//! changes while requests come, so that a token can be exchanged without a restart: first add the new one, then
+//! move the clients, then remove the old one. While the file can't be read, or holds no token, the tokens that
+//! were read before stay valid: a half-written file must not lock everybody out.
 
 use std::{
     fmt, fs, io,
@@ -22,23 +22,23 @@ use sha2::{Digest as _, Sha256};
 
 use super::Problem;
 
-/// How often the file is looked at, at the most; only when somebody asks.
+/// Shortest interval between two checks of the file; it is only checked when a request comes.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// How long a request waits for that look.
+/// How long a request waits for that check.
 const PATIENCE: Duration = Duration::from_secs(1);
 
-/// Characters of a token at the least: whoever can guess it, may ask.
+/// Minimum length of a token in characters: anybody who can guess it may use the API.
 const MIN_TOKEN: usize = 16;
 
-/// Who may ask.
+/// Access to the API.
 #[derive(Clone, Debug, Default)]
 #[non_exhaustive]
 pub enum Access {
     /// Everybody who reaches the listener.
     #[default]
     Anonymous,
-    /// Whoever has one of these.
+    /// Clients that have one of these tokens.
     Tokens(Tokens),
 }
 
@@ -46,7 +46,7 @@ pub enum Access {
 #[derive(Clone)]
 pub struct Tokens(Arc<File>);
 
-/// Why there are no tokens.
+/// Error when the tokens can't be read.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AccessError {
@@ -55,10 +55,10 @@ pub enum AccessError {
     Unreadable {
         /// The file.
         path: String,
-        /// Why.
+        /// The reason.
         error: io::Error,
     },
-    /// There is none in it.
+    /// The file holds no token.
     #[error(
         "there is no token in {path}: write one into each line, for example from `openssl rand -hex 32`"
     )]
@@ -66,7 +66,7 @@ pub enum AccessError {
         /// The file.
         path: String,
     },
-    /// One is not fit to be one.
+    /// A line of the file is not fit to be a token.
     #[error(
         "in {path}, line {line}: a token has at least {MIN_TOKEN} characters of visible ASCII; make one by \
          `openssl rand -hex 32`"
@@ -81,8 +81,8 @@ pub enum AccessError {
 
 struct File {
     path: PathBuf,
-    /// Of this process alone: without it, how long a comparison takes would tell of a digest that anybody
-    /// can compute.
+    /// Salt that only this process knows. Without it, the time that a comparison takes would reveal something about
+    /// a digest that anybody can compute.
     salt: [u8; 16],
     digests: RwLock<Vec<Digest>>,
     looked: Mutex<(Instant, Option<Stamp>)>,
@@ -90,10 +90,10 @@ struct File {
 
 type Digest = [u8; 32];
 
-/// Changes with a file's content, through the symbolic links by which Kubernetes exchanges it.
+/// Changes when the file's content does, also through the symbolic links by which Kubernetes replaces it.
 type Stamp = (u64, SystemTime, u64);
 
-/// Lets a request through, or not.
+/// Lets a request through, or answers that it needs a valid token.
 pub(super) async fn check(State(access): State<Access>, request: Request, next: Next) -> Response {
     let Access::Tokens(tokens) = access else {
         return next.run(request).await;
@@ -110,7 +110,7 @@ pub(super) async fn check(State(access): State<Access>, request: Request, next: 
     }
 }
 
-/// The token of a request. The scheme's case does not matter (RFC 9110, section 11.1).
+/// Returns the token of a request. The scheme's case does not matter (RFC 9110, section 11.1).
 fn bearer(request: &Request) -> Option<&[u8]> {
     let value = request.headers().get(header::AUTHORIZATION)?.as_bytes();
     let (scheme, token) = value.split_at_checked("bearer ".len())?;
@@ -129,7 +129,7 @@ impl Tokens {
     /// Reads a file of tokens.
     ///
     /// # Errors
-    /// Where it can't be read, holds none, or one that is too short.
+    /// Returns an error if the file can't be read, holds no token, or holds one that is too short.
     pub fn from_file(path: impl Into<PathBuf>) -> Result<Self, AccessError> {
         let (path, salt) = (path.into(), *uuid::Uuid::new_v4().as_bytes());
         let stamp = stamp(&path);
@@ -142,7 +142,7 @@ impl Tokens {
         })))
     }
 
-    /// Reads the file again where it is time to. Where its disk hangs, the tokens from before still hold.
+    /// Reads the file again if it is time to. If its disk hangs, the tokens from before stay valid.
     async fn refresh(&self) {
         if self.0.is_due() {
             let file = self.0.clone();
@@ -162,7 +162,7 @@ impl Tokens {
     }
 }
 
-/// Never the tokens.
+/// Never shows the tokens.
 impl fmt::Debug for Tokens {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Tokens")
@@ -178,7 +178,7 @@ impl File {
         self.looked.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether it is time to look; whoever is told so does.
+    /// Whether it is time to check the file; the caller that gets `true` has to do so.
     fn is_due(&self) -> bool {
         let mut looked = self.looked();
         let due = looked.0.elapsed() >= LOOK_EVERY;
@@ -188,7 +188,7 @@ impl File {
         due
     }
 
-    /// Holds no lock while it reads: every request takes it.
+    /// Reads the file if it has changed. No lock is held meanwhile, because every request takes it.
     fn look_again(&self) {
         let now = stamp(&self.path);
         if std::mem::replace(&mut self.looked().1, now) == now {

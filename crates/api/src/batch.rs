@@ -1,7 +1,7 @@
-//! Many jobs in one request and one commit: a job a line.
+//! Many jobs in one request and one commit, one job per line.
 //!
-//! It has a path of its own, because newline-delimited JSON may well be the payload of one job: by its
-//! content type alone the two could not be told apart.
+//! Batches have a path of their own, because newline-delimited JSON may also be the payload of a single job: the
+//! content type alone could not tell the two apart.
 
 use std::{fmt, sync::Arc};
 
@@ -78,7 +78,7 @@ pub(super) struct Line<'a> {
     idempotency_key: Raw<'a>,
 }
 
-/// A value as it is written, where there is one.
+/// A value as it is written, if it is there.
 type Raw<'a> = Option<&'a RawValue>;
 
 /// What became of a line.
@@ -173,7 +173,7 @@ async fn take_in(
     Ok(answers.collect())
 }
 
-/// An option beside the lines would be one for all of them or for none; both would surprise somebody.
+/// Refuses options in the query or in headers: they could mean all lines or none, and either would surprise somebody.
 fn nothing_beside_the_lines(query: Option<&str>, headers: &HeaderMap) -> Result<(), Problem> {
     let header = headers.keys().find(|name| options::is_option(name));
     let found = match (query.filter(|query| !query.is_empty()), header) {
@@ -187,7 +187,7 @@ fn nothing_beside_the_lines(query: Option<&str>, headers: &HeaderMap) -> Result<
     )))
 }
 
-/// The jobs of a batch as they are written, and what each of them is.
+/// Returns the jobs of a batch as they are written, and the word for one of them.
 fn written(body: &[u8], most: usize) -> Result<(Vec<&[u8]>, &'static str), Problem> {
     match body.trim_ascii_start().first() {
         Some(b'[') => Ok((items(body, most)?, "item")),
@@ -195,7 +195,7 @@ fn written(body: &[u8], most: usize) -> Result<(Vec<&[u8]>, &'static str), Probl
     }
 }
 
-/// The lines of a batch; after the last there may be empty ones, which some writers of such lines leave.
+/// Returns the lines of a batch. Empty lines after the last job are allowed, because some writers leave them.
 fn lines(body: &[u8], most: usize) -> Result<Vec<&[u8]>, Problem> {
     let body = body.trim_ascii_end();
     if body.is_empty() {
@@ -208,7 +208,7 @@ fn lines(body: &[u8], most: usize) -> Result<Vec<&[u8]>, Problem> {
     }
 }
 
-/// The items of a batch that is an array. No more are kept than there may be: each costs more than it is long.
+/// Returns the items of a batch that is an array. It stops at the limit: an item takes more memory than its text.
 fn items(body: &[u8], most: usize) -> Result<Vec<&[u8]>, Problem> {
     let mut found = Items {
         most,
@@ -244,7 +244,7 @@ fn too_many(most: usize) -> Problem {
     )
 }
 
-/// Collects the items of an array, up to one more than there may be.
+/// Collects the items of an array, up to one more than the limit.
 struct Items<'a> {
     most: usize,
     items: Vec<&'a RawValue>,
@@ -336,7 +336,7 @@ impl<'a> Line<'a> {
     }
 }
 
-/// A value that is text.
+/// Reads a value that must be text.
 fn text(word: &str, value: Raw<'_>) -> Result<Option<String>, Problem> {
     let Some(value) = value else {
         return Ok(None);
@@ -351,9 +351,9 @@ fn text(word: &str, value: Raw<'_>) -> Result<Option<String>, Problem> {
     })
 }
 
-/// What is wrong with a line's JSON, for people.
+/// Describes what is wrong with a line's JSON, for people.
 fn in_words(error: &serde_json::Error) -> String {
-    // serde_json counts lines as well, and here it is always the first.
+    // serde_json also says the line, which is always the first here.
     let said = error.to_string();
     let said = said.replace(" at line 1 column ", " at column ");
     match error.classify() {
@@ -363,7 +363,7 @@ fn in_words(error: &serde_json::Error) -> String {
     }
 }
 
-/// The payload, and its usual content type.
+/// Returns the payload, and its default content type.
 fn payload(
     json: Raw<'_>,
     text: Option<String>,

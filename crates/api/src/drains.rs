@@ -14,7 +14,7 @@ use super::{
 };
 use lameduck_jobs::{job::ProcessId, ledger::DrainRow};
 
-/// Process runs in an answer, where nobody says how many.
+/// Number of process runs in an answer if the query does not say.
 const USUAL: usize = 20;
 
 /// What `/v1/drains` answers.
@@ -79,7 +79,7 @@ pub(super) async fn drains(
 }
 
 impl Drains {
-    /// Process runs in an answer at most; as many as an engine keeps.
+    /// Maximum number of process runs in an answer: as many as an engine keeps.
     pub const MOST: usize = 1_000;
 }
 
@@ -103,7 +103,7 @@ impl From<DrainRow> for DrainView {
             ended_at: row.ended_at,
             outcome: row.outcome,
             seconds: row.seconds,
-            // Ours, unless somebody wrote into the database.
+            // This is JSON that we wrote, unless somebody else wrote into the database.
             report: row
                 .report
                 .and_then(|report| serde_json::from_str(&report).ok()),

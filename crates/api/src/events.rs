@@ -7,8 +7,8 @@
 //!   event: reconnect    clients are asked to leave     retry: 100…1000     and the stream ends
 //! ```
 //!
-//! An `EventSource` connects again whenever a stream has ended. After the job's end it would do so for ever;
-//! so the last event has an id of its own, and who comes back with it is told to stop (HTML, section 9.2.3:
+//! An `EventSource` reconnects whenever a stream has ended. After the job's end it would do so forever; so the
+//! last event has an id of its own, and a client that comes back with it is told to stop (HTML, section 9.2.3:
 //! 204 ends the reconnecting).
 
 use std::{convert::Infallible, pin::Pin, sync::Arc, time::Duration};
@@ -35,15 +35,15 @@ use lameduck_jobs::{engine::Details, job::JobId};
 /// The id of a job's last event.
 const END: &str = "end";
 
-/// Milliseconds after which clients connect again, so that they do not all at once.
+/// Range of delays, in milliseconds, after which clients reconnect, so that they do not all do so at once.
 const RECONNECT: std::ops::RangeInclusive<u64> = 100..=1000;
 
-/// What has been said of a job so far, and what will end the saying.
+/// The state of an event stream: what it has sent of its job, and what will end it.
 struct Story {
     job: JobId,
     watch: Watch,
     leave: Pin<Box<dyn Future<Output = ()> + Send>>,
-    /// What was found before the stream began.
+    /// The job as it was read before the stream began.
     first: Option<Arc<Details>>,
     count: u64,
     said: Option<JobView>,
@@ -87,7 +87,7 @@ pub(super) async fn follow(
         let event = story.next().await?;
         Some((Ok::<_, Infallible>(event), story))
     });
-    // nginx would keep events back until its buffer is full.
+    // Without this, nginx would hold events back until its buffer is full.
     let unbuffered = [("x-accel-buffering", "no")];
     let events = Sse::new(events).keep_alive(KeepAlive::default());
     Ok((unbuffered, events).into_response())
@@ -96,8 +96,8 @@ pub(super) async fn follow(
 // === impl Story ===
 
 impl Story {
-    /// The next event; none after the last, nor when the job is gone or the storage fails: then the client
-    /// comes back and is told.
+    /// Returns the next event, or `None` after the last one and when the job is gone or the storage fails: then the
+    /// client reconnects and gets the error.
     async fn next(&mut self) -> Option<Event> {
         if self.over {
             return None;

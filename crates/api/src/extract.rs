@@ -1,4 +1,4 @@
-//! What handlers read from a request, with problems for what can't be read.
+//! Extractors for the path and the query of a request, with problems as their rejections.
 
 use axum::{
     extract::{FromRequestParts, Path, Query},
@@ -9,13 +9,13 @@ use serde::de::DeserializeOwned;
 use super::Problem;
 use lameduck_jobs::job::{JobId, QueueName};
 
-/// The query, as a type that refuses what it does not know.
+/// The query, as a type that refuses unknown parameters.
 pub(super) struct Asked<T>(pub(super) T);
 
 /// The job that the path names.
 pub(super) struct AtJob(pub(super) JobId);
 
-/// The queue that the path names; nobody may have heard of it.
+/// The queue that the path names; it need not exist.
 pub(super) struct AtQueue(pub(super) QueueName);
 
 impl<S: Sync, T: DeserializeOwned> FromRequestParts<S> for Asked<T> {
@@ -53,7 +53,7 @@ impl<S: Send + Sync> FromRequestParts<S> for AtQueue {
     }
 }
 
-/// Refuses JSON that is no object: structs would also be read from arrays, by the order of their fields.
+/// Refuses JSON that is not an object: serde would also read structs from arrays, in the order of their fields.
 pub(super) fn object(what: &str, example: &str, json: &[u8]) -> Result<(), Problem> {
     let found = match json.trim_ascii_start().first() {
         Some(b'{') => return Ok(()),
@@ -68,7 +68,7 @@ pub(super) fn object(what: &str, example: &str, json: &[u8]) -> Result<(), Probl
     )))
 }
 
-/// How many of something, where the query says so.
+/// Returns the limit that the query asks for, or else the usual one.
 pub(super) fn limit(asked: Option<&str>, usual: usize, most: usize) -> Result<usize, Problem> {
     let Some(asked) = asked else {
         return Ok(usual);

@@ -1,7 +1,7 @@
 //! The API of a process that is still starting.
 //!
-//! A listener is bound before the queue is open, so that probes and metrics answer. Until then, API requests get 503 and
-//! `Retry-After` instead of an accepted connection on which nothing ever comes.
+//! The listeners are bound before the queue is open, so that probes and metrics answer. Until it is, API requests get
+//! 503 and `Retry-After` instead of an accepted connection on which nothing ever comes.
 
 use std::sync::{Arc, OnceLock};
 
@@ -15,10 +15,10 @@ use tower::ServiceExt;
 
 use super::Problem;
 
-/// Seconds after which a client may try again. A database that is away is tried every five seconds at the most.
+/// Seconds after which a client may try again. The pause between attempts to reach a database is 5 s at most.
 const RETRY_AFTER: u32 = 2;
 
-/// A service that answers 503 until the API behind it is there.
+/// A service that answers 503 until the API behind it is ready.
 #[derive(Clone, Debug, Default)]
 pub struct Gate(Arc<OnceLock<Router>>);
 
@@ -30,7 +30,7 @@ impl Gate {
         let _ = self.0.set(api);
     }
 
-    /// Returns what a listener serves.
+    /// Returns the router for a listener.
     pub fn router(&self) -> Router {
         let gate = self.clone();
         Router::new().fallback(async move |request: Request| gate.answer(request).await)

@@ -7,14 +7,14 @@
 //!   handler   ── POST …/jobs/{id}/outcome, with its claim ──▶ Engine::settle
 //! ```
 //!
-//! In a drain everything is answered as before: a job that comes in is stored, and run by whoever comes
-//! next. Only who waits for a job is answered early, and told where to go on, once clients are asked to
-//! leave: the next request reaches a process that stays.
+//! In a drain all requests are answered as before: a job that comes in is stored, and another process runs it.
+//! Only clients that wait for a job are answered early, once clients are asked to leave, and are told where to
+//! go on: their next request reaches a process that stays.
 //!
-//! What a request may cost is bounded before it is paid for: see [`Limits`]. Whatever is refused is
-//! refused with a [`Problem`], which says what to do.
+//! The cost of a request is limited before it arises: see [`Limits`]. Every refusal is a [`Problem`], which says
+//! what to do.
 //!
-//! The reference for people is `docs/api.md`, the one for programs [`openapi`].
+//! The reference for people is `docs/api.md`, the one for programs is [`openapi`].
 
 mod access;
 mod batch;
@@ -55,35 +55,35 @@ pub use self::{
     problem::Problem,
 };
 
-/// What the API works on.
+/// The parts and settings that the API is made from.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Api {
     /// Where jobs are kept.
     pub engine: Arc<dyn Engine>,
-    /// The queues that somebody works on. A job for another one is refused: it would wait for ever.
+    /// The queues that have workers. A job for any other queue is refused: it would wait forever.
     pub queues: Vec<ApiQueue>,
-    /// The process' drain.
+    /// The process's drain.
     pub drain: Drain,
-    /// What a request may cost.
+    /// Limits on the cost of a request.
     pub limits: Limits,
-    /// Who may ask.
+    /// Access to the API.
     pub access: Access,
 }
 
-/// A queue, as far as the API has to know it.
+/// The settings of a queue that the API needs.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct ApiQueue {
     /// Its name.
     pub name: QueueName,
-    /// Attempts of a job whose submitter does not say. Default 5.
+    /// Maximum number of attempts of a job if its submitter does not say. Default 5.
     pub max_attempts: u32,
-    /// How long a job waits whose failure was told from outside; the same as its workers'.
+    /// The backoff of a job whose failure was reported from outside; the same as its workers'.
     pub backoff: Backoff,
 }
 
-/// What all requests share.
+/// The state that all requests share.
 struct Service {
     engine: Arc<dyn Engine>,
     queues: BTreeMap<QueueName, ApiQueue>,
@@ -95,7 +95,7 @@ struct Service {
     refusals: Refusals,
 }
 
-/// The API as a router.
+/// Returns the API as a router.
 pub fn router(api: Api) -> Router {
     let open = OpenApiRouter::new()
         .routes(routes!(outcome::outcome))
@@ -127,7 +127,7 @@ pub fn router(api: Api) -> Router {
         .with_state(Arc::new(Service::new(api)))
 }
 
-/// What asks for a token, where there are any.
+/// Returns the routes that ask for a token if tokens are set.
 fn guarded() -> OpenApiRouter<Arc<Service>> {
     OpenApiRouter::new()
         .routes(routes!(submit::submit, lists::jobs))
@@ -150,7 +150,7 @@ fn guarded() -> OpenApiRouter<Arc<Service>> {
 // === impl Api ===
 
 impl Api {
-    /// For everybody who reaches it, with the default limits.
+    /// Creates an API that is open to everybody who reaches it, with the default limits.
     pub fn new(engine: Arc<dyn Engine>, queues: Vec<ApiQueue>, drain: Drain) -> Self {
         Self {
             engine,
@@ -165,7 +165,7 @@ impl Api {
 // === impl ApiQueue ===
 
 impl ApiQueue {
-    /// A queue with the defaults.
+    /// Creates a queue with the defaults.
     pub fn new(name: QueueName) -> Self {
         Self {
             name,
@@ -200,7 +200,7 @@ impl Service {
         }
     }
 
-    /// A queue that takes in jobs.
+    /// Returns a queue that accepts jobs, or the problem that it does not.
     fn open_queue(&self, name: &QueueName) -> Result<&ApiQueue, Problem> {
         self.queues.get(name).ok_or_else(|| {
             let known: Vec<&str> = self.queues.keys().map(QueueName::as_str).collect();
@@ -214,7 +214,7 @@ impl Service {
         })
     }
 
-    /// How long a failed job of this queue waits, also where nobody works on it any more.
+    /// Returns the backoff of a queue, or the default if it has no workers any more.
     fn backoff(&self, queue: &QueueName) -> Backoff {
         let queue = self.queues.get(queue);
         queue.map_or_else(Backoff::default, |queue| queue.backoff.clone())

@@ -1,9 +1,9 @@
-//! What a request may cost: bytes, time, and how many at once.
+//! Limits on the cost of a request: bytes, time, and how many at once.
 //!
-//! A body is held in memory until its job is durable. So what all bodies hold together is bounded, and a
-//! request gets its share of it before the first byte is read: by its `Content-Length`, or by what it may
-//! have at the most; and a few kilobytes on top, which it costs beside its body, so that
-//! their number is bounded, too. Who finds no room is told so at once, and costs nothing.
+//! A body is held in memory until its job is durable. So the memory of all bodies together is limited, and a
+//! request reserves its share before the first byte is read: its `Content-Length`, or else the longest body that
+//! it may have. The share includes a few kilobytes for what a request costs beside its body, so that the number
+//! of requests is limited, too. A request for which there is no memory left is refused at once, and costs nothing.
 
 use std::{sync::Arc, time::Duration};
 
@@ -19,31 +19,31 @@ use tokio::{
 use super::{Problem, refusals::Refusal};
 use lameduck_lifecycle::later;
 
-/// Bytes that a request costs beside its body.
+/// Memory that a request costs beside its body, in bytes.
 const BESIDE: usize = 4096;
 
-/// What a request may cost.
+/// Limits on the cost of a request.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Limits {
-    /// Bytes of a payload. Default 1 MiB.
+    /// Maximum size of a payload in bytes. Default 1 MiB.
     pub max_body: usize,
-    /// Jobs in a batch. Default 1,000: one commit of a few milliseconds.
+    /// Maximum number of jobs in a batch. Default 1,000: one commit of a few milliseconds.
     pub max_batch: usize,
-    /// Bytes of a batch. Default 16 MiB.
+    /// Maximum size of a batch in bytes. Default 16 MiB.
     pub max_batch_body: usize,
-    /// Bytes that all bodies under way hold together, each with 4 KiB on top and a batch twice; the
-    /// largest one fits in any case. Default 64 MiB.
+    /// Maximum memory of all bodies in flight, in bytes: each counts with 4 KiB on top, and a batch counts twice.
+    /// The largest allowed body fits in any case. Default 64 MiB.
     pub max_bodies: usize,
-    /// Requests that wait for a job: long polls and event streams. Default 4,000.
+    /// Maximum number of requests that wait for a job: long polls and event streams. Default 4,000.
     pub max_waiting: usize,
     /// How long a body may pause. Default 30 s.
     pub body_pause: Duration,
-    /// How long it may take in all. Default 60 s.
+    /// How long a body may take in all. Default 60 s.
     pub body_time: Duration,
 }
 
-/// Room for the bodies under way.
+/// The memory quota of the bodies in flight.
 #[derive(Debug)]
 pub(super) struct Bodies {
     room: Arc<Semaphore>,
@@ -51,17 +51,17 @@ pub(super) struct Bodies {
     time: Duration,
 }
 
-/// A body, and its share of the room.
+/// A body, and its share of the quota.
 pub(super) struct Held {
     pub(super) bytes: Bytes,
     _room: OwnedSemaphorePermit,
 }
 
-/// How long a body may be, and what says so.
+/// The maximum length of a body, and the setting for it.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Longest {
     pub(super) bytes: usize,
-    /// How often its bytes are held: a batch and its payloads are two.
+    /// How many copies of its bytes are held: two for a batch, whose payloads are copied out of it.
     copies: usize,
     what: &'static str,
     setting: &'static str,
@@ -107,7 +107,7 @@ impl Limits {
 // === impl Longest ===
 
 impl Longest {
-    /// What a body of this length takes of the room.
+    /// Returns how much of the quota a body of this length takes.
     fn share(&self, length: usize) -> usize {
         length.saturating_mul(self.copies).saturating_add(BESIDE)
     }

@@ -14,10 +14,10 @@ use super::{
 };
 use lameduck_jobs::job::{Listing, QueueName, QueueStats, State as JobState};
 
-/// Jobs of a page where nobody says.
+/// Number of jobs on a page if the query does not say.
 const PAGE: usize = 50;
 
-/// Jobs of a page at the most.
+/// Maximum number of jobs on a page.
 const MAX_PAGE: usize = 500;
 
 /// Every queue.
@@ -104,7 +104,7 @@ pub(super) async fn jobs(
     let listing = query.listing(queue)?;
     let page = service.engine.list(&listing).await?;
     if page.jobs.is_empty() && page.unreadable.is_empty() {
-        // No jobs is an answer, no queue is a mistake.
+        // A queue without jobs is a valid answer; a queue that does not exist is an error.
         service.known(&listing.queue).await?;
     }
     let next = page.next.map(|place| {
@@ -149,7 +149,7 @@ impl ListQuery {
 // === impl Service ===
 
 impl Service {
-    /// Every queue, also those that nobody has used.
+    /// Returns the figures of every queue, including those that nobody has used yet.
     async fn all_stats(&self) -> Result<Vec<QueueStats>, Problem> {
         let mut stats = self.engine.queues().await?;
         for queue in self.queues.keys() {
@@ -161,7 +161,7 @@ impl Service {
         Ok(stats)
     }
 
-    /// A queue that somebody works on, or that ever had a job. No other is counted for it.
+    /// Returns the figures of a queue that has workers or ever had a job. Only the jobs of this queue are counted.
     pub(super) async fn stats(&self, queue: &QueueName) -> Result<QueueStats, Problem> {
         match self.engine.queue(queue).await? {
             Some(stats) => Ok(stats),
@@ -170,7 +170,7 @@ impl Service {
         }
     }
 
-    /// The same where no number is asked for.
+    /// Checks the same without asking for figures.
     pub(super) async fn known(&self, queue: &QueueName) -> Result<(), Problem> {
         match self.queues.contains_key(queue) {
             true => Ok(()),

@@ -6,12 +6,12 @@
 //!   the sweep, for missed events ──┘
 //! ```
 //!
-//! A thousand clients that wait ask the database for nothing while nothing happens. What happens comes as an event,
-//! which concerns one job, and that job is read once, together with others, however many clients wait for it. So
-//! what waiting costs depends on what happens and not on how many wait.
+//! A thousand waiting clients cost the database nothing while nothing happens. Each change comes as an event about
+//! one job, and that job is read once, together with others, however many clients wait for it. So the cost of
+//! waiting depends on how much happens and not on how many clients wait.
 //!
-//! Events are hints, and some may be missed. So there is a sweep now and then, a few bytes of each job that is
-//! watched: every ten seconds, or every second as long as other processes are not heard.
+//! Events are hints, and some may be missed. So a sweep reads a few bytes of each watched job: every ten seconds,
+//! or every second while the events of other processes do not arrive.
 
 use std::{
     collections::{HashMap, VecDeque},
@@ -34,28 +34,28 @@ use lameduck_jobs::{
     job::{JobId, State},
 };
 
-/// Between two sweeps, about, while events come from everywhere.
+/// Approximate interval between two sweeps while events arrive from all processes.
 const SWEEP: Duration = Duration::from_secs(10);
 
-/// Between two thoughts of whether a sweep is due, and so between two sweeps while others are not heard.
+/// Interval between two checks whether a sweep is due, and so between two sweeps while other processes are not heard.
 const TICK: Duration = Duration::from_secs(1);
 
-/// Jobs that are looked at in one statement.
+/// Maximum number of jobs that one statement of a sweep looks at.
 const GLANCES: usize = 1_000;
 
-/// Jobs that are read in one transaction. A result has 64 KiB, and may have more.
+/// Maximum number of jobs that are read in one transaction. A result has 64 KiB, and may have more.
 const BATCH: usize = 64;
 
-/// Between two readings, so that what happens meanwhile shares the next one.
+/// Pause between two readings, so that changes in the meantime share the next one.
 const GAP: Duration = Duration::from_millis(5);
 
-/// Knows who watches which job.
+/// The registry of watched jobs and their watchers.
 pub(super) struct Lookout {
     engine: Arc<dyn Engine>,
     watched: Mutex<Watched>,
     room: Arc<Semaphore>,
     begin: Once,
-    /// There are wanted jobs, or events were missed.
+    /// Notified when there are wanted jobs.
     work: Arc<Notify>,
 }
 
@@ -63,21 +63,21 @@ pub(super) struct Lookout {
 struct Watched {
     jobs: HashMap<JobId, Entry>,
     wanted: VecDeque<JobId>,
-    /// Readings that have begun.
+    /// Number of readings that have begun.
     readings: u64,
-    /// Something may have happened that nobody has told.
+    /// Whether there may have been changes without an event.
     missed: bool,
 }
 
-/// A job that somebody watches.
+/// A job that is being watched.
 struct Entry {
     found: watch::Sender<Found>,
-    /// The job as it was found last, for comparison.
+    /// The job as it was last found, for comparison.
     glance: Option<Glance>,
-    /// When a scheduled job becomes pending, of which no event tells.
+    /// When a scheduled job becomes pending; there is no event for that.
     due: Option<Instant>,
     wanted: bool,
-    /// Those who want to know of every change, and not of the end alone.
+    /// Number of watchers that want every change, and not just the end.
     streams: usize,
 }
 
@@ -95,7 +95,7 @@ pub(super) enum For {
     TheEnd,
 }
 
-/// Watches a job, as long as it lives.
+/// A watch on a job, until it is dropped.
 pub(super) struct Watch {
     lookout: Arc<Lookout>,
     job: JobId,
@@ -107,7 +107,7 @@ pub(super) struct Watch {
 // === impl Lookout ===
 
 impl Lookout {
-    /// With room for so many.
+    /// Creates a lookout for at most `room` watches.
     pub(super) fn new(engine: Arc<dyn Engine>, room: usize) -> Arc<Self> {
         Arc::new(Self {
             engine,
@@ -118,14 +118,14 @@ impl Lookout {
         })
     }
 
-    /// Watches a job. What changes after the first [`look`](Watch::look) is not missed.
+    /// Watches a job. No change after the first [`look`](Watch::look) is missed.
     pub(super) fn watch(self: &Arc<Self>, job: JobId, what: For) -> Result<Watch, Problem> {
         let room = self.room.clone().try_acquire_owned().map_err(|_| {
             Problem::overloaded(
                 "too many requests wait for jobs already; ask again, or without waiting (setting 'max-waiting')",
             )
         })?;
-        // Subscribed to before anybody looks, whoever is the first.
+        // The first watch subscribes to the events, before it looks at its job.
         self.begin.call_once(|| {
             tokio::spawn(follow(Arc::downgrade(self), self.engine.events()));
             tokio::spawn(read_for_all(Arc::downgrade(self), self.work.clone()));
@@ -143,7 +143,7 @@ impl Lookout {
         })
     }
 
-    /// Has the job read. Says which reading is the last that began before.
+    /// Has the job read. Returns the number of the last reading that had begun before.
     fn want(&self, job: JobId) -> u64 {
         let mut watched = self.watched();
         watched.want(job);
@@ -168,7 +168,7 @@ impl Lookout {
         }
     }
 
-    /// Looks at all jobs that are watched, and wants those to which something has happened.
+    /// Looks at all watched jobs, and marks those that have changed as wanted.
     async fn sweep(&self) {
         let ids: Vec<JobId> = self.watched().jobs.keys().copied().collect();
         for ids in ids.chunks(GLANCES) {
@@ -188,7 +188,7 @@ impl Lookout {
         }
     }
 
-    /// Reads some of the wanted jobs. Says whether there are more.
+    /// Reads some of the wanted jobs. Returns whether there are more.
     async fn read_some(&self) -> bool {
         let (reading, ids) = self.watched().next_reading();
         if ids.is_empty() {
@@ -238,7 +238,7 @@ async fn follow(lookout: Weak<Lookout>, mut events: broadcast::Receiver<Event>) 
     }
 }
 
-/// Reads what is wanted as it comes, and sweeps when it is time.
+/// Reads wanted jobs as they come, and sweeps when it is time.
 async fn read_for_all(lookout: Weak<Lookout>, work: Arc<Notify>) {
     let mut tick = Instant::now() + jittered(TICK);
     let mut next_sweep = Instant::now() + jittered(SWEEP);
@@ -255,7 +255,7 @@ async fn read_for_all(lookout: Weak<Lookout>, work: Arc<Notify>) {
         if now >= tick {
             tick = now + jittered(TICK);
             let missed = lookout.watched().tick();
-            // Also once when others are heard again: nobody tells what they did meanwhile.
+            // Sweep once more when others are heard again: there were no events for what they did in the meantime.
             let hears = lookout.engine.hears_others();
             let deaf = !hears || !std::mem::replace(&mut heard, hears);
             if missed || deaf || now >= next_sweep {
@@ -271,7 +271,7 @@ async fn read_for_all(lookout: Weak<Lookout>, work: Arc<Notify>) {
     }
 }
 
-/// A quarter more or less, so that the replicas do not all ask at the same moment.
+/// Varies a time by up to a quarter, so that the replicas do not all ask at the same moment.
 fn jittered(time: Duration) -> Duration {
     time.mul_f64(0.75 + fastrand::f64() / 2.0)
 }
@@ -279,7 +279,7 @@ fn jittered(time: Duration) -> Duration {
 // === impl Watched ===
 
 impl Watched {
-    /// Has the job read with the next ones; says whether that is new.
+    /// Marks a job to be read with the next ones. Returns whether it was not marked before.
     fn want(&mut self, job: JobId) -> bool {
         let Some(entry) = self.jobs.get_mut(&job).filter(|entry| !entry.wanted) else {
             return false;
@@ -289,8 +289,8 @@ impl Watched {
         true
     }
 
-    /// Wants the jobs whose time has come, of which there is no event. Says whether a sweep is due because
-    /// something was missed.
+    /// Marks scheduled jobs whose time has come as wanted, because there is no event for that. Returns whether a
+    /// sweep is due because events were missed.
     fn tick(&mut self) -> bool {
         let now = Instant::now();
         let due = |entry: &Entry| entry.streams > 0 && entry.due.is_some_and(|due| due <= now);
@@ -302,7 +302,7 @@ impl Watched {
         std::mem::take(&mut self.missed)
     }
 
-    /// Wants the job if something has happened to it since it was read, or if it is gone.
+    /// Marks a job as wanted if it has changed since it was read, or if it is gone.
     fn compare(&mut self, job: JobId, now: Option<&Glance>) {
         let Some(entry) = self.jobs.get(&job) else {
             return;
@@ -339,7 +339,7 @@ impl Watched {
     }
 }
 
-/// When a scheduled job becomes pending, by the storage's clock: this machine's may tell another time.
+/// Returns when a scheduled job becomes pending, by the storage's clock: this machine's may differ.
 fn due(details: &Details) -> Option<Instant> {
     let Details {
         record, read_at, ..
@@ -372,7 +372,7 @@ impl Entry {
 // === impl Watch ===
 
 impl Watch {
-    /// The job as it stands, read after this was asked for.
+    /// Returns the current job, from a reading that began after this call.
     pub(super) async fn look(&mut self) -> Result<Arc<Details>, Problem> {
         let before = self.lookout.want(self.job);
         let found = self.found.wait_for(|found| found.reading > before).await;
@@ -380,7 +380,7 @@ impl Watch {
         found.map_err(|_| gone(self.job))?.job.clone()
     }
 
-    /// Waits until something may have happened to the job; then the job as it stands.
+    /// Waits until the job may have changed, and returns it.
     pub(super) async fn changed(&mut self) -> Result<Arc<Details>, Problem> {
         let changed = self.found.changed().await;
         changed.map_err(|_| gone(self.job))?;
@@ -395,7 +395,7 @@ impl Drop for Watch {
             return;
         };
         entry.streams -= usize::from(self.what == For::Changes);
-        // This one's own receiver still counts.
+        // Our own receiver is still included in the count.
         if entry.found.receiver_count() <= 1 {
             watched.jobs.remove(&self.job);
         }

@@ -1,4 +1,4 @@
-//! What the API says of itself: made from the handlers that answer, so that the two cannot differ.
+//! The OpenAPI document. It is made from the request handlers, so that the two cannot differ.
 
 use std::sync::{Arc, LazyLock};
 
@@ -22,7 +22,7 @@ use super::{Service, guarded, outcome};
 
 static RENDERED: LazyLock<String> = LazyLock::new(openapi);
 
-/// What does not come from a handler.
+/// The parts of the document that do not come from a handler.
 #[derive(OpenApi)]
 #[openapi(
     info(
@@ -43,7 +43,7 @@ struct Frame;
 
 struct Token;
 
-/// The API as an OpenAPI 3.1 document, in JSON; `docs/openapi.json` is the same.
+/// Returns the API as an OpenAPI 3.1 document in JSON, the same as `docs/openapi.json`.
 pub fn openapi() -> String {
     let (_, mut guarded) = guarded().split_for_parts();
     operations(&mut guarded).for_each(answers_of_the_guarded);
@@ -97,7 +97,7 @@ fn answers_of_all(operation: &mut Operation) {
     refusal(operation, "405", method);
 }
 
-/// An error answer, where the handler does not say more about it.
+/// Adds an error response, unless the handler describes it already.
 fn refusal(operation: &mut Operation, status: &str, description: &str) {
     let problem = Content::new(Some(Ref::from_schema_name("Problem")));
     let answer = ResponseBuilder::new()
@@ -110,7 +110,7 @@ fn refusal(operation: &mut Operation, status: &str, description: &str) {
         .or_insert_with(|| answer.into());
 }
 
-/// The headers by which answers say what to do next.
+/// Adds the response headers that tell a client what to do next.
 fn headers_of_answers(operation: &mut Operation) {
     let waits = operation.operation_id.as_deref() == Some("show_job");
     for (status, answer) in &mut operation.responses.responses {
@@ -154,8 +154,8 @@ fn headers_of_answers(operation: &mut Operation) {
     }
 }
 
-/// Has an operation that needs no token say so by an empty list. Public generators read a list with an empty item, which
-/// means the same, as a need of some kind.
+/// Gives an operation that needs no token an empty list of requirements. A list with an empty item means the same,
+/// but public generators take it for a requirement of some kind.
 fn need_no_token(operation: &mut Operation) {
     let nothing = vec![SecurityRequirement::default()];
     if operation.security.as_ref() == Some(&nothing) {
@@ -163,7 +163,7 @@ fn need_no_token(operation: &mut Operation) {
     }
 }
 
-/// A parameter is given or left out, and never null; made from an `Option`, its schema says otherwise.
+/// Removes null from the schemas of parameters, which are present or absent; the schema of an `Option` allows it.
 fn parameters_are_there_or_not(operation: &mut Operation) {
     for parameter in operation.parameters.iter_mut().flatten() {
         if let RefOr::T(parameter) = parameter {
@@ -194,7 +194,7 @@ fn without_null(schema: RefOr<Schema>) -> RefOr<Schema> {
     }
 }
 
-/// An outcome has the fields of its kind and no others; made from the type, the schema leaves that open.
+/// Closes the schemas of outcomes: each kind has its own fields and no others, which the derived schema leaves open.
 fn close_outcomes(document: &mut Document) {
     let schemas = document.components.as_mut().map(|all| &mut all.schemas);
     let told = schemas.and_then(|all| all.get_mut("Told"));

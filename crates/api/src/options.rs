@@ -1,5 +1,5 @@
-//! What a submitter may say about a job: the same words in the query, in headers, and in the lines of a
-//! batch.
+//! The options that a submitter may give for a job, by the same names in the query, in headers, and in the lines of
+//! a batch.
 //!
 //! | word | query | header | bounds |
 //! | --- | --- | --- | --- |
@@ -9,7 +9,7 @@
 //! | timeout | `timeout=5m` | `Lameduck-Timeout` | 1 ms to 7 days |
 //! | max_attempts | `max_attempts=3` | `Lameduck-Max-Attempts` | 1 to 100 |
 //!
-//! What is misspelt is refused and not ignored: a job that runs without its delay can't be called back.
+//! A misspelt option is refused and not ignored: a job that has run without its delay can't be called back.
 
 use std::time::Duration;
 
@@ -27,10 +27,10 @@ use lameduck_jobs::{
     job::{Priority, When},
 };
 
-/// Begins the headers that say what the query can say as well.
+/// Prefix of the headers for options that can also be given in the query.
 const PREFIX: &str = "lameduck-";
 
-/// The header that makes a repetition harmless.
+/// Header that makes a repeated submission harmless.
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 
 /// The options in words, as the query and the headers have them.
@@ -60,7 +60,7 @@ pub(super) struct Words {
     max_attempts: Option<String>,
 }
 
-/// The options, each where it was given.
+/// The parsed options, each `None` where it was not given.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Options {
     pub(super) delay: Option<Duration>,
@@ -73,7 +73,7 @@ pub(super) struct Options {
 // === impl Options ===
 
 impl Options {
-    /// What query and headers say together.
+    /// Reads the options from the query and the headers of a request.
     pub(super) fn of_request(query: &Words, headers: &HeaderMap) -> Result<Self, Problem> {
         let query = Self::from_words(query)?;
         let headers = Self::from_words(&Words::from_headers(headers)?)?;
@@ -93,7 +93,7 @@ impl Options {
         })
     }
 
-    /// Both; a word that both have must be the same in both.
+    /// Merges two sets of options. An option that is given in both must be the same in both.
     fn and(self, other: Self) -> Result<Self, Problem> {
         fn one<T: PartialEq>(word: &str, a: Option<T>, b: Option<T>) -> Result<Option<T>, Problem> {
             match (a, b) {
@@ -112,7 +112,7 @@ impl Options {
         })
     }
 
-    /// When the job may run, if not at once. How far ahead that is, the storage says: by its clock, and no other.
+    /// Returns when the job may run, if not at once. Only the storage decides how far ahead that is, by its clock.
     pub(super) fn not_before(&self) -> Result<Option<When>, Problem> {
         match (self.delay, self.run_at) {
             (Some(_), Some(_)) => Err(Problem::bad_request(
@@ -152,14 +152,14 @@ impl Words {
     }
 }
 
-/// Whether a header says something about a job.
+/// Whether a header is an option of a job.
 pub(super) fn is_option(header: &HeaderName) -> bool {
     *header == KEY || header.as_str().starts_with(PREFIX)
 }
 
 // === words ===
 
-/// A duration as people write it; a day has 24 hours, as in the settings.
+/// Parses a duration as people write it; a day has 24 hours, as in the settings.
 pub(super) fn parse_duration(word: &str, text: &str) -> Result<Duration, Problem> {
     let days = SpanRelativeTo::days_are_24_hours();
     let parsed = text.parse::<Span>().and_then(|span| span.to_duration(days));
@@ -190,7 +190,7 @@ pub(super) fn parse_timeout(text: &str) -> Result<Duration, Problem> {
     Ok(timeout)
 }
 
-/// How long an outcome may be waited for.
+/// Parses how long the next message about an outcome may take.
 pub(super) fn parse_within(text: &str) -> Result<Duration, Problem> {
     let within = parse_duration("within", text)?;
     if !TIMEOUT.contains(&within) {
@@ -240,7 +240,7 @@ pub(super) fn check_content_type(text: &str) -> Result<String, Problem> {
     Ok(text.to_owned())
 }
 
-/// The one value of a header.
+/// Returns the only value of a header.
 pub(super) fn header_text<'h>(
     headers: &'h HeaderMap,
     name: &HeaderName,
@@ -263,12 +263,12 @@ pub(super) fn header_text<'h>(
     }
 }
 
-/// Refuses a body with a content coding. It would be stored and handed on as if it were what its content type says.
+/// Refuses a body with a content coding: it would be stored and handed on as if it were not encoded.
 pub(super) fn check_coding(headers: &HeaderMap) -> Result<(), Problem> {
     let values = headers.get_all(header::CONTENT_ENCODING).iter();
     let codings = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     let mut codings = codings.map(<[u8]>::trim_ascii);
-    // Neither is a coding (RFC 9110, sections 5.6.1.2 and 8.4.1).
+    // An empty list item or `identity` is no coding (RFC 9110, sections 5.6.1.2 and 8.4.1).
     let is_none = |coding: &[u8]| coding.is_empty() || coding.eq_ignore_ascii_case(b"identity");
     match codings.find(|coding| !is_none(coding)) {
         None => Ok(()),
@@ -294,8 +294,8 @@ pub(super) fn idempotency_key(headers: &HeaderMap) -> Result<Option<String>, Pro
         .transpose()
 }
 
-/// The submitter's trace context. One that is not valid is ignored and refuses nothing (W3C Trace Context,
-/// section 4.3).
+/// Returns the submitter's trace context. An invalid one is ignored and is no reason to refuse the job (W3C Trace
+/// Context, section 4.3).
 pub(super) fn traceparent(headers: &HeaderMap) -> Option<String> {
     let text = headers.get("traceparent")?.to_str().ok()?;
     bounds::is_traceparent(text).then(|| text.to_owned())

@@ -1,4 +1,4 @@
-//! What people ask for: cancel a job, run dead ones again or give them up, pause a queue.
+//! Operator commands: cancel a job, run dead jobs again or give them up, pause a queue.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use super::{
 };
 use lameduck_jobs::job::{Cancelled, JobId, QueueName, Revived, State as JobState};
 
-/// Dead jobs that go back, or are given up, in one commit.
+/// Maximum number of dead jobs that are run again or given up in one commit.
 const PIECE: usize = 500;
 
 /// Where a job stands after what was asked.
@@ -42,7 +42,7 @@ pub(super) struct GivenUp {
     cancelled: u64,
 }
 
-/// What is to become of the dead.
+/// The command for dead jobs.
 #[derive(Clone, Copy)]
 enum Fate {
     Retried,
@@ -192,8 +192,8 @@ impl Standing {
 // === impl Service ===
 
 impl Service {
-    /// In pieces, so that submissions and outcomes come in between; counted, because a job that dies again at
-    /// once would keep it going for ever.
+    /// Retries or cancels all dead jobs in pieces, so that submissions and outcomes get their turn. It stops at the
+    /// number that were dead at first, because jobs that die again at once would keep it going forever.
     async fn all_dead(&self, queue: &QueueName, fate: Fate) -> Result<u64, Problem> {
         let dead = self.stats(queue).await?.dead;
         let mut done = 0;
@@ -216,7 +216,7 @@ impl Service {
         queue: &QueueName,
         paused: bool,
     ) -> Result<Json<QueueView>, Problem> {
-        // Looked for first: pausing a queue that is misspelt would make one of that name.
+        // Check that the queue exists first: pausing a misspelt name would create a queue of that name.
         self.known(queue).await?;
         self.engine.set_paused(queue, paused).await?;
         let stats = self.stats(queue).await?;

@@ -1,12 +1,12 @@
-//! The outcome of a job, told from outside: by whoever works on what a handler has deferred.
+//! The outcome of a deferred job, reported from outside by the program that does the work.
 //!
 //! ```text
 //!   handler ── "deferred" ──▶ job is deferred, its claim lives on
 //!   whoever works ── POST …/outcome, Lameduck-Claim ──▶ working (again and again), then completed or failed
 //! ```
 //!
-//! The claim is the permission: 122 random bits that only the handler of this very run was told. No token is
-//! asked for beside it, because whoever does the work need not be trusted with everybody's jobs.
+//! The claim is the permission: 122 random bits that only the handler of this very run was given. No token is
+//! needed as well, because the program that does the work need not be trusted with everybody's jobs.
 
 use std::sync::Arc;
 
@@ -34,10 +34,10 @@ use lameduck_jobs::{
     job::{Claim, JobId, JobRecord, Outcome, Settled, When},
 };
 
-/// Carries the claim.
+/// Header that carries the claim.
 const CLAIM: HeaderName = HeaderName::from_static("lameduck-claim");
 
-/// Bytes of an error.
+/// Maximum size of an error in bytes.
 const MAX_ERROR: usize = 16 * 1024;
 
 /// How the work went.

@@ -13,13 +13,13 @@ use super::refusals::Refusal;
 use lameduck_jobs::{engine::EngineError, job::Rejected};
 use lameduck_lifecycle::LogThrottle;
 
-/// In seconds. A full queue empties as fast as its workers work.
+/// Seconds to wait when a queue is full. It empties as fast as its workers work.
 const QUEUE_FULL: u32 = 5;
 
-/// In seconds. Somebody else's transaction may end at any moment; it was waited for already.
+/// Seconds to wait for somebody else's transaction. It was waited for already, and may end at any moment.
 const IN_USE: u32 = 2;
 
-/// In seconds. A full disk takes housekeeping, or a person.
+/// Seconds to wait when the disk is full. It takes housekeeping, or a person, to change that.
 const STORAGE_FULL: u32 = 30;
 
 /// An error answer: what is wrong, and what to do.
@@ -54,7 +54,7 @@ pub struct Problem {
 // === impl Problem ===
 
 impl Problem {
-    /// A problem of this kind.
+    /// Creates a problem of this status.
     pub fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         Self {
             r#type: "about:blank",
@@ -69,48 +69,48 @@ impl Problem {
         }
     }
 
-    /// Says after how many seconds to try again.
+    /// Sets after how many seconds to try again.
     pub fn retry_after(mut self, seconds: u32) -> Self {
         self.retry_after = Some(seconds);
         self
     }
 
-    /// Something in the request is not what it should be.
+    /// Creates the problem of a request that is not as it should be.
     pub(super) fn bad_request(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, detail)
     }
 
-    /// There is no such thing.
+    /// Creates the problem of something that does not exist.
     pub(super) fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, detail)
     }
 
-    /// It is in no state for that.
+    /// Creates the problem of something that is in the wrong state for the request.
     pub(super) fn conflict(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::CONFLICT, detail)
     }
 
-    /// There is too much to do at the moment.
+    /// Creates the problem that there is too much to do at the moment.
     pub(super) fn overloaded(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::SERVICE_UNAVAILABLE, detail).retry_after(1)
     }
 
-    /// Asks for a token (RFC 6750, section 3).
+    /// Creates the problem that asks for a token (RFC 6750, section 3).
     pub(super) fn unauthorized(detail: impl Into<String>) -> Self {
         let mut problem = Self::new(StatusCode::UNAUTHORIZED, detail);
         problem.wants_token = true;
         problem
     }
 
-    /// The body is coded, which nothing here can undo. Says what would have been taken (RFC 9110, sections 15.5.16
-    /// and 12.5.3).
+    /// Creates the problem of a body with a content coding, which nothing here can decode. It says what would have
+    /// been accepted (RFC 9110, sections 15.5.16 and 12.5.3).
     pub(super) fn coded(detail: impl Into<String>) -> Self {
         let mut problem = Self::new(StatusCode::UNSUPPORTED_MEDIA_TYPE, detail);
         problem.takes_codings = Some("identity");
         problem
     }
 
-    /// Says which job of a batch it is: the line, or the item, of this number.
+    /// Adds which job of a batch is concerned: the line, or the item, of this number.
     pub(super) fn at(mut self, place: &str, number: usize) -> Self {
         self.detail = format!(
             "in {place} {number}: {}; nothing of the batch was stored",
@@ -120,13 +120,13 @@ impl Problem {
         self
     }
 
-    /// Says why a job was refused.
+    /// Sets the reason for which a job was refused.
     pub(super) fn because(mut self, refusal: Refusal) -> Self {
         self.refusal = Some(refusal);
         self
     }
 
-    /// Why a job was refused.
+    /// Returns the reason for which a job was refused.
     pub(super) fn refusal(&self) -> Refusal {
         self.refusal.unwrap_or_else(|| Refusal::of(self.status()))
     }
@@ -146,7 +146,7 @@ impl Problem {
 
 impl From<EngineError> for Problem {
     fn from(error: EngineError) -> Self {
-        // A stranger can cause these lines as often as requests are taken.
+        // A stranger can cause these log lines with every request.
         static THROTTLE: LogThrottle = LogThrottle::every(Duration::from_secs(10));
         match error {
             EngineError::Locked(why) => return Self::overloaded(why),
@@ -182,7 +182,7 @@ impl From<Rejected> for Problem {
                 Self::new(StatusCode::TOO_MANY_REQUESTS, detail).retry_after(QUEUE_FULL)
             }
             Rejected::OutOfBounds(_) => Self::bad_request(detail),
-            // As of a request whose first copy is still under way (draft-ietf-httpapi-idempotency-key-header, 2.7).
+            // Same as for a request whose first copy is in flight (draft-ietf-httpapi-idempotency-key-header, 2.7).
             Rejected::InUse { .. } => {
                 let mut problem = Self::new(StatusCode::CONFLICT, detail).retry_after(IN_USE);
                 problem.r#type = "urn:lameduck:problem:in-use";

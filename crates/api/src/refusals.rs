@@ -1,7 +1,7 @@
 //! Refusals of jobs: counted by reason, and logged once when they begin and once when they end.
 //!
-//! A queue that is full takes a job in whenever one ends, and refuses the next. So refusals have ended only when a job was
-//! taken in and none was refused for a while.
+//! A full queue accepts a job whenever another one ends, and refuses the next. So refusals have ended only when a job
+//! was accepted and none was refused for a while.
 
 use std::{
     collections::BTreeMap,
@@ -27,9 +27,9 @@ pub(super) enum Refusal {
     StorageFull,
     /// The storage did not answer, or said no; the job may have been stored.
     StorageFailed,
-    /// As many jobs wait in the queue as may.
+    /// The queue holds the maximum number of waiting jobs.
     QueueFull,
-    /// As many bodies are under way as may.
+    /// The bodies in flight hold as much memory as they may.
     TooManyBodies,
     /// The payload or the batch is too large.
     TooLarge,
@@ -54,12 +54,12 @@ pub(super) struct Refusals {
 /// The reason, and the queue where only that one is concerned.
 type Key = (Refusal, Option<QueueName>);
 
-/// Refusals that have begun and not ended.
+/// Refusals that have begun and have not ended.
 struct Ongoing {
     jobs: u64,
     since: Instant,
     last: Instant,
-    /// Whether a job was taken in since the last refusal.
+    /// Whether a job was accepted since the last refusal.
     taken: bool,
 }
 
@@ -108,7 +108,7 @@ impl Refusal {
         }
     }
 
-    /// Whether the operator has to do something about it. The submitter has to about the others.
+    /// Whether it takes the operator to change something. Otherwise the submitter has to.
     fn concerns_the_operator(self) -> bool {
         matches!(
             self,
@@ -129,7 +129,7 @@ impl Refusals {
         }
     }
 
-    /// Counts a job that was refused, or a batch of which nothing was read, and logs the beginning of such refusals.
+    /// Counts a refused job, or a batch of which nothing was read, and logs the beginning of such refusals.
     pub(super) fn refused(&self, queue: &QueueName, problem: &Problem) {
         let refusal = problem.refusal();
         self.counted.with_label_values(&[refusal.as_str()]).inc();
@@ -157,7 +157,7 @@ impl Refusals {
         refusals.taken = false;
     }
 
-    /// Takes note that jobs of this queue were taken in, and logs the end of refusals unless they come back soon.
+    /// Notes that jobs of this queue were accepted, and logs the end of refusals unless they come back soon.
     pub(super) fn taken(&self, queue: &QueueName) {
         let mut ongoing = lock(&self.ongoing);
         for (key, refusals) in ongoing.iter_mut() {

@@ -1,7 +1,7 @@
 //! Schemas of what a request may contain: the patterns and formats of the OpenAPI document.
 //!
-//! Whatever fits a pattern is accepted. The server also reads other ways to write a duration (`90 minutes`, `PT90M`),
-//! for which a pattern would be too long to be of use to anybody.
+//! A value that fits a pattern is accepted. The server also accepts durations in other forms (`90 minutes`, `PT90M`):
+//! a pattern for those would be too long to be of use to anybody.
 
 use utoipa::{
     PartialSchema, ToSchema,
@@ -36,11 +36,11 @@ const TIME: &str = "^(([1-6]d)?([1-9]h|1[0-9]h|2[0-3]h)?([1-9]m|[1-5][0-9]m)?([1
 
 const DURATIONS: [&str; 3] = ["30s", "1h30m", "2d"];
 
-/// As RFC 3339 writes it; of days the 29th and later, which not every month has, are left out.
+/// Pattern of an instant as in RFC 3339, without the days from the 29th on, which not every month has.
 const INSTANT: &str = "^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]\
     (\\.[0-9]{1,9})?(Z|[+-](0[0-9]|1[0-4]):[0-5][0-9])$";
 
-/// A text that is described by a pattern, with examples that fit it.
+/// Implements the schema of a text by a pattern, with examples that fit it.
 macro_rules! described {
     ($name:ident: $length:expr, $pattern:expr, $examples:expr) => {
         impl PartialSchema for $name {
@@ -79,7 +79,7 @@ impl PartialSchema for Binary {
 
 impl ToSchema for Binary {}
 
-/// How long to wait for the next word of an outcome.
+/// Returns the schema of how long to wait for the next message about an outcome.
 pub(super) fn within() -> RefOr<Schema> {
     let mut schema = Time::schema();
     if let RefOr::T(Schema::Object(text)) = &mut schema {

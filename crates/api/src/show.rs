@@ -39,11 +39,11 @@ pub(super) struct ShowQuery {
     wait: Option<String>,
 }
 
-/// Why a long poll was answered.
+/// The reason to answer a long poll.
 enum Waited {
-    /// The job has ended, or the time is over.
+    /// The job has ended, or the time is up.
     Enough(Arc<Details>),
-    /// Clients are asked to leave; whoever comes next waits on.
+    /// Clients are asked to leave; the next process goes on waiting.
     Leave(Arc<Details>, NextTime),
 }
 
@@ -51,7 +51,7 @@ enum Waited {
 #[derive(Clone, Copy)]
 enum NextTime {
     AtOnce,
-    /// It came although clients had been asked to leave: it may well come here again.
+    /// The request came although clients had been asked to leave, so the next one may well come here, too.
     InASecond,
 }
 
@@ -128,7 +128,7 @@ pub(super) async fn result(
         Some(result) => {
             let headers = [
                 (header::CONTENT_TYPE, "application/octet-stream"),
-                // A handler's answer is nobody's page.
+                // A browser must not take a handler's answer for a page.
                 (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
             ];
             Ok((headers, result).into_response())
@@ -158,12 +158,12 @@ pub(super) async fn payload(
     let (content_type, body) = payload.ok_or_else(|| gone(id))?;
     let octets = HeaderValue::from_static("application/octet-stream");
     let headers = [
-        // Of jobs that came by SQL nobody has looked whether it can be a header.
+        // For jobs that came by SQL nobody has checked that the content type can be a header.
         (
             header::CONTENT_TYPE,
             HeaderValue::try_from(content_type).unwrap_or(octets),
         ),
-        // It may say that it is a page with scripts; it is not to be shown as one of ours.
+        // The payload may claim to be a page with scripts; a browser must not show it as one of ours.
         (
             header::CONTENT_DISPOSITION,
             HeaderValue::from_static("attachment"),
@@ -176,7 +176,7 @@ pub(super) async fn payload(
     Ok((headers, body).into_response())
 }
 
-/// There is no such job, or not any more.
+/// Returns the problem that there is no such job, or not any more.
 pub(super) fn gone(id: JobId) -> Problem {
     Problem::not_found(format!("there is no job {id}"))
 }
@@ -188,7 +188,7 @@ impl Service {
         self.engine.job(id).await?.ok_or_else(|| gone(id))
     }
 
-    /// A job with its history, in one reading.
+    /// Reads a job and its history at once.
     async fn details(&self, id: JobId) -> Result<Arc<Details>, Problem> {
         let details = self.engine.details(&[id]).await?.pop();
         let details = details.unwrap_or(Ok(None))?;
@@ -205,7 +205,7 @@ impl Service {
         }
         let mut watch = match self.lookout.watch(id, For::TheEnd) {
             Ok(watch) => watch,
-            // A request that need not wait needs no room either.
+            // A request that need not wait needs no place among those that do.
             Err(no_room) => {
                 let details = self.details(id).await?;
                 let enough = details.record.state.has_ended() || Instant::now() >= until;

@@ -125,7 +125,7 @@ impl Accepted {
 // === impl Service ===
 
 impl Service {
-    /// Stores jobs of a queue in one commit; an answer for each.
+    /// Stores jobs of a queue in one commit, and returns an answer for each.
     pub(super) async fn store(
         &self,
         queue: &QueueName,

@@ -56,8 +56,8 @@ pub(super) struct JobView {
     traceparent: Option<String>,
 }
 
-/// What is kept of the answer of a command or of an endpoint. One of just this length counts as cut, because
-/// nobody has noted how it went on.
+/// Maximum number of bytes that are kept of a command's or an endpoint's answer. An answer of exactly this length
+/// counts as cut, because it is not recorded whether there was more.
 const KEPT: usize = 64 << 10;
 
 /// A job with what came of it.
@@ -169,7 +169,7 @@ impl From<&JobRecord> for JobView {
     }
 }
 
-/// A duration as `timeout=` takes it.
+/// Returns a duration as `timeout=` takes it.
 fn in_words(duration: Duration) -> String {
     let signed = SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX);
     format!("{signed:#}")
@@ -194,11 +194,11 @@ impl From<&Details> for JobDetails {
     }
 }
 
-/// The text that these bytes are, if they are some; and whether they end within a character.
+/// Returns these bytes as text, if they are text; and whether they end within a character.
 fn text(bytes: &[u8]) -> (Option<&str>, bool) {
     match std::str::from_utf8(bytes) {
         Ok(text) => (Some(text), false),
-        // Nothing is wrong but that the rest is missing.
+        // The only fault is that the rest of a character is missing.
         Err(error) if error.error_len().is_none() && error.valid_up_to() > 0 => {
             let whole = &bytes[..error.valid_up_to()];
             (std::str::from_utf8(whole).ok(), true)
@@ -248,7 +248,7 @@ impl From<Unavailable> for BackoffView {
 // === impl QueueView ===
 
 impl QueueView {
-    /// With what this process knows of it.
+    /// Creates the view of a queue, with what this process knows about it.
     pub(super) fn here(stats: QueueStats, drain: &Drain) -> Self {
         let backoff = unavailable(drain, &stats.queue).map(BackoffView::from);
         Self {
