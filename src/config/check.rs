@@ -1,5 +1,5 @@
-//! What settings mean together: what is impossible is an error, what is doubtful is a warning, and each says
-//! which setting, which value, by how much, and what to do.
+//! Checks of the settings in combination. An impossible combination is an error, a doubtful one a warning; each
+//! message says which setting, which value, by how much, and what to do.
 
 mod hooks;
 mod programs;
@@ -21,17 +21,17 @@ use super::{
 
 pub use programs::unstartable;
 
-/// Less than that is no drain.
+/// Shortest grace period that leaves time for a drain.
 const SHORTEST_GRACE: Duration = Duration::from_secs(1);
 
-/// What is found on the way.
+/// The problems that the checks have found so far.
 #[derive(Default)]
 struct Findings {
     errors: Vec<Problem>,
     warnings: Vec<Problem>,
 }
 
-/// The configuration that was given, unless there is an error in it.
+/// Returns the configuration that was given, unless there is an error in it.
 pub fn check(given: &Given) -> Result<Checked, Problems> {
     let mut found = Findings::default();
     let process = &given.settings.process;
@@ -134,7 +134,7 @@ impl Findings {
         Access::Anonymous
     }
 
-    /// A file of secrets has some, and each is what it should be. None is ever shown.
+    /// Checks that a file of secrets holds at least one, and that each is well-formed. Secrets are never shown.
     fn secrets<T>(
         &mut self,
         source: &Source,
@@ -191,7 +191,7 @@ impl Findings {
         }
     }
 
-    /// One queue for all replicas.
+    /// Checks that all replicas share one queue, and that it is named only once.
     fn storage(&mut self, process: &ProcessSettings, values: &ProcessValues) {
         let shared = process.database.is_some() || process.database_file.is_some();
         if values.replicas.get() > 1 && !shared {
@@ -243,7 +243,7 @@ impl Findings {
         }
     }
 
-    /// Whether a drain's steps fit into the grace period.
+    /// Checks that the steps of a drain fit into the grace period.
     fn drain(&mut self, process: &ProcessSettings, values: &ProcessValues) {
         let grace = values.grace.0;
         if grace < SHORTEST_GRACE {
@@ -313,20 +313,20 @@ fn source_of<T>(given: Option<&declare::Given<T>>) -> Source {
     given.map_or(Source::Default, |given| given.source.clone())
 }
 
-/// What a drain of the whole grace period leaves to the end of routing, and to jobs.
+/// Returns how much of the grace period a drain leaves for the end of routing, and for jobs.
 fn budget(values: &ProcessValues) -> (Duration, Duration) {
     let t0 = Instant::now();
     let budget = Budget::new(t0, t0 + values.grace.0, &values.drain());
     (budget.route_end - t0, budget.hard - t0)
 }
 
-/// To a tenth of a second: nobody sets more.
+/// Rounds to a tenth of a second: nobody sets a time more precisely.
 fn rounded(time: Duration) -> Time {
     let tenths = (time.as_secs_f64() * 10.0).round() / 10.0;
     Time(Duration::from_secs_f64(tenths))
 }
 
-/// Nobody else's machine reaches it.
+/// Whether only this machine can reach an address.
 fn is_local(address: &str) -> bool {
     if address.starts_with("unix:") {
         return true;

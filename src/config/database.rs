@@ -17,12 +17,12 @@ pub struct Database {
 // === impl Database ===
 
 impl Database {
-    /// Returns it as given, with the password.
+    /// Returns the connection string as given, with the password.
     pub fn text(&self) -> &str {
         &self.text
     }
 
-    /// Whether it holds a password.
+    /// Whether the connection string holds a password.
     pub fn has_password(&self) -> bool {
         self.has_password
     }

@@ -9,7 +9,7 @@
 //!   }
 //! ```
 //!
-//! What was given is kept with where it was given, so that every message can name the place.
+//! Each value is kept with its source, so that every message can name the place.
 
 use std::fmt;
 
@@ -25,24 +25,24 @@ use super::{
 pub struct Setting {
     /// Its name everywhere: `max-body`.
     pub name: String,
-    /// What stands for its value in the help.
+    /// Placeholder for its value in the help.
     pub value_name: &'static str,
-    /// What it is for.
+    /// Help text: the purpose of the setting.
     pub help: String,
-    /// What holds where nobody gives it.
+    /// The default, if there is one.
     pub default: Option<String>,
 }
 
-/// A value, and where it comes from.
+/// A value, and its source.
 #[derive(Clone, Debug)]
 pub struct Given<T> {
-    /// What was given.
+    /// The value.
     pub value: T,
-    /// Where.
+    /// The place where it was given.
     pub source: Source,
 }
 
-/// Where a value comes from.
+/// The source of a value.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Source {
     /// `--name`.
@@ -51,7 +51,7 @@ pub enum Source {
     Variable(String),
     /// A line in the file.
     File(Place),
-    /// Nobody said so.
+    /// Not given; the default applies.
     Default,
 }
 
@@ -60,29 +60,29 @@ pub enum Source {
 pub struct Entry {
     /// Its name.
     pub name: String,
-    /// `None` where it is not set and has no default.
+    /// Its value, or `None` if it is not set and has no default.
     pub value: Option<String>,
-    /// From where.
+    /// The source of the value.
     pub source: Source,
 }
 
 /// Settings that belong together.
 pub trait Section: Clone + Default {
-    /// As declared.
+    /// Returns the settings as declared.
     fn settings() -> Vec<Setting>;
-    /// Flags, with their variables.
+    /// Returns the flags, with their variables.
     fn args() -> Vec<Arg>;
-    /// What flags and variables gave.
+    /// Reads the values from flags and variables.
     fn from_matches(matches: &ArgMatches) -> Self;
-    /// What a table of the file gives.
+    /// Reads the values from a table of the file.
     fn from_table(table: &mut Table<'_>) -> Self;
-    /// What was given here, else what was given there.
+    /// Merges two sets of values; those of `self` take precedence.
     fn or(self, other: Self) -> Self;
-    /// What is in force.
+    /// Returns the settings in force.
     fn entries(&self) -> Vec<Entry>;
 }
 
-/// Declares a section: the struct of what was given, and the struct of the values in force.
+/// Declares a section: a struct of the given values, and a struct of the values in force.
 macro_rules! settings {
     (
         $(#[$about:meta])*
@@ -162,7 +162,7 @@ macro_rules! settings {
     };
 }
 
-/// What differs between a setting with a default and one without.
+/// The code that differs between settings with a default and settings without one.
 macro_rules! in_force {
     (type $type:ty) => { Option<$type> };
     (type $type:ty = $default:expr) => { $type };
@@ -176,17 +176,17 @@ macro_rules! in_force {
 
 pub(super) use {in_force, settings};
 
-/// `max_body` is the setting `max-body`.
+/// Returns the name of the setting for a field: `max-body` for `max_body`.
 pub fn name_of(field: &str) -> String {
     field.replace('_', "-")
 }
 
-/// The setting `max-body` is the variable `LAMEDUCK_MAX_BODY`.
+/// Returns the variable of a setting: `LAMEDUCK_MAX_BODY` for `max-body`.
 pub fn variable_of(name: &str) -> String {
     format!("LAMEDUCK_{}", name.replace('-', "_").to_uppercase())
 }
 
-/// What flags and variables gave for a setting.
+/// Returns the value of a setting from flags and variables.
 pub fn matched<T: Value>(matches: &ArgMatches, field: &str) -> Option<Given<T>> {
     let name = name_of(field);
     let value = matches.get_one::<T>(&name)?.clone();
@@ -200,7 +200,7 @@ pub fn matched<T: Value>(matches: &ArgMatches, field: &str) -> Option<Given<T>> 
 // === impl Setting ===
 
 impl Setting {
-    /// The help with the default behind it.
+    /// Returns the help text, followed by the default.
     pub fn help(&self) -> String {
         let help = self.help.trim_end_matches('.');
         match &self.default {
@@ -209,12 +209,12 @@ impl Setting {
         }
     }
 
-    /// As a flag with a variable.
+    /// Returns the setting as a flag with a variable.
     pub fn arg<T: Value>(self) -> Arg {
         let arg = Arg::new(self.name.clone())
             .long(self.name.clone())
             .env(variable_of(&self.name))
-            // It may be a URL with a password.
+            // The value may be a URL with a password.
             .hide_env_values(true)
             .value_name(self.value_name)
             .help(self.help())
@@ -225,7 +225,7 @@ impl Setting {
         }
     }
 
-    /// With what is in force.
+    /// Returns the setting with the value in force.
     pub fn entry<T: Value>(self, given: Option<&Given<T>>) -> Entry {
         let (value, source) = match given {
             Some(given) => (Some(given.value.shown()), given.source.clone()),

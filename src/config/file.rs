@@ -1,4 +1,4 @@
-//! The TOML file: tables of settings, every value with its place, every mistake with a suggestion.
+//! The TOML file: tables of settings. Every value keeps its place, and every error comes with a suggestion.
 //!
 //! ```toml
 //! workers = 10                  # settings of the process, and of every queue that does not say otherwise
@@ -27,13 +27,13 @@ use super::{
     value::Value,
 };
 
-/// How alike a word must be to be suggested: a letter or two of a short one.
+/// How similar a known word must be to be suggested: in a short one, a letter or two may differ.
 const ALIKE: f64 = 0.75;
 
-/// What a file says.
+/// The contents of a file.
 #[derive(Clone, Debug, Default)]
 pub struct Document {
-    /// The top level.
+    /// The settings at the top level.
     pub settings: Settings,
     /// The tables `[queues.NAME]`.
     pub queues: Vec<(QueueName, Source, QueueSettings)>,
@@ -46,22 +46,22 @@ pub struct Document {
 pub struct Place {
     /// The file's path.
     pub file: Arc<str>,
-    /// From 1.
+    /// The line, from 1.
     pub line: usize,
-    /// In characters, from 1.
+    /// The column in characters, from 1.
     pub column: usize,
 }
 
 /// A table that is being read.
 pub struct Table<'a> {
-    /// What it is called in messages.
+    /// Its name in messages.
     title: String,
     text: &'a Text<'a>,
     entries: Vec<(&'a str, Range<usize>, &'a Spanned<DeValue<'a>>)>,
     known: Vec<String>,
 }
 
-/// The file's text, and what was found wrong with it.
+/// The file's text, and the problems that were found in it.
 struct Text<'a> {
     file: Arc<str>,
     text: &'a str,
@@ -71,7 +71,7 @@ struct Text<'a> {
 // === impl Document ===
 
 impl Document {
-    /// Reads a file; as much of it as can be understood, and what can't.
+    /// Reads a file. Returns the settings that can be understood, and problems for the others.
     pub fn load(path: &Path) -> Result<(Self, Vec<Problem>), Problems> {
         let shown = shown_path(path);
         let text = std::fs::read_to_string(path).map_err(|error| {
@@ -115,7 +115,7 @@ impl Document {
             .iter()
             .map(|error| (error.span().unwrap_or_default().start, error.message()));
         if let Some((start, message)) = spans.min_by_key(|(start, _)| *start) {
-            // Whatever else was read is anybody's guess: even a key may be a piece of a value, and of a secret.
+            // Nothing else that was read can be trusted: even a key may be a piece of a value, and so of a secret.
             text.problems.borrow_mut().clear();
             text.complain(
                 start..start,
@@ -174,7 +174,7 @@ impl Document {
     }
 }
 
-/// A parser's message, less what it quotes of the file: punctuation may be told, all else may be a secret.
+/// Returns a parser's message without its quotes from the file: they may be secrets, unless they are punctuation.
 fn unquoted(message: &str) -> String {
     let pieces = message.lines().next().unwrap_or_default().split('`');
     let pieces = pieces.enumerate().map(|(index, piece)| match index % 2 {
@@ -200,7 +200,7 @@ impl<'a> Table<'a> {
         }
     }
 
-    /// The value of a setting, if it is there.
+    /// Takes the value of a setting out of the table, if it is there.
     pub fn take<T: Value>(&mut self, name: &str) -> Option<Given<T>> {
         let value = self.child(name)?;
         match T::from_toml(value.get_ref()) {
@@ -225,7 +225,7 @@ impl<'a> Table<'a> {
         Some(self.entries.swap_remove(found).2)
     }
 
-    /// What nobody took is a mistake.
+    /// Reports entries that were not taken: they are unknown settings.
     fn finish(self) {
         for (key, span, _) in self.entries {
             let alike = self

@@ -1,4 +1,4 @@
-//! Addresses to listen on, and what is wrong with a text that is not one.
+//! Addresses to listen on, and messages about texts that are not one.
 
 use super::value::{Form, Value};
 
@@ -6,14 +6,14 @@ use super::value::{Form, Value};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address(String);
 
-/// Says how an address is written.
+/// The part of an error that says how an address is written.
 const HOW: &str = "write HOST:PORT, as in 127.0.0.1:8080 for this machine alone or 0.0.0.0:8080 for all of its addresses, \
                    or unix:PATH";
 
 // === impl Address ===
 
 impl Address {
-    /// An address that is known to be right.
+    /// Creates an address from a text that is known to be valid.
     pub(super) fn of(text: &str) -> Self {
         Self(text.to_owned())
     }
@@ -46,7 +46,7 @@ impl Value for Address {
     }
 }
 
-/// Says what is wrong with an address without repeating it: it may be a secret that was put in the wrong place.
+/// Describes what is wrong with an address without repeating it: it may be a secret in the wrong place.
 fn fault(text: &str) -> Option<&'static str> {
     if let Some(path) = text.strip_prefix("unix:") {
         return path.is_empty().then_some("'unix:' has no path behind it");
@@ -72,7 +72,7 @@ fn fault(text: &str) -> Option<&'static str> {
     match host.strip_prefix('[') {
         Some(host) => {
             let address = host.strip_suffix(']').unwrap_or_default();
-            // An interface may be named behind it, as in fe80::1%eth0.
+            // An interface may follow the address, as in fe80::1%eth0.
             let address = address.split('%').next().unwrap_or_default();
             let is_address = address.parse::<std::net::Ipv6Addr>().is_ok();
             (!is_address).then_some("what stands in brackets is not an IPv6 address")

@@ -10,8 +10,8 @@
 //!                          Config                       typed, and nothing left to doubt
 //! ```
 //!
-//! Every setting has the same name everywhere: `--max-body`, `LAMEDUCK_MAX_BODY`, `max-body = 1024`. What a
-//! queue's own table says holds for that queue, whatever is said for all of them by a flag.
+//! Every setting has the same name everywhere: `--max-body`, `LAMEDUCK_MAX_BODY`, `max-body = 1024`. A queue's
+//! own table takes precedence for that queue, even over a flag, which is for all queues.
 
 use std::path::{Path, PathBuf};
 
@@ -50,117 +50,117 @@ pub use self::{
     value::{Bytes, CommandLine, Share, Target, Time, Value},
 };
 
-/// Where probes and metrics are served unless told otherwise.
+/// Default address of the listener for probes and metrics.
 pub const DEFAULT_ADMIN: &str = "127.0.0.1:9090";
 
-/// The queue where no table names one.
+/// Name of the queue if no table names one.
 const DEFAULT_QUEUE: &str = "default";
 
 /// The configuration in force.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// The queues, each with whoever does its work.
+    /// The queues, each with its handler.
     pub queues: Vec<Queue>,
-    /// The process' settings, as they were declared.
+    /// The process's settings, as they were declared.
     pub process: ProcessValues,
-    /// The drain's part of them.
+    /// The settings of the drain.
     pub drain: DrainSettings,
-    /// Certificate and key that the API speaks TLS with.
+    /// Certificate and key for the API's TLS.
     pub tls: Option<(PathBuf, PathBuf)>,
-    /// Who may use the API.
+    /// Access to the API.
     pub access: Access,
     /// Teardown hooks, in the order of the file.
     pub hooks: Vec<Hook>,
 }
 
-/// A queue and whoever does its work.
+/// A queue and its handler.
 #[derive(Clone, Debug)]
 pub struct Queue {
     /// Its name.
     pub name: QueueName,
-    /// Who does the work.
+    /// The handler that does its work.
     pub handler: Handler,
     /// Its settings, as they were declared.
     pub values: QueueValues,
 }
 
-/// Who does the work of a queue.
+/// The handler of a queue.
 #[derive(Clone, Debug)]
 pub enum Handler {
-    /// A command for each job.
+    /// Runs a command for each job.
     Exec(CommandLine),
-    /// A request for each job.
+    /// Sends a request for each job.
     Http {
-        /// Where to.
+        /// The endpoint.
         url: Target,
-        /// What it is signed with.
+        /// The secrets that requests are signed with.
         secrets: Vec<Secret>,
     },
 }
 
-/// Who may use the API.
+/// Access to the API.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Access {
     /// Everybody who reaches it.
     Anonymous,
-    /// Who has one of the tokens in this file.
+    /// Clients that have one of the tokens in this file.
     Tokens(PathBuf),
 }
 
-/// Something to do at teardown.
+/// A teardown hook.
 #[derive(Clone, Debug)]
 pub struct Hook {
-    /// What the drain report calls it.
+    /// Its name in the drain report.
     pub name: String,
-    /// What to do.
+    /// The task.
     pub task: Task,
     /// How long it may take.
     pub timeout: Time,
 }
 
-/// What a teardown hook does.
+/// The task of a teardown hook.
 #[derive(Clone, Debug)]
 pub enum Task {
     /// Runs a command.
     Run(CommandLine),
     /// Sends a request.
     Request {
-        /// By this method.
+        /// The method.
         method: http::Method,
-        /// To this place.
+        /// The target.
         url: Target,
     },
     /// Removes a file or a folder.
     Remove {
-        /// This one.
+        /// The file or folder to remove.
         path: PathBuf,
-        /// But never what holds this: the queue's data.
+        /// The queue's data: a folder that holds it is never removed.
         never: PathBuf,
     },
 }
 
-/// What was given, from all sources, before it is checked.
+/// The settings that were given, from all sources, before they are checked.
 #[derive(Clone, Debug)]
 pub struct Given {
     settings: Settings,
-    /// With what they inherit from the top level.
+    /// The queues, with what they inherit from the top level.
     queues: Vec<(QueueName, Source, QueueSettings)>,
     hooks: Vec<(Source, HookSettings)>,
 }
 
-/// A configuration, and what is doubtful about it.
+/// A valid configuration, and warnings about it.
 #[derive(Debug)]
 pub struct Checked {
-    /// To be run with.
+    /// The configuration to run with.
     pub config: Config,
-    /// Whoever runs it should know.
+    /// Doubtful settings, which the operator should know about.
     pub warnings: Vec<Problem>,
 }
 
-/// How alike a variable must be to a setting's to be taken for a slip of the pen: a letter in five.
+/// How similar a variable must be to that of a setting to be taken for a typo: one letter in five may differ.
 const ALIKE: f64 = 0.8;
 
-/// Reads all sources and checks what they say together.
+/// Reads all sources and checks the combined settings.
 pub fn load(file: Option<&Path>, flags: Settings) -> Result<Checked, Problems> {
     let (given, mut problems) = Given::gather(file, flags)?;
     match check::check(&given) {
@@ -181,7 +181,7 @@ pub fn load(file: Option<&Path>, flags: Settings) -> Result<Checked, Problems> {
     }
 }
 
-/// Where the queue is, by what `serve` would be given; whether the rest of it makes sense is not asked.
+/// Returns the settings that say where the queue is, read as by `serve`. The other settings are not checked.
 pub fn storage(asked: cli::Storage) -> Result<ProcessValues, Problems> {
     let cli::Storage {
         config,
@@ -207,7 +207,7 @@ fn by_hand<T>(name: &str, value: T) -> declare::Given<T> {
 // === impl Given ===
 
 impl Given {
-    /// Reads all sources; what can't be understood of the file comes beside.
+    /// Reads all sources. Also returns the parts of the file that can't be understood.
     pub fn gather(file: Option<&Path>, flags: Settings) -> Result<(Self, Vec<Problem>), Problems> {
         let (document, problems) = match file {
             Some(file) => Document::load(file)?,
@@ -219,7 +219,7 @@ impl Given {
     fn of(flags: Settings, document: Document) -> Self {
         let mut document = document;
         if flags.queue.exec.is_some() || flags.queue.http.is_some() {
-            // A handler that is named now is there instead of the file's, and not beside it.
+            // A handler given by a flag or a variable replaces the file's; it is not one more.
             let from_file = &mut document.settings.queue;
             (from_file.exec, from_file.http) = (None, None);
         }
@@ -236,21 +236,21 @@ impl Given {
     }
 }
 
-/// A queue's own settings, else those of the top level. Who has a handler inherits none.
+/// Returns a queue's own settings, and those of the top level for the rest. A queue with a handler inherits none.
 fn inherit(own: QueueSettings, top: &QueueSettings) -> QueueSettings {
     let mut top = top.clone();
     if own.exec.is_some() || own.http.is_some() {
         (top.exec, top.http) = (None, None);
     }
     if own.exec.is_some() {
-        // Still those of every queue with an endpoint: an unsigned request would be a surprise.
+        // Queues with an endpoint do inherit the secrets: an unsigned request would be a surprise.
         top.http_secrets = None;
     }
     own.or(top)
 }
 
-/// Variables that are nearly a setting's. Only warned of: the prefix is not ours alone, Kubernetes makes
-/// variables of it for a Service called lameduck.
+/// Warns of variables that are similar to that of a setting. They are no errors, because the prefix is not ours
+/// alone: Kubernetes sets variables with it for a Service called lameduck.
 fn misspelt(variables: impl Iterator<Item = String>) -> Vec<Problem> {
     let settings: Vec<Setting> = [QueueSettings::settings(), ProcessSettings::settings()].concat();
     let known: Vec<String> = settings
@@ -274,8 +274,8 @@ fn misspelt(variables: impl Iterator<Item = String>) -> Vec<Problem> {
         .collect()
 }
 
-/// What libpq reads beside its connection string. Handlers may need them, so that they are no mistake; but where the
-/// password is missing, somebody may believe that it is there.
+/// Warns of variables that libpq would read. They are no errors, because handlers may need them; but if the URL has
+/// no password, somebody may believe that it is taken from there.
 fn unread(process: &ProcessValues, is_set: impl Fn(&str) -> bool) -> Option<Problem> {
     let database = process.database.as_ref()?;
     let unread = ["PGPASSWORD", "PGPASSFILE", "PGSERVICE"];

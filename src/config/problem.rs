@@ -1,26 +1,26 @@
-//! What is wrong with a configuration: as much of it as can be found at once, each with its place and remedy.
+//! Problems of a configuration: as many as can be found at once, each with its place and remedy.
 
 use std::fmt;
 
 use super::declare::Source;
 
-/// One thing that is wrong, or doubtful.
+/// An error in the configuration, or a warning about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Problem {
-    /// Where it is; [`Source::Default`] where nobody wrote it.
+    /// The place of the setting, or [`Source::Default`] if it was not given.
     pub source: Source,
-    /// What, and what to do.
+    /// The problem, and what to do.
     pub text: String,
 }
 
-/// Why there is no configuration.
+/// Error when the configuration is invalid.
 #[derive(Debug)]
 pub struct Problems(pub Vec<Problem>);
 
 // === impl Problem ===
 
 impl Problem {
-    /// With its place.
+    /// Creates a problem at a place.
     pub fn new(source: &Source, text: impl Into<String>) -> Self {
         Self {
             source: source.clone(),

@@ -1,12 +1,12 @@
-//! What is shown of values that may hold a secret.
+//! Masking of values that may hold a secret.
 //!
 //! | value | shown |
 //! | --- | --- |
-//! | a URL | without password, without a user that stands alone, without parameters |
-//! | the path of a file with secrets | the path where it is one; somebody may have given the secret itself |
-//! | a command | its words, as a shell would read them, less what looks like a secret |
+//! | a URL | without its password, without a user that has no password, without parameters |
+//! | the path of a file with secrets | the path, if it looks like one; it may be the secret itself |
+//! | a command | its words, as a shell would read them, without those that look like a secret |
 //!
-//! A value that can't be read is never shown, whatever the setting.
+//! A value that can't be read is never shown, for any setting.
 
 use std::{
     fmt, io,
@@ -17,7 +17,7 @@ use url::Url;
 
 use super::value::{Form, Value};
 
-/// The text that stands for a secret.
+/// The text that is shown instead of a secret.
 pub const MASK: &str = "***";
 
 /// A file that holds secrets.
@@ -27,7 +27,7 @@ pub struct SecretFile(pub PathBuf);
 // === impl SecretFile ===
 
 impl SecretFile {
-    /// Reads the file. The error names it unless its path may be a secret.
+    /// Reads the file. The error names it, unless its path may be the secret itself.
     pub fn read(&self) -> Result<String, String> {
         std::fs::read_to_string(&self.0).map_err(|error| cannot_read(&self.0, &error))
     }
@@ -62,7 +62,7 @@ pub fn cannot_read(path: &Path, error: &io::Error) -> String {
     }
 }
 
-/// Returns a path for messages, masked where it may be the secret itself.
+/// Returns a path for messages, masked if it may be the secret itself.
 pub fn shown_path(path: &Path) -> String {
     match is_a_path(path) {
         true => path.display().to_string(),
@@ -89,7 +89,7 @@ fn is_a_path(path: &Path) -> bool {
 /// Returns a URL with everything masked that may be a secret.
 pub fn masked_url(url: &Url) -> String {
     let mut url = url.clone();
-    // A URL with a host takes both.
+    // These calls can't fail for a URL with a host.
     if url.password().is_some() {
         let _ = url.set_password(Some(MASK));
     } else if !url.username().is_empty() {
@@ -126,7 +126,7 @@ pub fn masked_command(words: &[String]) -> String {
     shell_words::join(masked)
 }
 
-/// Words that programs use for secrets.
+/// Words by which flags and variables for secrets are recognized.
 const SECRETIVE: [&str; 10] = [
     "password",
     "passwd",
@@ -159,7 +159,7 @@ fn masked_word(word: &str) -> String {
         }
         if secret_next && !end.starts_with('-') {
             masked.push_str(MASK);
-            // A scheme such as Bearer stands in front of the secret itself.
+            // A scheme such as Bearer comes before the secret itself.
             secret_next = is_scheme(end);
         } else {
             masked.push_str(&masked_piece(end));
@@ -170,7 +170,7 @@ fn masked_word(word: &str) -> String {
     masked
 }
 
-/// Whether a secret follows: after `--token`, `-u`, `Authorization:`, `Bearer`.
+/// Whether a secret follows this piece, as after `--token`, `-u`, `Authorization:` or `Bearer`.
 fn asks_for_a_secret(piece: &str) -> bool {
     let flag = piece.starts_with('-') && !piece.contains('=') && is_secretive(piece);
     let header = piece
@@ -187,7 +187,7 @@ fn is_scheme(piece: &str) -> bool {
 fn masked_piece(piece: &str) -> String {
     if piece.contains("://") {
         let start = piece.find(|c: char| c.is_ascii_alphanumeric()).unwrap_or(0);
-        // A name may stand in front, as in DATABASE=postgres://….
+        // A name may come before the URL, as in DATABASE=postgres://….
         let start = match piece[..piece.find("://").unwrap_or(0)].rfind('=') {
             Some(equals) => equals + 1,
             None => start,

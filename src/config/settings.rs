@@ -218,9 +218,9 @@ settings! {
 /// Every setting that has a flag.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
-    /// Of queues.
+    /// Settings of queues.
     pub queue: QueueSettings,
-    /// Of the process.
+    /// Settings of the process.
     pub process: ProcessSettings,
 }
 
@@ -232,7 +232,7 @@ fn seconds(seconds: u64) -> Time {
     Time(Duration::from_secs(seconds))
 }
 
-/// A default that is not zero, as everybody sees.
+/// Returns a default that is not zero; it panics for zero.
 fn nonzero<T: TryFrom<NonZeroU64>>(number: u64) -> T
 where
     T::Error: std::fmt::Debug,
@@ -244,7 +244,7 @@ where
 // === impl Settings ===
 
 impl Settings {
-    /// What was given here, else what was given there.
+    /// Merges two sets of settings; those of `self` take precedence.
     pub fn or(self, other: Self) -> Self {
         Self {
             queue: self.queue.or(other.queue),
@@ -286,7 +286,7 @@ impl FromArgMatches for Settings {
 // === impl ProcessValues ===
 
 impl ProcessValues {
-    /// The drain's part of them.
+    /// Returns the settings of the drain.
     pub fn drain(&self) -> DrainSettings {
         let mut drain = DrainSettings::default();
         drain.grace = self.grace.0;
@@ -310,7 +310,7 @@ mod tests {
 
     const PAGE: &str = include_str!("../../docs/configuration.md");
 
-    /// The table of a section, as the page has it.
+    /// Returns the table of a section as it has to be on the page.
     fn table<S: Section>(title: &str) -> String {
         let rows = S::settings().into_iter().map(|setting| {
             let default = setting.default.map(|default| format!("`{default}`"));

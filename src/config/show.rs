@@ -1,4 +1,4 @@
-//! `lameduck config check` and `lameduck config show`: what a configuration says, before anybody runs it.
+//! `lameduck config check` and `lameduck config show`: look at a configuration before it is used.
 
 use std::{io::Write, path::Path, process::ExitCode};
 
@@ -9,10 +9,10 @@ use super::{
     unstartable,
 };
 
-/// As for a wrong command line.
+/// Exit status of an invalid configuration, the same as for a wrong command line.
 const WRONG: u8 = 2;
 
-/// Says what the configuration is, or everything that is wrong with it.
+/// Prints a summary of the configuration, or everything that is wrong with it.
 pub fn check(file: Option<&Path>, flags: Settings) -> ExitCode {
     match load(file, flags) {
         Ok(checked) => {
@@ -29,7 +29,7 @@ pub fn check(file: Option<&Path>, flags: Settings) -> ExitCode {
     }
 }
 
-/// Shows what is in force, and from where.
+/// Prints the settings in force, and their sources.
 pub fn show(file: Option<&Path>, flags: Settings, json: bool) -> ExitCode {
     let given = match Given::gather(file, flags) {
         Ok((given, problems)) if problems.is_empty() => given,
@@ -54,7 +54,7 @@ pub fn show(file: Option<&Path>, flags: Settings, json: bool) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-/// Every table that there would be if all of it stood in the file.
+/// Returns every table that there would be if all settings were in the file.
 fn sections(given: &Given) -> Vec<(String, Vec<Entry>)> {
     let mut sections = vec![("process".to_owned(), given.settings.process.entries())];
     if given.queues.is_empty() {
@@ -118,7 +118,7 @@ fn complain(problems: &Problems) -> ExitCode {
     ExitCode::from(WRONG)
 }
 
-/// Whoever reads it may have read enough: `lameduck config show | head`.
+/// Prints a text. Errors are ignored: the reader may have closed the pipe, as in `lameduck config show | head`.
 fn print(text: &str) {
     let _ = writeln!(std::io::stdout().lock(), "{text}");
 }

@@ -1,4 +1,4 @@
-//! What a setting's value may be: how it is written in a flag, a variable or a TOML file, and how it is shown.
+//! The types of settings: how a value is written in a flag, a variable or a TOML file, and how it is shown.
 //!
 //! | type | written | in TOML also |
 //! | --- | --- | --- |
@@ -8,8 +8,8 @@
 //! | [`CommandLine`] | `python3 resize.py` | an array of a program and its arguments |
 //! | [`Target`] | `http://resize:8000/jobs` | |
 //!
-//! An error says what is wrong and how it is written, and never repeats what was given: it may be a secret that was put
-//! in the wrong place.
+//! An error says what is wrong and how to write the value, and never repeats what was given: it may be a secret in
+//! the wrong place.
 
 use std::{
     fmt,
@@ -27,16 +27,16 @@ use super::secret::{masked_command, masked_url};
 
 /// The value of a setting.
 pub trait Value: Clone + Send + Sync + 'static {
-    /// How it is written in TOML.
+    /// The form of the value in TOML.
     const FORM: Form;
 
-    /// As in a flag or a variable; the error says how to write it, and not what was given.
+    /// Reads a value from a flag or a variable. The error says how to write it, and not what was given.
     fn from_text(text: &str) -> Result<Self, String>;
 
-    /// As `from_text` would take it, with secrets masked.
+    /// Returns the value as `from_text` would read it, with secrets masked.
     fn shown(&self) -> String;
 
-    /// As in a TOML file.
+    /// Reads a value from a TOML file.
     fn from_toml(value: &DeValue<'_>) -> Result<Self, String> {
         let text = match (Self::FORM, value) {
             (Form::Text | Form::Size | Form::Command, DeValue::String(text)) => text.to_string(),
@@ -61,20 +61,20 @@ pub trait Value: Clone + Send + Sync + 'static {
     }
 }
 
-/// How a value is written in TOML.
+/// The form of a value in TOML.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// In quotes.
+    /// A string in quotes.
     Text,
-    /// Without.
+    /// A number without quotes.
     Number,
-    /// From 0 to 1.
+    /// A number from 0 to 1, without quotes.
     Share,
-    /// A number of bytes, or in quotes with a unit.
+    /// A number of bytes, or a size in quotes with a unit.
     Size,
     /// `true` or `false`; as a flag it needs no value.
     Switch,
-    /// In quotes, or an array of words.
+    /// A command line in quotes, or an array of words.
     Command,
 }
 
@@ -86,7 +86,7 @@ pub struct CommandLine(pub Vec<String>);
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Time(pub Duration);
 
-/// A number of bytes, with a unit if one likes.
+/// A number of bytes, optionally with a unit.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Bytes(pub u64);
 
@@ -102,7 +102,7 @@ pub struct Target(pub Url);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Method(pub http::Method);
 
-/// The longest duration that can be set: whatever is added to it stays an instant.
+/// Longest duration that can be set: it can be added to an instant without overflow.
 const LONGEST: Duration = Duration::from_secs(36_500 * 24 * 3_600);
 
 // === impl Form ===
@@ -130,7 +130,7 @@ impl TryFrom<Vec<String>> for CommandLine {
         if program.is_empty() {
             return Err("the command is empty; give a program and its arguments".into());
         }
-        // The program's name is in many messages. What is certainly not one may be a secret.
+        // The program's name appears in many messages. A word that can't be one may be a secret.
         if program.contains("://") {
             return Err("it begins with a URL, and a program is wanted here".into());
         }
@@ -219,7 +219,7 @@ impl FromStr for Time {
     }
 }
 
-/// Numbers that are too large for a span are no different from a spelling mistake to jiff.
+/// Whether a text is a duration apart from its size: jiff does not tell numbers that are too large from misspellings.
 fn is_a_span_but_for_its_size(text: &str) -> bool {
     let mut short = String::new();
     let mut digits = 0;
@@ -269,7 +269,7 @@ impl Value for Time {
 // === impl Bytes ===
 
 impl Bytes {
-    /// In the largest unit that leaves a number of three digits or so, for people.
+    /// Returns the size in the largest unit that fits, for people.
     pub fn rounded(self) -> String {
         let fits = |(_, size): &&(&str, u64)| self.0 >= *size;
         match Self::UNITS[..4].iter().find(fits) {
@@ -526,7 +526,7 @@ impl Value for bool {
     }
 }
 
-/// Numbers, each with the least that it may be.
+/// Implements [`Value`] for types of numbers, each with its minimum.
 macro_rules! numbers {
     ($($type:ty: $least:literal),+ $(,)?) => {$(
         impl Value for $type {

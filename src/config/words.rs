@@ -2,7 +2,7 @@
 
 use super::{Document, HookSettings, ProcessSettings, QueueSettings, Section};
 
-/// Lines of a file, and what has to be said about each.
+/// Lines of a file, and the message that each must lead to.
 const SAID: [(&str, &str); 47] = [
     (
         "grace = ''",
@@ -173,7 +173,7 @@ const SAID: [(&str, &str); 47] = [
     ),
 ];
 
-/// Words of libraries, which mean nothing to an operator.
+/// Terms from libraries that mean nothing to an operator.
 const OF_A_LIBRARY: [&str; 7] = [
     "non-zero type",
     "builder error",

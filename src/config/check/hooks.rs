@@ -104,9 +104,9 @@ impl Findings {
     }
 }
 
-/// A slip of the pen must not cost a file system, or the queue.
+/// Checks that a path may be removed: a typo must not cost a file system, or the queue.
 fn may_be_removed(path: &Path, data: &Path) -> Result<(), &'static str> {
-    // As it is called, and as it is where links lead; what is not there yet has no other name.
+    // Paths are compared as they are written, and with links resolved. A path that does not exist has no links.
     let absolute = |path: &Path| std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
     let resolved = |path: &Path| path.canonicalize().unwrap_or_else(|_| absolute(path));
     if path.components().any(|part| part == Component::ParentDir) {

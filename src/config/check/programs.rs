@@ -1,6 +1,6 @@
-//! Commands that can't be started on this machine, as far as their files tell.
+//! Commands that can't be started on this machine, as far as their files show.
 //!
-//! It is not an error of the configuration: that is also checked where the programs are not, and a program may come later.
+//! They are no errors: configurations are also checked where the programs are missing, and a program may come later.
 
 use std::fmt;
 
@@ -11,9 +11,9 @@ use super::super::{CommandLine, Config, Handler, Task};
 /// A command that can't be started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unstartable {
-    /// Whose command it is.
+    /// The queue or the hook that the command belongs to.
     of: Owner,
-    /// What is lacking, and what to do.
+    /// The reason, and what to do.
     why: String,
 }
 

@@ -1,4 +1,4 @@
-//! Queues: each has exactly one handler, and time for its jobs.
+//! Checks of queues: each has exactly one handler, and enough time for its jobs.
 
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use super::{
     Findings, budget, rounded, source_of,
 };
 
-/// As submitters may ask for (docs/api.md).
+/// The same limits as for submitters (docs/api.md).
 const LONGEST_TIMEOUT: Duration = Duration::from_secs(7 * 24 * 3_600);
 const MOST_ATTEMPTS: u32 = 100;
 
@@ -36,7 +36,7 @@ impl Findings {
             .collect()
     }
 
-    /// What was said for all queues by a flag, and no queue heeds.
+    /// Warns of flags and variables for all queues that every queue overrides.
     fn overridden(&mut self, given: &Given) {
         for entry in Section::entries(&given.settings.queue) {
             let by_hand = matches!(entry.source, Source::Flag(_) | Source::Variable(_));
@@ -135,7 +135,7 @@ impl Findings {
         })
     }
 
-    /// Only where somebody chose it: the default is a bound for runs that hang.
+    /// Checks the timeout if it was given: the default is only a bound for runs that hang.
     fn timeout(&mut self, name: &QueueName, queue: &QueueSettings, process: &ProcessValues) {
         let Some(timeout) = &queue.timeout else {
             return;

@@ -1,4 +1,4 @@
-//! Configurations that are impossible or doubtful, and what is said of each.
+//! Tests of impossible and doubtful configurations, and of the messages about them.
 
 use std::time::Duration;
 
