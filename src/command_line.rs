@@ -1,6 +1,6 @@
-//! The command line and the environment, read as people mean them.
+//! Parsing of the command line and the environment.
 //!
-//! Errors do not repeat the value that was given by a flag or a variable: it may be a password, perhaps in the wrong place.
+//! Errors do not repeat the value of a flag or a variable: it may be a password, perhaps in the wrong place.
 
 use std::ffi::OsString;
 
@@ -11,7 +11,7 @@ use clap::{
 
 use crate::cli::Cli;
 
-/// Reads them; where they are wrong, says so and ends the process with exit status 2.
+/// Parses the command line. If it is wrong, prints the error and ends the process with exit status 2.
 pub fn parse() -> Cli {
     let command = heedless_of_the_empty(Cli::command(), &|name| std::env::var_os(name));
     let words: Vec<OsString> = std::env::args_os().collect();
@@ -22,21 +22,21 @@ pub fn parse() -> Cli {
             let status = error.exit_code();
             match told(error, |flag| of_a_variable(flag, &words)) {
                 Ok(fault) => eprintln!("error: {fault}\n\nFor more information, try '--help'."),
-                // Help and version, or what names nothing that was given. It can't be told where standard error is gone.
+                // Help, the version, or an error that repeats no value. If standard error is closed, it is lost.
                 Err(error) => drop(error.print()),
             }
             std::process::exit(status)
         })
 }
 
-/// Describes an error without the value that was given. An error without one is given back, to be printed as clap does.
-/// `variable` names the variable that a flag's value comes from, if any.
+/// Describes an error without the value that was given. An error without one is returned as it is, for clap to print.
+/// `variable` returns the variable that a flag's value comes from, if any.
 pub fn told(mut error: Error, variable: impl Fn(&str) -> Option<String>) -> Result<String, Error> {
     let arg = match error.get(ContextKind::InvalidArg) {
         Some(ContextValue::String(arg)) => arg.clone(),
         _ => String::new(),
     };
-    // As in `--workers <N>`, `[FILE]` or `--final-scrape[=<BOOL>]`.
+    // The argument looks like `--workers <N>`, `[FILE]` or `--final-scrape[=<BOOL>]`.
     let name = arg.split([' ', '=', '[']).next().unwrap_or_default();
     let name = match name {
         "" => arg.trim_matches(['[', ']', '<', '>']),
@@ -71,7 +71,7 @@ pub fn told(mut error: Error, variable: impl Fn(&str) -> Option<String>) -> Resu
                 .to_owned(),
         ),
         (ErrorKind::UnknownArgument, _) => {
-            // A secret may begin with a dash. Only what looks like the name of a flag is shown.
+            // A secret may begin with a dash, so only a word that looks like the name of a flag is shown.
             let known_form = name.starts_with("--")
                 && name.len() < 40
                 && name[2..].bytes().all(|b| b.is_ascii_lowercase() || b == b'-' || b == b'_');
@@ -94,12 +94,12 @@ pub fn told(mut error: Error, variable: impl Fn(&str) -> Option<String>) -> Resu
     }
 }
 
-/// Names the flag or the variable whose value is not UTF-8.
+/// Returns the flag or the variable whose value is not UTF-8.
 fn not_unicode() -> Option<String> {
     let words: Vec<OsString> = std::env::args_os().skip(1).collect();
     let flag = words.iter().enumerate().find_map(|(at, word)| {
         word.to_str().is_none().then(|| {
-            // As in `--flag=value`, or `--flag value`.
+            // The flag is in the same word (`--flag=value`), or in the one before (`--flag value`).
             let own = word.to_string_lossy().into_owned();
             let before = at
                 .checked_sub(1)
@@ -122,7 +122,7 @@ fn not_unicode() -> Option<String> {
     flag.flatten().or_else(variable)
 }
 
-/// A variable that is empty is one that is not set: manifests have them from optional Secrets and ConfigMaps.
+/// Ignores empty variables: manifests set them from optional Secrets and ConfigMaps.
 fn heedless_of_the_empty(
     command: Command,
     variable: &impl Fn(&str) -> Option<OsString>,
@@ -140,7 +140,7 @@ fn heedless_of_the_empty(
         .mut_subcommands(|command| heedless_of_the_empty(command, variable))
 }
 
-/// The variable that a value comes from which nobody wrote on the command line.
+/// Returns the variable that the value of a flag comes from, unless the flag is on the command line.
 fn of_a_variable(flag: &str, words: &[OsString]) -> Option<String> {
     let given = |word: &OsString| {
         let word = word.to_string_lossy();
@@ -260,7 +260,7 @@ mod tests {
         }
     }
 
-    /// Whatever the tests' environment has.
+    /// Removes the variables, so that the environment of the tests does not matter.
     fn without_variables(command: Command) -> Command {
         command
             .mut_args(|arg| arg.env(None::<&str>))

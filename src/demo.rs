@@ -1,4 +1,4 @@
-//! `lameduck demo`: a handler to try things with, which needs nothing but this binary.
+//! `lameduck demo`: a handler to try things out with, which needs nothing but this binary.
 
 use std::{
     io::{Read, Write},
@@ -6,10 +6,10 @@ use std::{
     time::Duration,
 };
 
-/// Bytes of the payload that it looks at.
+/// Maximum number of bytes that are read of the payload.
 const LIMIT: u64 = 64 * 1024;
 
-/// Reads the payload, works for a while, answers.
+/// Reads the payload, sleeps for a while, and answers.
 pub fn run(duration: Duration) -> ExitCode {
     let mut payload = String::new();
     let read = std::io::stdin().take(LIMIT).read_to_string(&mut payload);

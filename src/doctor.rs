@@ -1,4 +1,4 @@
-//! `lameduck doctor`: asks, prints, and says by its exit status how bad it is.
+//! `lameduck doctor`: examines a workload, prints the findings, and tells by its exit status how bad they are.
 
 use std::{io::Write, process::ExitCode, time::Duration};
 
@@ -18,7 +18,7 @@ use crate::{
     runtime,
 };
 
-/// The end of the help.
+/// Last section of the help text.
 pub const EXIT_STATUSES: &str = "\
 Exit status:
   0  nothing worse than ok and unknown
@@ -28,11 +28,11 @@ Exit status:
 
 const COULD_NOT_LOOK: u8 = 3;
 
-/// How long the service in this pod may take for its own figures, and how many bytes of them are read.
+/// Time limit for the metrics of the service in this pod, and maximum number of bytes that are read of them.
 const SCRAPE: Duration = Duration::from_secs(2);
 const LARGEST_SCRAPE: u64 = 4 << 20;
 
-/// Asks and prints.
+/// Runs the examination and prints the result.
 pub fn run(asked: Doctor) -> ExitCode {
     let runtime = match runtime::of_one_thread() {
         Ok(runtime) => runtime,
@@ -52,7 +52,7 @@ pub fn run(asked: Doctor) -> ExitCode {
         reader: read,
     };
     let examined = runtime.block_on(doctor::examine(question));
-    // A command that makes credentials may still be waited for on a thread.
+    // A thread may still be waiting for a command that makes credentials.
     runtime.shutdown_background();
     match examined {
         Ok(diagnosis) => show(&diagnosis, asked.json),
@@ -60,7 +60,7 @@ pub fn run(asked: Doctor) -> ExitCode {
     }
 }
 
-/// What the service in this pod says of itself; `None` where it does not, or has run no job yet.
+/// Returns the longest run that the service in this pod reports; `None` if it does not answer or has run no job yet.
 async fn longest_run() -> Option<Duration> {
     let admin = std::env::var("LAMEDUCK_ADMIN").unwrap_or_else(|_| DEFAULT_ADMIN.to_owned());
     let port = admin.rsplit(':').next()?;
@@ -79,7 +79,7 @@ async fn longest_run() -> Option<Duration> {
     timeout(SCRAPE, scrape).await.ok().flatten()
 }
 
-/// The longest of all pools, in Prometheus' text format.
+/// Returns the longest run of all pools from metrics in Prometheus's text format.
 fn longest_in(metrics: &str) -> Option<Duration> {
     let runs = metrics.lines().filter_map(|line| {
         let rest = line.strip_prefix(LONGEST_RUN)?.strip_prefix('{')?;
@@ -112,23 +112,23 @@ fn could_not_look(json: bool, error: &str) -> ExitCode {
     ExitCode::from(COULD_NOT_LOOK)
 }
 
-/// Whoever reads it may have read enough: `lameduck doctor | head`.
+/// Prints a text. Errors are ignored: the reader may have closed the pipe, as in `lameduck doctor | head`.
 fn print(text: &str) {
     let _ = writeln!(std::io::stdout().lock(), "{text}");
 }
 
-/// Reads settings as `lameduck serve` does, but from what a container was told and not from this process.
+/// Reads settings as `lameduck serve` does, but from the arguments and variables of a container.
 fn read(told: &Invocation) -> Result<Program, String> {
     let command = Serve::augment_args(clap::Command::new("serve"))
         .no_binary_name(true)
         .args_override_self(true);
-    // Variables as flags in front, so that the container's own flags win.
+    // Variables become flags before the container's own flags, so that the latter win.
     let by_variable = command.get_arguments().filter_map(|arg| {
         let value = told.env.get(arg.get_env()?.to_str()?)?;
         Some(format!("--{}={value}", arg.get_long()?))
     });
     let words: Vec<String> = by_variable.chain(told.args.iter().cloned()).collect();
-    // Our own environment says nothing about theirs.
+    // Our own environment has nothing to do with the container's.
     let command = command.mut_args(|arg| arg.env(None::<&str>));
     let matches = command.try_get_matches_from(words);
     let serve = matches.and_then(|matches| Serve::from_arg_matches(&matches));

@@ -25,11 +25,11 @@ use crate::{
     runtime, storage,
 };
 
-/// How long a service may take to answer, and the most of an answer that is read.
+/// How long a service may take to answer, and the maximum size of an answer in bytes.
 const PATIENCE: Duration = Duration::from_secs(10);
 const LARGEST_ANSWER: usize = 64 << 20;
 
-/// What a cell says where there is nothing to say.
+/// Text of a cell without a value.
 const NOTHING: &str = "-";
 
 const HEADER: [&str; 12] = [
@@ -47,7 +47,7 @@ const HEADER: [&str; 12] = [
     "CUT",
 ];
 
-/// From this column on there are numbers.
+/// Index of the first column with numbers; all columns after it have numbers, too.
 const NUMBERS: usize = 7;
 
 /// Reads the ledger and prints it.
@@ -71,7 +71,7 @@ pub fn run(asked: cli::Drains) -> ExitCode {
         .map_err(io::Error::from)
         .and_then(|text| io::stdout().write_all(text.as_bytes()));
     match printed {
-        // Whoever has seen enough closes the pipe.
+        // A reader that has seen enough closes the pipe, which is no error.
         Ok(()) => ExitCode::SUCCESS,
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Err(_) => ExitCode::FAILURE,
@@ -102,7 +102,7 @@ fn read_from(url: &Target, tokens: Option<&SecretFile>, limit: usize) -> anyhow:
         .with_context(|| format!("cannot read the drain ledger from {shown} (--url)"))
 }
 
-/// As the API reads the file.
+/// Returns the first token of a file, read as the API reads it.
 fn first_token(file: &SecretFile) -> anyhow::Result<String> {
     let shown = file.shown();
     let text = file
@@ -195,7 +195,7 @@ fn row(drain: &DrainView, zone: &TimeZone) -> [String; HEADER.len()] {
         number.map_or_else(|| NOTHING.to_owned(), |number| number.to_string())
     };
     let place = |path: &str| drain.report.as_ref()?.pointer(path)?.as_str();
-    // Who was killed, or lives, has left no report; with PostgreSQL there is the host's name.
+    // A process that was killed, or still lives, has no report; with PostgreSQL its row has the host's name.
     let pod = place("/pod").or(drain.host.as_deref());
     let living = match drain.began_at {
         None => "serving",

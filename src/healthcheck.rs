@@ -1,4 +1,4 @@
-//! `lameduck healthcheck`: asks a probe of a running process, for `exec` probes and images without curl.
+//! `lameduck healthcheck`: queries a probe of a running process, for `exec` probes and images without curl.
 
 use std::{
     fmt, io,
@@ -24,10 +24,10 @@ use crate::{
     runtime,
 };
 
-/// Of an answer, for people.
+/// Maximum size of an answer in bytes.
 const SAID: usize = 16 << 10;
 
-/// Exits with 0 where the probe succeeds; otherwise says why, which the kubelet shows in its Events.
+/// Returns exit status 0 if the probe succeeds; otherwise prints the reason, which the kubelet shows in its Events.
 pub fn run(asked: &Healthcheck) -> ExitCode {
     let answer = runtime::of_one_thread().and_then(|runtime| runtime.block_on(ask(asked)));
     match answer {
@@ -82,8 +82,8 @@ where
     Ok((status, String::from_utf8_lossy(&body).into_owned()))
 }
 
-/// Where to knock: an address that stands for all of the machine's is nobody's to connect to. `[::]` accepts IPv4 as
-/// well, and IPv4 is all there is where the kernel has no IPv6.
+/// Returns the address to connect to: the loopback if the listener is bound to all addresses. `[::]` accepts IPv4 as
+/// well, and without IPv6 in the kernel there is only IPv4.
 fn reachable(admin: &str) -> String {
     match admin.parse::<SocketAddr>() {
         Ok(address) if address.ip().is_unspecified() => {

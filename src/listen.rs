@@ -1,4 +1,4 @@
-//! The addresses that the program listens on, and advice about those that are refused.
+//! The addresses that the program listens on, and advice if one is refused.
 
 use std::{io, path::PathBuf};
 
@@ -11,7 +11,7 @@ use lameduck::{
 
 use crate::config::ProcessValues;
 
-/// The port on which Prometheus itself listens.
+/// Port that Prometheus itself listens on.
 const OF_PROMETHEUS: &str = ":9090";
 
 /// Both listeners, bound.
@@ -21,7 +21,7 @@ pub struct Listeners {
     admin: Listener,
 }
 
-/// The reason why there is no listener.
+/// Error when an address can't be listened on.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// The operating system refuses the address.
@@ -31,7 +31,7 @@ pub enum ListenError {
         setting: &'static str,
         /// Its value.
         address: String,
-        /// What the operating system said.
+        /// The operating system's error.
         error: io::Error,
     },
     /// The certificate or its key can't be read.
@@ -59,7 +59,7 @@ impl Listeners {
         Ok(Self { api, admin })
     }
 
-    /// Serves probes and metrics on one, and the API on the other.
+    /// Serves probes and metrics on one listener, and the API on the other.
     pub fn serve(self, lifecycle: Lifecycle, api: &Gate) -> Lifecycle {
         lifecycle
             .admin(self.admin)

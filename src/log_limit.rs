@@ -1,9 +1,9 @@
-//! A bound for the lines of the libraries underneath: `h2`, `rustls` and others say something about what a peer
-//! sends, and so a stranger could fill the log, and the disk behind it, as fast as the network takes it.
+//! A limit on the log lines of libraries: `h2`, `rustls` and others log what a peer sends, and so a stranger could
+//! fill the log, and the disk behind it, as fast as the network allows.
 //!
-//! Each place in a library's code that has something to say gets so many lines a minute. What was left out is counted,
-//! and told with the first line of a later minute. Lines of our own are not touched: what is worth
-//! saying, and how often, is decided where it is said. Nor is what an operator asks for with `LAMEDUCK_LOG=h2=debug`.
+//! Each place in a library's code may log a fixed number of lines a minute. The lines that are left out are counted,
+//! and their number is logged with the first line of a later minute. Our own lines are not limited here: the code
+//! that logs them decides how often. Nor are lines that an operator asks for, as with `LAMEDUCK_LOG=h2=debug`.
 
 use std::{
     collections::HashMap,
@@ -14,20 +14,20 @@ use std::{
 use tracing::{Event, Level, Metadata, Subscriber, callsite::Identifier};
 use tracing_subscriber::layer::{Context, Layer};
 
-/// Lines of one place that are let through in one [`WINDOW`].
+/// Number of lines that one place may log in one [`WINDOW`].
 const LINES: u32 = 10;
 const WINDOW: Duration = Duration::from_secs(60);
 
-/// The beginning of the names of our own crates.
+/// Prefix of the names of our own crates.
 const OWN: &str = "lameduck";
 
-/// Holds back what libraries say too often.
+/// A layer that drops lines that libraries log too often.
 #[derive(Debug, Default)]
 pub struct LogLimit {
     places: Mutex<HashMap<Identifier, Place>>,
 }
 
-/// A place in a library's code that says something.
+/// A place in a library's code that logs something.
 #[derive(Debug)]
 struct Place {
     since: Instant,
@@ -35,10 +35,10 @@ struct Place {
     left_out: u64,
 }
 
-/// What becomes of a line.
+/// The decision about a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Verdict {
-    /// It is written, after so many that were not.
+    /// It is written, after `left_out` lines that were not.
     Written {
         left_out: u64,
     },

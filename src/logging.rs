@@ -1,5 +1,5 @@
-//! Logs: for people on a terminal, JSON lines everywhere else; written by a thread of their own ([`terminal`]).
-//! `LAMEDUCK_LOG` filters as `RUST_LOG` does, and a [`LogLimit`] bounds what libraries say.
+//! Logs: readable text on a terminal, JSON lines everywhere else, written by a thread of their own ([`terminal`]).
+//! `LAMEDUCK_LOG` is a filter as `RUST_LOG` is, and a [`LogLimit`] limits the lines of libraries.
 
 use std::{io::Write, sync::Arc};
 
@@ -23,7 +23,7 @@ pub fn install() {
     let filter = filter.unwrap_or_else(|| EnvFilter::new("info"));
     let logs = tracing_subscriber::fmt()
         .with_env_filter(filter)
-        // It would say so on stderr, by a macro that panics where that is what failed.
+        // It would print them by a macro that panics if standard error is what has failed.
         .log_internal_errors(false)
         .with_writer(|| Stderr);
     if terminal::install() {
@@ -51,6 +51,6 @@ pub async fn report(report: Arc<DrainReport>) -> Result<(), std::io::Error> {
     if let (Some(line), serde_json::Value::Object(fields)) = (line.as_object_mut(), fields) {
         line.extend(fields);
     }
-    // In one piece, so that nothing comes in between.
+    // The line is written in one piece, so that nothing comes in between.
     Stderr.write_all(format!("{line}\n").as_bytes())
 }

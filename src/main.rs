@@ -28,11 +28,11 @@ use crate::{
     config::Checked,
 };
 
-/// As clap does for a wrong command line.
+/// Exit status of an invalid configuration, the same as clap's for a wrong command line.
 const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    // First thing: a SIGTERM before this finds nobody. The other commands end by it, as programs do.
+    // This comes first, because a SIGTERM before it is not handled. The other commands end by it, as programs do.
     let serves = std::env::args_os()
         .nth(1)
         .is_some_and(|word| word == "serve" || word == "run");
@@ -75,7 +75,7 @@ fn run(serve: Serve, signals: io::Result<Signals>) -> ExitCode {
         terminal::flush();
     });
     logging::install();
-    // Before there is anybody to adopt, or no process id for a thread.
+    // This comes before there are orphans to adopt, and while there still is a process id for its thread.
     if let Err(error) = exec::reap_orphans() {
         return fail(format_args!(
             "cannot watch over the processes that commands leave behind: {error}"
@@ -106,7 +106,7 @@ fn run(serve: Serve, signals: io::Result<Signals>) -> ExitCode {
         Err(error) => return fail(format_args!("cannot start the runtime: {error}")),
     };
     let result = runtime.block_on(serve::serve(config, signals));
-    // Whatever still runs by now had its time. Commands would outlive us, and run beside their jobs' next run.
+    // Commands that still run have used up their time. They would outlive us, and run beside their jobs' next run.
     exec::kill_all_groups();
     runtime.shutdown_background();
     match result {

@@ -1,4 +1,4 @@
-//! `lameduck migrate`: the database's schema, before anybody needs it.
+//! `lameduck migrate`: brings the database's schema up to date before a process needs it.
 
 use std::process::ExitCode;
 
@@ -7,7 +7,7 @@ use lameduck::jobs::engine::postgres::{self, Schema};
 
 use crate::{cli, config, logging, runtime, storage};
 
-/// Brings the schema up to date and says what it was.
+/// Brings the schema up to date and prints its old and its new version.
 pub fn run(asked: cli::Storage) -> ExitCode {
     logging::install();
     match migrate(asked) {

@@ -6,7 +6,7 @@
 //!   default 0198c0de-8f6a-7c31-9a53-0c2d6f5b1a07  1 min 41 s
 //! ```
 //!
-//! What is drawn is read from the [`Drain`] by whoever draws: the drain knows nothing of it.
+//! The code here reads everything from the [`Drain`], which does not know that it is drawn.
 
 use std::{
     fmt::Write,
@@ -19,29 +19,29 @@ use lameduck::{
     lifecycle::{Held, Phase},
 };
 
-/// How often it is drawn: over a slow line whole screens are not for free.
+/// Interval between two drawings: redrawing has a cost on a slow line.
 const EVERY: Duration = Duration::from_millis(250);
 
-/// A drain that is shorter is over before anybody has read a word.
+/// Shortest drain that is drawn: a shorter one is over before anybody has read a word.
 const WORTH_IT: Duration = Duration::from_millis(300);
 
-/// Jobs that are named.
+/// Maximum number of jobs that are named.
 const OLDEST: usize = 5;
 
-/// A drain, drawn.
+/// The drawn progress of a drain.
 #[derive(Debug)]
 pub struct Progress {
     drain: Drain,
     bar: ProgressBar,
     next: Instant,
-    /// Something of it is on the screen.
+    /// Whether something is on the screen.
     drawn: bool,
 }
 
 // === impl Progress ===
 
 impl Progress {
-    /// Draws nothing yet; nor ever on a terminal that can't move its cursor (`TERM=dumb`).
+    /// Creates a progress that is not drawn yet. Terminals that can't move their cursor (`TERM=dumb`) never show it.
     pub fn new(drain: Drain) -> Self {
         let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
         let style = ProgressStyle::with_template("{spinner} {prefix:<9} {bar:30} {msg}");
@@ -56,12 +56,12 @@ impl Progress {
         }
     }
 
-    /// Until there is something to draw.
+    /// Returns the time until the next drawing is due.
     pub fn next(&self) -> Duration {
         self.next.saturating_duration_since(Instant::now())
     }
 
-    /// Whether there is still something to show; otherwise it has been wiped away.
+    /// Whether there is still something to show; otherwise the progress is cleared from the screen.
     pub fn goes_on(&self) -> bool {
         let goes_on = self.drain.phase() < Phase::Reporting;
         if !goes_on && self.drawn {
@@ -70,16 +70,16 @@ impl Progress {
         goes_on
     }
 
-    /// Writes something above it.
+    /// Writes something above the progress.
     pub fn above(&self, write: impl FnOnce()) {
         match self.drawn {
             true => self.bar.suspend(write),
-            // It would be drawn again, and for the first time.
+            // `suspend` would draw it afterwards, although it has not been drawn yet.
             false => write(),
         }
     }
 
-    /// Draws it as it is now, if it is time.
+    /// Draws the current state, if it is time to.
     pub fn draw(&mut self) {
         let now = Instant::now();
         if now < self.next {
@@ -116,7 +116,7 @@ fn millis(seconds: f64) -> u64 {
     u64::try_from(Duration::from_secs_f64(seconds).as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The oldest jobs by name and age, the others by their number.
+/// Appends the oldest jobs by name and age, and the number of the others.
 fn name(text: &mut String, held: &[Held], jobs: usize) {
     let now = tokio::time::Instant::now();
     for job in held {
@@ -134,7 +134,7 @@ fn name(text: &mut String, held: &[Held], jobs: usize) {
     }
 }
 
-/// An age as people say it.
+/// Returns an age as people say it.
 fn readable(age: Duration) -> String {
     let seconds = age.as_secs();
     match (seconds / 3600, seconds / 60 % 60, seconds % 60) {

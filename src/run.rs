@@ -32,7 +32,7 @@ use crate::{
 /// When the program hears of a drain.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum TellWhen {
-    /// When nobody is inside any more.
+    /// Last, when no request is in flight any more.
     Last,
     /// At T0, by its stop signal.
     AtStart,
@@ -118,7 +118,7 @@ fn begin(asked: cli::Run, signals: Signals) -> anyhow::Result<ExitCode> {
 }
 
 async fn serve(asked: cli::Run, signals: Signals, begin_on: &[i32]) -> anyhow::Result<ExitCode> {
-    // All that can fail comes before the program is started.
+    // Everything else that can fail comes before the program is started.
     let front = match &asked.listen {
         Some(listen) => Some((
             listen::bind("listen", listen).await?,
@@ -230,12 +230,12 @@ fn upstream(address: Option<Address>) -> anyhow::Result<Upstream> {
     Ok(Upstream::new(address))
 }
 
-/// A signal by its name, as in a flag.
+/// Reads a signal by its name, as in a flag.
 pub fn signal(text: &str) -> Result<Signal, String> {
     signal_of_name(text).map_err(|error| error.to_string())
 }
 
-/// The path of a request to the program.
+/// Reads the path of a request to the program.
 pub fn path(text: &str) -> Result<String, String> {
     let uri = text.parse::<http::Uri>();
     let whole = |uri: &http::Uri| uri.authority().is_none() && text.starts_with('/');
@@ -248,7 +248,7 @@ pub fn path(text: &str) -> Result<String, String> {
 // === impl TellWhen ===
 
 impl TellWhen {
-    /// As in a flag.
+    /// Reads the value of a flag.
     pub fn from_text(text: &str) -> Result<Self, String> {
         match text.split_once('=') {
             None if text == "last" => Ok(Self::Last),

@@ -1,9 +1,9 @@
-//! The runtime of a command that asks something and ends; `serve` has a larger one.
+//! The runtime of commands that ask something and end; `serve` has a multi-threaded one.
 
 use anyhow::Context;
 use tokio::runtime::{Builder, Runtime};
 
-/// One thread: the caller's own.
+/// Creates a runtime that uses the caller's own thread only.
 pub fn of_one_thread() -> anyhow::Result<Runtime> {
     Builder::new_current_thread()
         .enable_all()

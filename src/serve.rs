@@ -1,4 +1,4 @@
-//! `lameduck serve`: everything put together as the configuration says.
+//! `lameduck serve`: puts everything together as the configuration says.
 //!
 //! ```text
 //!   settings, files ──▶ listeners ──▶ the lifecycle runs ──▶ the queue is open ──▶ serving
@@ -33,8 +33,8 @@ type Opened = Arc<OnceLock<Arc<dyn Engine>>>;
 
 /// Serves until a drain has ended.
 pub async fn serve(config: Config, signals: Signals) -> anyhow::Result<()> {
-    // Everything that can fail comes before the queue is opened: a process that ends after that without a drain counts
-    // as killed.
+    // Everything that can fail comes before the queue is opened: a process that ends after that without a drain is
+    // recorded as killed.
     let Config {
         queues,
         process,
@@ -67,7 +67,7 @@ pub async fn serve(config: Config, signals: Signals) -> anyhow::Result<()> {
     let mut listeners = None;
     match Listeners::bind(&process, tls.as_ref()).await {
         Ok(bound) => lifecycle = bound.serve(lifecycle, &gate),
-        // A predecessor on this machine that holds the data directory may hold the addresses as well.
+        // A predecessor on this machine that still holds the data directory may hold the addresses as well.
         Err(error) if error.is_in_use() && place.may_be_held() => listeners = Some(tls),
         Err(error) => return Err(error.into()),
     }
@@ -87,7 +87,7 @@ pub async fn serve(config: Config, signals: Signals) -> anyhow::Result<()> {
             let Some(engine) = place.open(&process, &drain).await? else {
                 return Ok(Parts::default());
             };
-            // It is closed after the drain.
+            // Kept here, so that it can be closed after the drain.
             let _ = opened.set(engine.clone());
             let api = api(&queues, &process, access, engine.clone(), drain);
             Ok(Parts {
@@ -114,19 +114,19 @@ pub async fn serve(config: Config, signals: Signals) -> anyhow::Result<()> {
     if let Some(engine) = opened.get() {
         storage::close(&**engine, &drain).await;
     }
-    // Without its sources, which it names itself.
+    // The sources are dropped, because the message includes them already.
     ended.map(drop).map_err(|error| anyhow::anyhow!("{error}"))
 }
 
-/// The parts that the start made; none where it was given up.
+/// The parts that the start has made; none if it was given up.
 #[derive(Default)]
 struct Parts {
-    /// The listeners that could not be bound at once.
+    /// The listeners, if they could not be bound at once.
     listeners: Option<(Listeners, Gate)>,
     queue: Option<Open>,
 }
 
-/// The queue once it is open, and what it opens.
+/// The open queue, and what is started with it.
 struct Open {
     gate: Gate,
     api: Api,
@@ -160,7 +160,7 @@ async fn show(drain: Drain) {
     terminal::show(drain);
 }
 
-/// Workers for a queue, as its settings say.
+/// Creates the workers of a queue, as its settings say.
 fn pool(queue: &Queue) -> anyhow::Result<Pool> {
     let values = &queue.values;
     let handler: Arc<dyn handler::Handler> = match &queue.handler {
@@ -181,7 +181,7 @@ fn pool(queue: &Queue) -> anyhow::Result<Pool> {
     Ok(pool)
 }
 
-/// The API, as the settings say.
+/// Creates the API, as the settings say.
 fn api(
     queues: &[Queue],
     process: &ProcessValues,

@@ -1,6 +1,6 @@
 //! The queue's storage: how it is found, waited for, opened and closed.
 //!
-//! Probes say what is waited for ([`Drain::starting`]), and every wait ends when a drain begins.
+//! Probes report what the start waits for ([`Drain::starting`]), and every wait ends when a drain begins.
 
 use std::{convert::Infallible, path::PathBuf, sync::Arc, time::Duration};
 
@@ -22,24 +22,24 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use crate::config::{Bytes, Database, ProcessValues, SecretFile, Value};
 
-/// Interval between two lines about something that is still waited for.
+/// Interval between two log lines about the same wait.
 const STILL_WAITING: Duration = Duration::from_secs(5);
 
-/// Pause between two looks at a data directory that is in use.
+/// Pause between two attempts to claim a data directory that is in use.
 const LOOK: Duration = Duration::from_millis(50);
 
 /// First and longest pause between two attempts to reach a database that is away.
 const RECONNECT: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(5));
 
-/// How long opening an embedded queue may still take once a drain has begun. One that is abandoned leaves an entry in
-/// the ledger as if its process had been killed.
+/// How long opening an embedded queue may still take once a drain has begun. If it is abandoned, the ledger has an
+/// entry as if the process had been killed.
 const TO_OPEN: Duration = Duration::from_secs(1);
 
-/// A queue's place.
+/// The place of a queue.
 pub enum Place {
-    /// This directory, and how long a predecessor that still drains may hold it.
+    /// A data directory, and how long a predecessor that still drains may hold it.
     Directory(PathBuf, Duration),
-    /// A database, which others may use as well.
+    /// A database, which other processes may use as well.
     Database(Database),
 }
 
@@ -51,8 +51,8 @@ pub enum Claimed {
     Database(Database),
 }
 
-/// Finds the queue: in the PostgreSQL database that is named, or else in the data directory. `patience` is how long a
-/// predecessor is waited for, which ends within its own grace period.
+/// Finds the queue: in the PostgreSQL database that is named, or else in the data directory. `patience` is how long
+/// to wait for a predecessor, which ends within its own grace period.
 pub fn find(process: &ProcessValues, patience: Duration) -> anyhow::Result<Place> {
     Ok(match database(process)? {
         Some(database) => Place::Database(database),
@@ -68,7 +68,7 @@ impl Place {
         matches!(self, Self::Directory(..))
     }
 
-    /// Waits until no other process holds it, and claims it. `None` where a drain begins first.
+    /// Waits until no other process holds the place, and claims it. Returns `None` if a drain begins first.
     pub async fn claim(self, drain: &Drain) -> anyhow::Result<Option<Claimed>> {
         let (data, patience) = match self {
             Self::Database(database) => return Ok(Some(Claimed::Database(database))),
@@ -94,7 +94,7 @@ impl Place {
                 );
                 say += STILL_WAITING;
             }
-            // This returns sooner where a drain begins.
+            // The pause ends early when a drain begins.
             let _ = timeout(LOOK, drain.reached(Moment::Began)).await;
         }
         told_to_end("the data directory")
@@ -104,7 +104,7 @@ impl Place {
 // === impl Claimed ===
 
 impl Claimed {
-    /// Opens the queue. `None` where a drain begins first.
+    /// Opens the queue. Returns `None` if a drain begins first.
     pub async fn open(
         self,
         process: &ProcessValues,
@@ -122,7 +122,7 @@ fn told_to_end<T>(waiting_for: &str) -> anyhow::Result<Option<T>> {
     Ok(None)
 }
 
-/// Returns the database that is named, by a setting or in a file.
+/// Returns the database that is named by a setting or in a file, if any.
 pub fn database(process: &ProcessValues) -> anyhow::Result<Option<Database>> {
     let Some(file) = &process.database_file else {
         return Ok(process.database.clone());
@@ -144,7 +144,7 @@ pub fn database_in(file: &SecretFile) -> Result<Database, String> {
     Database::from_text(text.trim()).map_err(|error| format!("in {}: {error}", file.shown()))
 }
 
-/// Returns the options of the settings for a database.
+/// Returns the options for a database, as the settings say.
 pub fn postgres_options(process: &ProcessValues, database: Database) -> PostgresOptions {
     let mut options = PostgresOptions::new(database.text());
     options.migrate = process.database_migrate;
@@ -161,8 +161,8 @@ pub fn postgres_options(process: &ProcessValues, database: Database) -> Postgres
     options
 }
 
-/// Waits for a database that is away. A process that ended and was started again would not bring it back sooner.
-/// `None` where a drain begins first.
+/// Connects to the database, and waits for it while it is away: restarting this process would not bring it back
+/// sooner. Returns `None` if a drain begins first.
 async fn connect(
     process: &ProcessValues,
     database: Database,
@@ -195,7 +195,7 @@ async fn connect(
     Ok(Some(Arc::new(engine)))
 }
 
-/// Logs again and again that a database has not answered yet.
+/// Logs repeatedly that a database has not answered yet.
 async fn tell_of_silence(database: &str, drain: &Drain) -> Infallible {
     drain.starting(format!("opening the queue in the database {database}"));
     loop {
@@ -210,7 +210,7 @@ async fn tell_of_silence(database: &str, drain: &Drain) -> Infallible {
     }
 }
 
-/// Opens the embedded queue. `None` where a drain begins first.
+/// Opens the embedded queue. Returns `None` if a drain begins first.
 async fn embedded(
     process: &ProcessValues,
     directory: Directory,
@@ -250,7 +250,7 @@ async fn embedded(
     Ok(Some(Arc::new(engine)))
 }
 
-/// Warns of a volume with less free space than is kept free, before the first job is refused for it.
+/// Warns if the volume has less free space than is to be kept free, before the first job is refused for that.
 fn warn_of_a_small_volume(process: &ProcessValues) {
     let Ok(volume) = rustix::fs::statvfs(&process.data) else {
         return;
@@ -276,7 +276,7 @@ fn retention(process: &ProcessValues) -> Retention {
     }
 }
 
-/// Closes the storage, but waits only until the report is due: everything is written by then.
+/// Closes the storage, but waits no longer than until the report is due: everything is written by then.
 pub async fn close(engine: &dyn Engine, drain: &Drain) {
     let until = drain.plan().map(|plan| plan.report_end);
     let until = until.unwrap_or_else(|| Instant::now() + DrainSettings::default().reporting);

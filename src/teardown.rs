@@ -1,11 +1,11 @@
 //! Teardown hooks from the configuration: unplug from a broker or a mesh, remove temporary files.
 //!
-//! | `run` | ends well with exit status 0; its last output is in the error; killed with its group at its bound |
+//! | `run` | succeeds with exit status 0; its last output is in the error; killed with its group at its time limit |
 //! | --- | --- |
-//! | `url` | ends well with an answer of 2xx; over plain HTTP |
-//! | `remove` | ends well when nothing is there any more, also where nothing was |
+//! | `url` | succeeds with an answer of 2xx; over plain HTTP |
+//! | `remove` | succeeds when nothing is there any more, even if nothing was there before |
 //!
-//! As with all hooks, the last one of the file runs first, each within its bound, and none stops another.
+//! As with all hooks, the last one in the file runs first, each has its time limit, and none stops another.
 
 use std::{
     fmt,
@@ -34,13 +34,13 @@ use tokio::{
 
 use crate::config::{CommandLine, Hook, Target, Task, Value};
 
-/// Of the output of a command or the body of an answer, for the error.
+/// Maximum number of bytes of a command's output, or of an answer's body, in an error.
 const SAID: usize = 2 << 10;
 
-/// What the hook itself keeps of its time, to say what happened before the lifecycle drops it.
+/// Time that a hook keeps for reporting what happened, before the lifecycle drops it.
 const TO_TELL: Duration = Duration::from_millis(200);
 
-/// How long the output is waited for once the command has ended: somebody may hold it open.
+/// How long to wait for the output once the command has ended: another process may hold it open.
 const OUTPUT_GRACE: Duration = Duration::from_millis(100);
 
 /// Adds the hooks, in the order of the file.
@@ -65,10 +65,10 @@ async fn perform(task: Task, deadline: Deadline) -> Result<(), BoxError> {
     }
 }
 
-/// A running command's group, as long as its leader is not reaped. Dropped, all of it is killed.
+/// The process group of a running command, until its leader is reaped. Dropping it kills the whole group.
 struct Group(Option<Pid>);
 
-/// The last bytes that a command has written so far.
+/// The last bytes that a command has written, or that an answer's body had.
 #[derive(Clone, Default)]
 struct Said(Arc<Mutex<Vec<u8>>>);
 
@@ -83,7 +83,7 @@ async fn run(command: &CommandLine, until: Instant) -> Result<(), BoxError> {
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped());
-    // By this, so that the reaper of orphans leaves its exit status to us.
+    // `exec::spawn` keeps the reaper of orphans from taking the exit status.
     let mut child =
         exec::spawn(&mut process).map_err(|error| cannot_be_started(command, program, &error))?;
     let mut group = Group(Some(child.pid()));
@@ -97,7 +97,7 @@ async fn run(command: &CommandLine, until: Instant) -> Result<(), BoxError> {
     });
     let ended = timeout_at(until, child.wait()).await;
     if ended.is_ok() {
-        // Its id may be anybody's by now.
+        // Its process id may belong to another process by now.
         group.0 = None;
     }
     drop(group);
@@ -116,7 +116,7 @@ async fn run(command: &CommandLine, until: Instant) -> Result<(), BoxError> {
     }
 }
 
-/// The system's reason, and the program's own defect where one is seen.
+/// Returns the system's error, and what is wrong with the program's file if that is known.
 fn cannot_be_started(command: &CommandLine, program: &str, error: &io::Error) -> String {
     match Exec::new(command.0.clone()).missing() {
         Some(why) => format!("'{program}' can't be started: {error}; {why}"),
@@ -154,16 +154,16 @@ async fn request(method: Method, url: &Target, until: Instant) -> Result<(), Box
     Err(format!("{}: {failed}", url.shown()).into())
 }
 
-/// Removes what is there, unless that would take `never` with it.
+/// Removes a file or a folder, unless that would remove `never` as well.
 async fn remove(path: &Path, never: &Path, until: Instant) -> Result<(), BoxError> {
-    // A link with a slash behind it is what it points to, and that is never removed.
+    // A slash after a link would make it mean the link's target, which is never removed.
     let path: PathBuf = path.components().collect();
     let removed = timeout_at(until, async {
         let found = tokio::fs::symlink_metadata(&path).await?;
         if !found.is_dir() {
             return tokio::fs::remove_file(&path).await;
         }
-        // Looked at again now: since the start a link may have come in between.
+        // This is checked again now, because links may have changed since the start.
         if let Ok(never) = tokio::fs::canonicalize(never).await
             && never.starts_with(tokio::fs::canonicalize(&path).await?)
         {
@@ -185,7 +185,7 @@ async fn remove(path: &Path, never: &Path, until: Instant) -> Result<(), BoxErro
 impl Drop for Group {
     fn drop(&mut self) {
         if let Some(leader) = self.0 {
-            // At worst nobody is left.
+            // This fails at most because no process is left.
             let _ = kill_process_group(leader, Signal::KILL);
         }
     }

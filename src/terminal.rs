@@ -1,12 +1,12 @@
-//! Standard error: whatever is said there goes through one thread.
+//! Standard error: one thread writes everything that goes there.
 //!
 //! ```text
 //!   log lines ──▶ bounded channel ──▶ thread ──▶ stderr: lines, and on a terminal the progress of a drain below them
 //! ```
 //!
-//! A terminal may stop taking anything: Ctrl-S, a selection with the mouse, a connection that is gone. So may a pipe
-//! whose reader is stuck. Then this thread hangs, and nobody else: no request, no probe and no drain waits for
-//! whoever reads about it. What finds no room meanwhile is lost, and counted.
+//! A terminal may stop accepting output: Ctrl-S, a selection with the mouse, a connection that is gone. So may a pipe
+//! whose reader is stuck. Then only this thread hangs: no request, no probe and no drain waits for the reader of
+//! its log lines. Lines that do not fit into the channel meanwhile are lost, and counted.
 
 use std::{
     io::{self, IsTerminal, Write},
@@ -23,15 +23,15 @@ use lameduck::Drain;
 
 use crate::progress::Progress;
 
-/// Lines that may wait to be written; what comes then is lost, and counted.
+/// Maximum number of lines that wait to be written; any more are lost, and counted.
 const LINES: usize = 4096;
 
-/// How long the last lines are waited for. Who takes anything takes them in some milliseconds.
+/// How long to wait until the last lines are written. A working reader takes them within milliseconds.
 const LAST_LINES: Duration = Duration::from_millis(500);
 
 static TERMINAL: OnceLock<Terminal> = OnceLock::new();
 
-/// Says something on standard error, by the thread.
+/// A writer to standard error that goes through the thread.
 #[derive(Clone, Copy, Debug)]
 pub struct Stderr;
 
@@ -39,18 +39,18 @@ pub struct Stderr;
 struct Terminal {
     said: SyncSender<Said>,
     lost: AtomicU64,
-    /// Somebody sits there; otherwise lines are JSON.
+    /// Whether standard error is a terminal; otherwise lines are JSON.
     is_terminal: bool,
 }
 
 enum Said {
     Text(Vec<u8>),
     Drain(Drain),
-    /// Everything that was said before is to be written before this is answered.
+    /// A request for an answer once everything before it is written.
     Flush(SyncSender<()>),
 }
 
-/// Starts the thread; says whether standard error is a terminal.
+/// Starts the thread. Returns whether standard error is a terminal.
 pub fn install() -> bool {
     let is_terminal = io::stderr().is_terminal();
     let (said, heard) = mpsc::sync_channel(LINES);
@@ -68,14 +68,14 @@ pub fn install() -> bool {
     is_terminal
 }
 
-/// From now on the terminal shows the progress of this drain, until its report.
+/// Shows the progress of a drain on the terminal, until its report.
 pub fn show(drain: Drain) {
     if let Some(terminal) = TERMINAL.get().filter(|it| it.is_terminal) {
         terminal.say(Said::Drain(drain));
     }
 }
 
-/// Waits until everything is written, but not for somebody who takes nothing any more.
+/// Waits until everything is written, but not for a reader that accepts nothing any more.
 pub fn flush() {
     let Some(terminal) = TERMINAL.get() else {
         return;
@@ -101,7 +101,7 @@ impl Write for Stderr {
         }
     }
 
-    /// Without the thread, too, in one piece: nothing of another one's comes in between.
+    /// Writes a text in one piece, also without the thread, so that nothing comes in between.
     fn write_all(&mut self, text: &[u8]) -> io::Result<()> {
         match TERMINAL.get() {
             Some(_) => self.write(text).map(drop),
@@ -133,7 +133,7 @@ impl Terminal {
     }
 }
 
-/// The thread. It ends with the process.
+/// The body of the thread, which ends with the process.
 fn write(heard: &Receiver<Said>) {
     let mut progress: Option<Progress> = None;
     loop {
@@ -141,7 +141,7 @@ fn write(heard: &Receiver<Said>) {
             Some(progress) => heard.recv_timeout(progress.next()),
             None => heard.recv().map_err(|_| RecvTimeoutError::Disconnected),
         };
-        // Before a line is written: those that follow the report stand alone.
+        // This comes before a line is written, so that lines after the report have no progress below them.
         progress = progress.filter(Progress::goes_on);
         match said {
             Ok(Said::Text(text)) => match &progress {
@@ -169,6 +169,6 @@ fn write_lines(text: &[u8]) {
             let _ = stderr.write_all(terminal.tell(lost).as_bytes());
         }
     }
-    // Where a terminal is gone there is nobody to tell.
+    // If this fails, there is nowhere to report it.
     let _ = stderr.write_all(text);
 }

@@ -1,4 +1,4 @@
-//! Tests of the messages about values that can't be read: a table of all kinds, and a look at every setting.
+//! Tests of the messages about values that can't be read: a table of all kinds, and a check of every setting.
 
 use super::{Document, HookSettings, ProcessSettings, QueueSettings, Section};
 

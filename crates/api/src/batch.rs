@@ -31,7 +31,7 @@ use super::{
 use lameduck_jobs::job::{NewJob, QueueName};
 
 /// A job of a batch: one of the three payloads, and what else is to be said.
-// Each value is read on its own, so that what is wrong with it can be said with its name.
+// Each value is parsed on its own, so that an error can name it.
 #[derive(Default, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields, default)]
 pub(super) struct Line<'a> {

@@ -7,7 +7,7 @@
 //!   handler   ── POST …/jobs/{id}/outcome, with its claim ──▶ Engine::settle
 //! ```
 //!
-//! In a drain all requests are answered as before: a job that comes in is stored, and another process runs it.
+//! In a drain all requests are answered as before: a job that comes in is stored, and the next process runs it.
 //! Only clients that wait for a job are answered early, once clients are asked to leave, and are told where to
 //! go on: their next request reaches a process that stays.
 //!
