@@ -1,9 +1,9 @@
-//! How to reach the API server: the service account that every Pod is given.
+//! Finds out how to reach the API server, by the service account that every Pod is given.
 //!
-//! kube's own `Config::incluster` reads fixed paths. So that a process can be tried against another API
-//! server (a double, a `kubectl proxy`), two variables override them. They are for development and tests:
+//! kube's own `Config::incluster` reads fixed paths. Two variables override them so that a process can be run
+//! against another API server (a test double, a `kubectl proxy`). They are for development and tests:
 //!
-//! | variable | stands in for |
+//! | variable | replaces |
 //! | --- | --- |
 //! | `LAMEDUCK_KUBERNETES_API` | `https://$KUBERNETES_SERVICE_HOST:$KUBERNETES_SERVICE_PORT` |
 //! | `LAMEDUCK_SERVICE_ACCOUNT_DIR` | `/var/run/secrets/kubernetes.io/serviceaccount` (`token`, `namespace`, `ca.crt`) |
@@ -19,19 +19,19 @@ use super::token::Claims;
 
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
-/// How to reach the API server, or why that can't be.
+/// How to reach the API server, or why that is not possible.
 #[derive(Clone, Debug)]
 pub enum Access {
-    /// By this configuration.
+    /// The client configuration for the API server.
     Config(Box<Config>),
-    /// In a cluster, but without a usable service account: `automountServiceAccountToken: false`.
+    /// In a cluster, but without a usable service account, for example by `automountServiceAccountToken: false`.
     Refused(String),
 }
 
 // === impl Access ===
 
 impl Access {
-    /// What the mounted token says of itself.
+    /// Returns the claims of the mounted token.
     pub(super) fn claims(&self) -> Option<Claims> {
         match self {
             Self::Config(config) => Claims::read(Path::new(config.auth_info.token_file.as_ref()?)),
@@ -40,7 +40,7 @@ impl Access {
     }
 }
 
-/// `None` outside of a cluster; otherwise how to reach it, and the service account's namespace.
+/// Returns how to reach the cluster, and the service account's namespace; `None` outside of a cluster.
 pub fn find(env: impl Fn(&str) -> Option<String>) -> Option<(Access, String)> {
     let url = env("LAMEDUCK_KUBERNETES_API");
     let dir = env("LAMEDUCK_SERVICE_ACCOUNT_DIR").map(PathBuf::from);
@@ -82,7 +82,7 @@ fn overridden(
             }
         }
     };
-    // The text is not repeated: it may hold a password.
+    // The error does not repeat the URL, which may contain a password.
     let uri = url.parse().map_err(|_| {
         "the address of the API server (LAMEDUCK_KUBERNETES_API, or else KUBERNETES_SERVICE_HOST and \
          KUBERNETES_SERVICE_PORT) is not a URL; write it as in https://10.0.0.1:443"

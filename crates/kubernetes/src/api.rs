@@ -1,16 +1,16 @@
 //! Requests to the API server, each bounded in time and size.
 //!
-//! kube's `Api` and `watcher` are made for controllers, which live for ever and may wait for ever. A drain
-//! has seconds. What is done differently here, and why:
+//! kube's `Api` and `watcher` are made for controllers, which live forever and may wait forever. A drain
+//! has seconds. This client therefore differs:
 //!
-//! - every request has a time limit for its head and one for its body: an API server that accepts and never
-//!   answers must cost two seconds, not the drain;
-//! - nothing is retried underneath (kube would, on 429, 503 and 504): who asks decides whether it still matters;
-//! - the answer's head is kept: `Date` is the only honest clock for a `deletionTimestamp`, and `Retry-After`
-//!   the only honest wait;
-//! - a body has a largest size;
-//! - a token that is refused is read anew and tried once more, and whether one was ever accepted is kept: together
-//!   they tell a Pod that is gone from a token that was never good.
+//! - every request has a time limit for the response head and one for the body: an API server that accepts and
+//!   never answers must cost two seconds, not the drain;
+//! - nothing is retried internally (kube would, on 429, 503 and 504): the caller decides whether it still matters;
+//! - the response head is kept: `Date` is the only reliable clock for a `deletionTimestamp`, and `Retry-After`
+//!   the only reliable wait;
+//! - the size of a body is limited;
+//! - after a refusal the token is read again and tried once more, and whether one was ever accepted is remembered:
+//!   together they distinguish a Pod that is gone from a token that was never valid.
 
 use std::{
     fmt::Debug,
@@ -43,16 +43,16 @@ use super::{
     watch::{WATCH, Watch},
 };
 
-/// Until an answer's head is there, connecting included.
+/// Time limit for the response head, connecting included.
 const HEAD: Duration = Duration::from_secs(2);
-/// Until its body is there, from then on.
+/// Time limit for the body, counted from the head.
 const BODY: Duration = Duration::from_secs(5);
-/// The largest body taken: a page of fifty slices of a thousand endpoints each stays below this.
+/// Maximum size of a body in bytes; a page of fifty slices of a thousand endpoints each stays below this.
 const LARGEST_BODY: usize = 64 << 20;
-/// The largest error body taken; it only ends up in a log line.
+/// Maximum size of an error's body in bytes; it only ends up in a log line.
 const LARGEST_ERROR: usize = 16 << 10;
 
-/// The API server, for one namespace.
+/// A client of the API server for one namespace.
 #[derive(Clone)]
 pub struct Api {
     config: Arc<Config>,
@@ -68,16 +68,16 @@ struct Authenticated {
     token: Option<Vec<u8>>,
 }
 
-/// What the API server's answers say of the token.
+/// What is known about the token and the server from the API server's answers.
 #[derive(Debug, Default)]
 struct Standing {
-    /// An answer has shown that it was accepted.
+    /// Whether an answer has shown that the token was accepted.
     accepted: AtomicBool,
-    /// It is known to be of no more use, so that nothing is asked with it.
+    /// Whether the token is known to be useless now, so that no more requests are sent.
     revoked: AtomicBool,
-    /// By how many seconds the API server's clock is ahead of ours.
+    /// Number of seconds by which the API server's clock is ahead of ours.
     ahead: AtomicI64,
-    /// Events may not be created in the core group.
+    /// Whether creating Events in the core group was denied.
     core_events_denied: AtomicBool,
 }
 
@@ -85,14 +85,14 @@ struct Standing {
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum ApiError {
-    /// The API server refused it.
+    /// The API server refused the request.
     #[error("{code} {message}")]
     Status {
         /// The status code of the answer.
         code: u16,
-        /// What the API server said of it.
+        /// The API server's message.
         message: String,
-        /// How long it asked to wait.
+        /// How long the API server asked us to wait.
         retry_after: Option<Duration>,
     },
     /// No answer came in time.
@@ -101,45 +101,45 @@ pub enum ApiError {
     /// The API server could not be reached.
     #[error("{0}")]
     Unreachable(String),
-    /// What answered does not speak as an API server does.
+    /// The answer is not that of a Kubernetes API server.
     #[error("not a Kubernetes answer: {0}")]
     Invalid(String),
-    /// Nothing was asked: the token is known to be of no more use.
+    /// No request was sent, because the token is known to be useless now.
     #[error("not asked: the Pod is gone, and its token with it")]
     Revoked,
 }
 
-/// An object, and the clocks when it was read.
+/// An object, and both clocks at the time of the read.
 #[derive(Debug)]
 pub struct Answer<K> {
     /// The object.
     pub object: K,
-    /// The API server's clock beside ours.
+    /// The API server's clock compared with ours.
     pub clock: Clock,
 }
 
-/// The API server's clock beside ours: when ours showed `local`, or a little later, it showed `server`, or
-/// up to a second more (`Date` has whole seconds).
+/// The API server's clock compared with ours: when ours showed `local`, or a little later, the server's showed
+/// `server`, or up to a second more (`Date` has whole seconds).
 #[derive(Clone, Copy, Debug)]
 pub struct Clock {
-    /// Just before the request was sent.
+    /// Our clock just before the request was sent.
     pub local: Instant,
-    /// Seconds since 1970.
+    /// The API server's clock, in seconds since 1970.
     pub server: i64,
 }
 
 // === impl Api ===
 
 impl Api {
-    /// A client whose requests are counted nowhere. Needs a runtime.
+    /// Creates a client whose requests are not counted in any metric. Needs a runtime.
     ///
     /// # Errors
-    /// Where the configuration makes no client: a certificate that cannot be read, for example.
+    /// Fails if no client can be made from the configuration, for example if a certificate cannot be read.
     pub fn uncounted(config: Config, namespace: &str) -> Result<Self, kube::Error> {
         Self::new(config, namespace, Metrics::register(&Registry::new()))
     }
 
-    /// Needs a runtime.
+    /// Creates a client. Needs a runtime.
     pub(super) fn new(
         mut config: Config,
         namespace: &str,
@@ -147,9 +147,9 @@ impl Api {
     ) -> Result<Self, kube::Error> {
         config.connect_timeout = Some(HEAD);
         config.default_retry = false;
-        // From Kubernetes 1.37 on the API server compresses watches, too, one gzip member for each event, and
-        // kube's decoder takes everything behind the first member for garbage (kube-rs/kube, issue 2079). It is
-        // on wherever a program that uses this library enables kube's feature `gzip`. Bodies here are small.
+        // From Kubernetes 1.37 on the API server also compresses watches, with one gzip member for each event, and
+        // kube's decoder treats everything after the first member as garbage (kube-rs/kube, issue 2079). Compression
+        // is on if a program that uses this library enables kube's feature `gzip`. Bodies here are small.
         config.disable_compression = true;
         let client = Authenticated::new(&config)?;
         Ok(Self {
@@ -161,32 +161,32 @@ impl Api {
         })
     }
 
-    /// Whether any answer so far has shown that the token was accepted.
+    /// Returns whether any answer so far has shown that the token was accepted.
     pub(super) fn was_accepted(&self) -> bool {
         self.standing.accepted.load(Ordering::Acquire)
     }
 
-    /// Asks nothing more: every request fails at once from now on.
+    /// Stops all requests: every further request fails at once.
     pub(super) fn revoke(&self) {
         self.standing.revoked.store(true, Ordering::Release);
     }
 
-    /// What the token in the file says of itself; none where there is no file, or it can't be read.
+    /// Returns the claims of the token in the file; `None` if there is no file, or it can't be read.
     pub(super) fn claims(&self) -> Option<Claims> {
         Claims::read(Path::new(self.config.auth_info.token_file.as_ref()?))
     }
 
-    /// The API server's clock now, in seconds since 1970, as far as its answers have told.
+    /// Returns the API server's current time in seconds since 1970, as estimated from its latest answer.
     pub(super) fn server_now(&self) -> i64 {
         jiff::Timestamp::now().as_second() + self.standing.ahead.load(Ordering::Acquire)
     }
 
-    /// The namespace in which it asks.
+    /// Returns the namespace of the requests.
     pub fn namespace(&self) -> &str {
         &self.namespace
     }
 
-    /// Reads one object with quorum: no `resourceVersion`, so no cache may answer.
+    /// Reads one object with quorum: without a `resourceVersion`, no cache may answer.
     pub async fn get<K>(&self, name: &str) -> Result<Answer<K>, ApiError>
     where
         K: Resource<DynamicType = ()> + DeserializeOwned,
@@ -205,7 +205,7 @@ impl Api {
         Ok(self.fetch(request).await?.0)
     }
 
-    /// Asks by creating an object that is nowhere kept, and reads the answer: a review.
+    /// Creates a review, an object that is not stored, and returns the API server's answer.
     pub async fn create<K>(&self, object: &K) -> Result<K, ApiError>
     where
         K: Resource<DynamicType = ()> + serde::Serialize + DeserializeOwned,
@@ -215,7 +215,7 @@ impl Api {
         Ok(self.fetch(url.create(&Default::default(), body)).await?.0)
     }
 
-    /// Watches one object, by name, from a version on.
+    /// Watches one object, by name, from the given version on.
     pub(super) async fn watch<K>(&self, name: &str, version: &str) -> Result<Watch<K>, ApiError>
     where
         K: Resource<DynamicType = ()>,
@@ -241,7 +241,7 @@ impl Api {
         Ok(())
     }
 
-    /// The rules that the service account has in this namespace.
+    /// Returns the rules that the service account has in this namespace.
     pub async fn own_rules(&self) -> Result<SubjectRulesReviewStatus, ApiError> {
         let review = serde_json::json!({
             "apiVersion": "authorization.k8s.io/v1",
@@ -256,8 +256,8 @@ impl Api {
         status.ok_or_else(|| ApiError::Invalid("a review without a status".to_owned()))
     }
 
-    /// Creates an Event in the core group, or in `events.k8s.io` where only that is allowed. They are the same
-    /// objects, but only the former may carry the times by which `kubectl get events --sort-by=.lastTimestamp` sorts.
+    /// Creates an Event in the core group, or in `events.k8s.io` if only that is allowed. They are the same objects,
+    /// but only the former may carry the times by which `kubectl get events --sort-by=.lastTimestamp` sorts.
     pub(super) async fn create_event(&self, event: &EventObject) -> Result<(), ApiError> {
         let namespace = &self.namespace;
         let core_denied = &self.standing.core_events_denied;
@@ -296,8 +296,8 @@ impl Api {
 
     /// Sends a request; an error status is an error.
     ///
-    /// A token that is refused may have been exchanged a moment ago: the kubelet rotates it, and kube reads the
-    /// file once a minute. So it is read anew, and asked once more.
+    /// A refused token may have been replaced a moment ago: the kubelet rotates it, and kube reads the file only
+    /// once a minute. The token is therefore read again and the request sent once more.
     async fn head(&self, request: Built) -> Result<(Body, Clock), ApiError> {
         let request = request.map_err(|error| ApiError::Invalid(error.to_string()))?;
         if self.standing.revoked.load(Ordering::Acquire) {
@@ -311,12 +311,12 @@ impl Api {
         }
     }
 
-    /// Takes up the token that is in the file by now; `false` where there is no file.
+    /// Switches to the token that is in the file now; `false` if there is no file.
     fn read_token_anew(&self) -> bool {
         let Some(token) = token(&self.config) else {
             return false;
         };
-        // The same one again costs no new connection: one refusal may be one of several API servers' that starts.
+        // Keep the connection if the token is unchanged: perhaps one of several API servers is just starting.
         if self.client().token.as_ref() == Some(&token) {
             return true;
         }
@@ -350,7 +350,7 @@ impl Api {
     }
 
     fn count(&self, error: Option<&ApiError>) {
-        // What was not asked is no request.
+        // A request that was not sent is not counted.
         if !matches!(error, Some(ApiError::Revoked)) {
             self.metrics.request(error.map_or("ok", ApiError::outcome));
         }
@@ -367,7 +367,7 @@ impl Authenticated {
     }
 }
 
-/// What is in the token's file.
+/// Reads the token's file.
 fn token(config: &Config) -> Option<Vec<u8>> {
     std::fs::read(config.auth_info.token_file.as_ref()?).ok()
 }
@@ -378,7 +378,7 @@ impl Standing {
     fn note(&self, status: http::StatusCode, server: i64) {
         let ahead = server - jiff::Timestamp::now().as_second();
         self.ahead.store(ahead, Ordering::Release);
-        // Who is not known gets 401 before anything else is looked at, so that these are answers to somebody known.
+        // An unauthenticated client gets 401 before any other check, so any of these means that the token was accepted.
         if status.is_success() || matches!(status.as_u16(), 403 | 404 | 409 | 410) {
             self.accepted.store(true, Ordering::Release);
         }
@@ -401,7 +401,7 @@ async fn refused(head: http::response::Parts, body: Body) -> ApiError {
         .get(http::header::RETRY_AFTER)
         .and_then(|value| value.to_str().ok()?.trim().parse().ok())
         .map(Duration::from_secs);
-    // The status says enough where the body says nothing, or never comes.
+    // The status code is enough if the body is empty or never arrives.
     let bytes = collect(body, LARGEST_ERROR).await.unwrap_or_default();
     let message = match serde_json::from_slice::<Status>(&bytes) {
         Ok(status) => status.message,
@@ -434,7 +434,7 @@ async fn collect(mut body: Body, largest: usize) -> Result<Vec<u8>, ApiError> {
     }
 }
 
-/// What the server's clock showed; ours, where it does not say.
+/// Returns the time of the server's clock, or of ours if the answer has no valid `Date`.
 fn server_time(headers: &http::HeaderMap) -> i64 {
     headers
         .get(http::header::DATE)
@@ -450,7 +450,7 @@ fn server_time(headers: &http::HeaderMap) -> i64 {
 // === impl Clock ===
 
 impl Clock {
-    /// Our instant at which the server's clock shows this; up to two seconds early, never late.
+    /// Returns our instant at which the server's clock shows this time; up to two seconds early, never late.
     pub fn instant_of(&self, server: i64) -> Instant {
         let ahead = server - self.server;
         // `Date` may have shown up to a second less than the server's clock.
@@ -468,7 +468,7 @@ impl Clock {
 // === impl ApiError ===
 
 impl ApiError {
-    /// An error inside a watch.
+    /// Returns the error for an error status inside a watch.
     pub fn from_status(status: &Status) -> Self {
         Self::Status {
             code: status.code,
@@ -477,37 +477,37 @@ impl ApiError {
         }
     }
 
-    /// A watch that ended before it could bring anything.
+    /// Returns the error for a watch that ended too soon.
     pub fn closed_at_once() -> Self {
         Self::Unreachable("the watch was closed at once".to_owned())
     }
 
-    /// Asking again won't help: no permission (or no such thing, which RBAC may hide behind).
+    /// Returns whether asking again is pointless: permission is missing (or the object is, which may mean the same).
     pub fn is_denied(&self) -> bool {
         matches!(self.code(), Some(401 | 403 | 404)) || matches!(self, Self::Revoked)
     }
 
-    /// The API server does not know who asks: the token is refused, whatever it is that is asked for.
+    /// Returns whether the API server refused the token itself, regardless of the request.
     pub(super) fn is_unauthenticated(&self) -> bool {
         self.code() == Some(401) || matches!(self, Self::Revoked)
     }
 
-    /// Shows that the API server knows who asks, though it does not do as it is asked.
+    /// Returns whether the error shows that the API server accepted the token, though it refused the request.
     pub(super) fn is_an_answer_to_somebody_known(&self) -> bool {
         matches!(self.code(), Some(403 | 404 | 409 | 410 | 422 | 429))
     }
 
-    /// There is no such object.
+    /// Returns whether the object does not exist.
     pub fn is_missing(&self) -> bool {
         self.code() == Some(404)
     }
 
-    /// There is one already.
+    /// Returns whether the object already exists.
     pub(super) fn is_conflict(&self) -> bool {
         self.code() == Some(409)
     }
 
-    /// The version asked for is no longer kept: list again.
+    /// Returns whether the requested version is no longer kept, so that a new list is needed.
     #[cfg(test)]
     pub(super) fn is_gone(&self) -> bool {
         self.code() == Some(410)
@@ -520,7 +520,7 @@ impl ApiError {
         }
     }
 
-    /// The label `outcome`.
+    /// Returns the value of the label `outcome`.
     pub(super) fn outcome(&self) -> &'static str {
         match self {
             Self::Status { code, .. } => match code {
@@ -536,7 +536,7 @@ impl ApiError {
         }
     }
 
-    /// The status code of the API server's answer, where there was one.
+    /// Returns the status code of the API server's answer, if there was one.
     pub fn code(&self) -> Option<u16> {
         match self {
             Self::Status { code, .. } => Some(*code),

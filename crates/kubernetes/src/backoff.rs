@@ -1,8 +1,8 @@
-//! How long to wait before asking again.
+//! The waits between failed requests.
 //!
-//! A drain is short, and when an API server is in trouble a whole cluster asks it at once. So: soon at
-//! first, at most two seconds apart, spread by chance, and where the server names a time, that one, within
-//! reason: a drain of half a minute can't wait the minute that a server may ask for.
+//! A drain is short, and when an API server is in trouble, a whole cluster asks it at once. Retries therefore
+//! start soon, are at most two seconds apart, and have random jitter. A wait that the server asks for is
+//! honoured up to a limit: a drain of half a minute can't wait the minute that a server may ask for.
 
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ const FIRST: Duration = Duration::from_millis(100);
 const LONGEST: Duration = Duration::from_secs(2);
 const LONGEST_ASKED: Duration = Duration::from_secs(5);
 
-/// The waits between failed attempts; resets when one succeeds.
+/// The waits between failed attempts; to be reset when one succeeds.
 #[derive(Debug)]
 pub(super) struct Backoff {
     next: Duration,
@@ -27,12 +27,12 @@ impl Backoff {
         self.next = FIRST;
     }
 
-    /// How long to wait after this error.
+    /// Returns how long to wait after this error.
     pub(super) fn after(&mut self, error: &ApiError) -> Duration {
         let own = self.next;
         self.next = (own * 2).min(LONGEST);
         match error.retry_after() {
-            // Never before the time that was asked for, and not everybody at that time.
+            // Never before the time that the server asked for, and not all clients at the same moment.
             Some(asked) => asked
                 .clamp(own, LONGEST_ASKED)
                 .mul_f64(1.0 + chance() / 4.0),
@@ -41,7 +41,7 @@ impl Backoff {
     }
 }
 
-/// 0 to 1.
+/// Returns a random number from 0 to 1.
 fn chance() -> f64 {
     fastrand::f64()
 }

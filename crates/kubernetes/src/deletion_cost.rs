@@ -1,8 +1,8 @@
-//! Which pod a scale-down takes: an idle one, if it is told which they are.
+//! Marks busy pods, so that a scale-down removes idle ones first.
 //!
-//! A ReplicaSet deletes pods with a low `controller.kubernetes.io/pod-deletion-cost` first (KEP-2255). It is
-//! best effort, and every change is a write to the API server; so only the transitions between busy and idle
-//! are written, and not more often than every few seconds.
+//! A ReplicaSet deletes pods with a low `controller.kubernetes.io/pod-deletion-cost` first (KEP-2255). This is
+//! best effort, and every change is a write to the API server, so only the transitions between busy and idle
+//! are written, at most once every few seconds.
 
 use std::time::Duration;
 
@@ -17,16 +17,16 @@ use lameduck_lifecycle::Moment;
 
 const ANNOTATION: &str = "controller.kubernetes.io/pod-deletion-cost";
 
-/// What it costs to delete a pod that works; one that does not costs nothing.
+/// Deletion cost of a busy pod; the cost of an idle one is 0.
 const BUSY: &str = "1000";
 
-/// How often it is looked at; nothing is asked of anybody for it.
+/// How often the load is checked; this needs no request.
 const LOOK: Duration = Duration::from_secs(1);
 
-/// Between two writes.
+/// Minimum time between two writes.
 const WRITE: Duration = Duration::from_secs(10);
 
-/// Keeps the annotation until a drain begins: by then it has been decided.
+/// Maintains the annotation until a drain begins, because by then the pod to delete has been chosen.
 pub(super) async fn follow(room: &Room) {
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);

@@ -1,11 +1,11 @@
-//! The drain as Events on the own Pod: what `kubectl describe pod` and `kubectl get events` show.
+//! Events on the own Pod that report the drain; `kubectl describe pod` and `kubectl get events` show them.
 //!
-//! Two of them, one when it begins and one when it has ended, each with one sentence for people and the drain
-//! id that log, ledger and termination message carry too. They outlive the Pod: by default an API server
-//! keeps Events for an hour.
+//! There are two, one when the drain begins and one when it has ended. Each has one sentence for people and the
+//! drain id that the log, the ledger and the termination message carry too. They outlive the Pod: by default an
+//! API server keeps Events for an hour.
 //!
-//! `kubectl describe pod` looks for the Pod's uid, so that it shows them only as long as there is this Pod. Where the
-//! next one has the same name, the StatefulSet that makes it gets a copy of the last one.
+//! `kubectl describe pod` selects Events by the Pod's uid, so it shows them only as long as this Pod exists. If the
+//! next Pod has the same name, the StatefulSet that makes it gets a copy of the last Event.
 
 use std::fmt::Write;
 
@@ -15,37 +15,37 @@ use serde_json::{Value, json};
 use super::{Identity, pod::Owner};
 use lameduck_lifecycle::{DrainReport, Load, Outcome, RoutingEnd};
 
-/// Who reports.
+/// The name of the reporting controller.
 const CONTROLLER: &str = "lameduck";
 
-/// What the API server takes as `note`, or `message`, in bytes.
+/// Maximum length of `note`, or `message`, that the API server accepts, in bytes.
 const LONGEST_NOTE: usize = 1024;
 
-/// What it takes as `reportingInstance`.
+/// Maximum length of `reportingInstance`, in bytes.
 const LONGEST_INSTANCE: usize = 128;
 
-/// What it takes as a name.
+/// Maximum length of a name, in bytes.
 const LONGEST_NAME: usize = 253;
 
-/// An Event to be.
+/// An Event that has yet to be created.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Event {
-    /// Tells the drain's two Events apart.
+    /// The part of the Event's name that distinguishes the drain's two Events.
     pub(super) part: &'static str,
-    /// In CamelCase, for people and for those who filter.
+    /// The reason in CamelCase, for reading and for filtering.
     pub(super) reason: &'static str,
-    /// Something was lost, or could have been.
+    /// Whether something was lost, or could have been.
     pub(super) warning: bool,
-    /// One sentence.
+    /// The message, one sentence.
     pub(super) note: String,
 }
 
-/// An Event as it is written, in either of its two forms (`pkg/apis/core/validation/events.go`).
+/// An Event ready to be written in either of its two forms (`pkg/apis/core/validation/events.go`).
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct EventObject {
     name: String,
     namespace: String,
-    /// The object that it is about.
+    /// The object that the Event is about.
     about: Value,
     reason: &'static str,
     kind: &'static str,
@@ -58,7 +58,7 @@ pub(super) struct EventObject {
 // === impl Event ===
 
 impl Event {
-    /// A drain has begun; the cause, where it is known by then.
+    /// Returns the Event for the start of a drain, with the cause if it is known by then.
     pub(super) fn started(
         drain_id: &str,
         cause: Option<&str>,
@@ -80,7 +80,7 @@ impl Event {
         }
     }
 
-    /// A drain has ended.
+    /// Returns the Event for the end of a drain.
     pub(super) fn ended(report: &DrainReport) -> Self {
         let (reason, how) = match report.outcome {
             Outcome::Clean => ("Drained", "ended well"),
@@ -119,7 +119,7 @@ impl Event {
         }
     }
 
-    /// About the own Pod.
+    /// Returns the Event for the own Pod.
     pub(super) fn on_pod(
         &self,
         drain_id: &str,
@@ -134,7 +134,7 @@ impl Event {
         self.object(&suffix, about, &self.note, identity)
     }
 
-    /// The same about the workload that makes the next Pod of this name.
+    /// Returns the same Event for the workload that makes the next Pod of this name.
     pub(super) fn on_owner(
         &self,
         drain_id: &str,
@@ -169,7 +169,7 @@ impl Event {
 // === impl EventObject ===
 
 impl EventObject {
-    /// As the core group wants it: with the times of old Events and those of new ones.
+    /// Returns the Event in the core group's form, with the time fields of both old and new Events.
     pub(super) fn core(&self) -> Value {
         let seconds = format!("{:.0}", self.at);
         json!({
@@ -191,7 +191,7 @@ impl EventObject {
         })
     }
 
-    /// As `events.k8s.io/v1` wants it, which refuses the times of old Events.
+    /// Returns the Event in the form of `events.k8s.io/v1`, which rejects the time fields of old Events.
     pub(super) fn events_k8s_io(&self) -> Value {
         json!({
             "apiVersion": "events.k8s.io/v1",
@@ -208,7 +208,7 @@ impl EventObject {
         })
     }
 
-    /// Exactly six digits.
+    /// Returns the time with exactly six fractional digits.
     fn micro_time(&self) -> String {
         format!("{:.6}", self.at)
     }

@@ -1,7 +1,7 @@
-//! What may be said of kube's errors.
+//! Describes kube's errors without revealing secrets.
 //!
 //! Some of them repeat the output of the command that a kubeconfig names for credentials, or that command with its
-//! variables. Both may hold a token.
+//! variables. Both may contain a token.
 
 use std::error::Error;
 

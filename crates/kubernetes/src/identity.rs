@@ -1,6 +1,6 @@
-//! Who this process is: which Pod, in which namespace.
+//! The identity of this process: its Pod and its namespace.
 //!
-//! Nothing in a container says so by itself. The downward API does, if the Pod asks for it:
+//! A container does not know its Pod by default. The downward API tells it, if the Pod asks for that:
 //!
 //! ```yaml
 //! env:
@@ -12,10 +12,10 @@
 //!   - { name: CONTAINER_NAME, value: app }   # only where a Pod has several containers
 //! ```
 //!
-//! Without, name, uid and node are those that the mounted token names, since the kubelet binds it to the Pod. Where
-//! there is no such token the namespace is that of the service account, and the name is guessed from the host
-//! name, which is the Pod's name unless `hostname`, `setHostnameAsFQDN` or `hostNetwork` is used. What else
-//! is missing is learned from the own Pod, where that may be read.
+//! Without it, name, uid and node come from the mounted token, since the kubelet binds that to the Pod. Without
+//! such a token, the namespace is that of the service account, and the name is guessed from the host name,
+//! which is the Pod's name unless `hostname`, `setHostnameAsFQDN` or `hostNetwork` is used. Everything else
+//! that is missing is learned from the own Pod, if it may be read.
 
 use super::{access::Access, token::Claims};
 
@@ -27,20 +27,20 @@ pub struct Identity {
     pub namespace: String,
     /// The Pod's name.
     pub name: String,
-    /// The name is the host name and may be wrong. Then "there is no such Pod" says nothing.
+    /// Whether the name is the host name and may be wrong. Then "there is no such Pod" proves nothing.
     pub guessed: bool,
-    /// The Pod's uid. A name can be taken again (StatefulSet), a uid never is.
+    /// The Pod's uid. A name can be reused (StatefulSet), a uid never is.
     pub uid: Option<String>,
-    /// The Pod's addresses, one a family.
+    /// The Pod's addresses, one per address family.
     pub addresses: Vec<String>,
-    /// The node that it runs on.
+    /// The node that the Pod runs on.
     pub node: Option<String>,
-    /// The container that this process is, where the Pod has several.
+    /// The container that this process runs in, if the Pod has several.
     pub container: Option<String>,
 }
 
 impl Identity {
-    /// The Pod of this name.
+    /// Returns the identity of the Pod with this name.
     pub fn new(namespace: &str, name: &str) -> Self {
         Self {
             namespace: namespace.to_owned(),
@@ -49,19 +49,19 @@ impl Identity {
         }
     }
 
-    /// With the Pod's uid.
+    /// Sets the Pod's uid.
     pub fn uid(mut self, uid: &str) -> Self {
         self.uid = Some(uid.to_owned());
         self
     }
 
-    /// With the name of this process's container.
+    /// Sets the name of this process's container.
     pub fn container(mut self, container: &str) -> Self {
         self.container = Some(container.to_owned());
         self
     }
 
-    /// From the downward API's variables; `namespace` and `hostname` are used where they are not set.
+    /// Reads the identity from the downward API's variables; `namespace` and `hostname` stand in for unset ones.
     pub fn from_env(
         env: impl Fn(&str) -> Option<String>,
         namespace: &str,
@@ -86,7 +86,7 @@ impl Identity {
         }
     }
 
-    /// Fills in what the mounted token knows better than a guess.
+    /// Fills in unset and guessed values from the mounted token.
     #[must_use]
     pub fn completed_by(self, access: &Access) -> Self {
         self.completed_by_token(access.claims().as_ref())
@@ -102,7 +102,7 @@ impl Identity {
             self.name.clone_from(name);
             self.guessed = false;
         }
-        // A Pod's name that was set and is another one: then it is not known whose token this is.
+        // If the Pod's name was set and differs from the token's, it is not known whose token this is.
         if pod.name.as_ref() == Some(&self.name) {
             self.uid = self.uid.or_else(|| pod.uid.clone());
             let node = claims.node().and_then(|node| node.name.clone());

@@ -1,4 +1,4 @@
-//! Kubernetes: why this pod must go, until when, and who still routes to it.
+//! Learns from Kubernetes why this pod must end, by when, and who still routes to it.
 //!
 //! A termination, as Kubernetes runs it:
 //!
@@ -12,22 +12,22 @@
 //!        │        └──▶ kubelet ──▶ preStop hook ──▶ SIGTERM ┄┄ grace period ┄┄▶ SIGKILL
 //! ```
 //!
-//! The two branches know nothing of each other. SIGTERM often comes first, and whoever closes the listener
-//! then refuses connections that the rest of the cluster still sends. So a drain must look: at the own Pod,
-//! to learn its deadline, and at the EndpointSlices, to learn when the other branch has come to its end. This
-//! room does that and tells the lifecycle, which decides what follows.
+//! The two branches are independent of each other. SIGTERM often comes first, and a program that then closes
+//! its listener refuses connections that the rest of the cluster still sends. A drain must therefore read its
+//! own Pod, to learn its deadline, and the EndpointSlices, to learn when the other branch has finished. This
+//! crate does that and reports to the lifecycle, which decides what to do.
 //!
 //! | file | subject |
 //! | --- | --- |
 //! | `identity`, `access` | which Pod this is; how to reach the API server |
-//! | `token` | what the pod's own token says: its Pod, its end |
+//! | `token` | the claims of the pod's own token: its Pod, its expiry |
 //! | `pod` | cause and deadline, from a Pod; a table and arithmetic, no I/O |
 //! | `slices` | who routes here, from EndpointSlices; no I/O |
-//! | `observe` | when to ask what, and what to do where there is no answer |
+//! | `observe` | when to send which request, and what to do without an answer |
 //! | `api`, `watch`, `backoff` | requests that are bounded in time and size |
 //! | `deletion_cost` | which pod a scale-down takes first |
-//! | `events`, `termination` | the drain where `kubectl describe pod` shows it |
-//! | `permissions` | the rules below, and how a missing one is named |
+//! | `events`, `termination` | the drain as `kubectl describe pod` shows it |
+//! | `permissions` | the rules below, and how a missing one is reported |
 //!
 //! # Permissions
 //!
@@ -39,11 +39,11 @@
 //!   - { apiGroups: ["", events.k8s.io], resources: [events], verbs: [create] }    # optional
 //! ```
 //!
-//! All in the pod's own namespace. Without the first, cause and deadline are those of the settings; with
-//! `get` alone, a second delete is seen up to two seconds late. Without the second, the endpoint wait goes
-//! by the clock. The third only matters to the readiness policy `auto`, for Services whose traffic stays on
-//! its node; without the fourth, `kubectl describe pod` does not tell of the drain. What is missing is said
-//! once, at start where it can be seen then, and nothing fails for it.
+//! All of them apply to the pod's own namespace. Without the first, cause and deadline come from the settings;
+//! with `get` alone, a second delete is seen up to two seconds late. Without the second, the endpoint wait has a
+//! fixed length. The third only matters to the readiness policy `auto`, for Services whose traffic stays on its
+//! node. Without the fourth, `kubectl describe pod` does not show the drain. A missing rule never causes a
+//! failure; it is logged once, at start if it can be detected then.
 //!
 //! # Example
 //!
@@ -90,12 +90,12 @@ pub use self::{
 };
 use lameduck_lifecycle::Lifecycle;
 
-/// The longest drain that no deletion stands behind, unless set otherwise.
+/// Default for the longest drain that is not caused by a deletion.
 ///
-/// Such a SIGTERM is a container restart, which leaves the whole grace period, or a node that goes down,
-/// which does not and says so only afterwards: kubelets are given tens of seconds for a shutdown (the
-/// documentation's example leaves 20 s to ordinary pods). Kubernetes' default grace period is 30 s, so this
-/// cap binds only those who asked for more; they lose progress in a restart, and nothing in a shutdown.
+/// A SIGTERM without a deletion is either a container restart, which leaves the whole grace period, or a node
+/// shutdown, which does not and is only reported afterwards: kubelets are given tens of seconds for a shutdown
+/// (the documentation's example leaves 20 s to ordinary pods). Kubernetes' default grace period is 30 s, so this
+/// cap affects only pods that asked for more; they lose progress in a restart, and nothing in a shutdown.
 pub const NO_DELETION_CAP: Duration = Duration::from_secs(30);
 
 /// Observes the own Pod and its EndpointSlices; hand it to [`ObserveKubernetes::kubernetes`].
@@ -112,11 +112,11 @@ pub struct Kubernetes {
 // === impl Kubernetes ===
 
 impl Kubernetes {
-    /// By the service account and the downward API (see [`Identity`]); `None` outside of a cluster, where
-    /// there is nothing to observe.
+    /// Returns an observer that uses the service account and the downward API (see [`Identity`]); `None`
+    /// outside of a cluster, where there is nothing to observe.
     ///
-    /// A cluster that can't be asked (no token is mounted, say) is still a cluster: the drain then waits by
-    /// the clock, and a warning says why.
+    /// A cluster whose API can't be used (for example because no token is mounted) is still a cluster: the drain
+    /// then waits for a fixed time, and a warning says why.
     ///
     /// | variable | meaning |
     /// | --- | --- |
@@ -135,7 +135,7 @@ impl Kubernetes {
         Some(kubernetes)
     }
 
-    /// By a client configuration of one's own.
+    /// Returns an observer that uses the given client configuration.
     pub fn with_config(config: kube::Config, identity: Identity) -> Self {
         Self::new(Access::Config(Box::new(config)), identity)
     }
@@ -150,10 +150,10 @@ impl Kubernetes {
         }
     }
 
-    /// The longest drain that no deletion stands behind; 30 s by default, `None` for what the Pod says.
+    /// Sets the longest drain that is not caused by a deletion; 30 s by default, `None` for the Pod's grace period.
     ///
-    /// Set it to what the kubelets give ordinary pods at a shutdown (`shutdownGracePeriod` less
-    /// `shutdownGracePeriodCriticalPods`) where nodes are stopped under running pods: spot instances.
+    /// If nodes are stopped under running pods, as spot instances are, set it to the time that the kubelets give
+    /// ordinary pods at a shutdown (`shutdownGracePeriod` less `shutdownGracePeriodCriticalPods`).
     pub fn no_deletion_cap(mut self, cap: impl Into<Option<Duration>>) -> Self {
         self.no_deletion_cap = cap.into();
         self
@@ -167,14 +167,14 @@ impl Kubernetes {
         self
     }
 
-    /// Where the termination message goes; `/dev/termination-log` by default, where the kubelet has made it.
+    /// Sets the file for the termination message; by default `/dev/termination-log`, if the kubelet has created it.
     pub fn termination_log(mut self, path: impl Into<PathBuf>) -> Self {
         self.termination_log = TerminationLog::Path(path.into());
         self
     }
 }
 
-/// Returns the name of this host, which in a pod is the Pod's unless its spec says otherwise.
+/// Returns the name of this host, which in a pod is the Pod's name unless its spec sets another.
 pub fn hostname() -> Option<String> {
     let name = std::fs::read_to_string("/proc/sys/kernel/hostname").ok()?;
     Some(name.trim().to_owned())
@@ -182,8 +182,8 @@ pub fn hostname() -> Option<String> {
 
 /// Adds the observation of the own Pod to a [`Lifecycle`].
 pub trait ObserveKubernetes: Sized {
-    /// Learns cause, deadline and endpoint removal from Kubernetes, and leaves the drain report as the
-    /// container's termination message. Nothing changes where it is `None`.
+    /// Learns cause, deadline and endpoint removal from Kubernetes, and writes the drain report as the
+    /// container's termination message. Does nothing if `kubernetes` is `None`.
     fn kubernetes(self, kubernetes: impl Into<Option<Kubernetes>>) -> Self;
 }
 

@@ -1,6 +1,6 @@
-//! What this room exports.
+//! The metrics of the Kubernetes observer.
 //!
-//! | metric | says |
+//! | metric | meaning |
 //! | --- | --- |
 //! | `lameduck_endpoint_removal_seconds{service}` | from T0 until the Service was seen to route here no more; 0 until then |
 //! | `lameduck_endpoints{state}` | 1 for what is known about the own endpoints, 0 for the other states |
@@ -13,7 +13,7 @@ use prometheus::{GaugeVec, IntCounter, IntCounterVec, IntGaugeVec, Opts, Registr
 
 use lameduck_lifecycle::{Endpoints, Unobservable};
 
-/// How a request to the API server ended, as the label `outcome` says it.
+/// Values of the label `outcome`, which says how a request to the API server ended.
 pub(super) const OUTCOMES: [&str; 8] = [
     "ok",
     "denied",
@@ -35,7 +35,7 @@ const STATES: [Endpoints; 7] = [
     Endpoints::Unobservable(Unobservable::PodGone),
 ];
 
-/// The room's metrics; cheap to clone.
+/// The metrics of the Kubernetes observer; cheap to clone.
 #[derive(Clone, Debug)]
 pub(super) struct Metrics {
     removal: GaugeVec,
@@ -55,7 +55,7 @@ impl Metrics {
         ];
         for part in parts {
             if let Err(error) = registry.register(part) {
-                // Two of these in one lifecycle: the second counts for itself.
+                // If one lifecycle has two observers, the metrics of the second are not exported.
                 tracing::warn!(%error, "Kubernetes metrics not registered");
             }
         }
@@ -105,7 +105,7 @@ impl Metrics {
         }
     }
 
-    /// The Service holds this pod, and the removal has been seen so long after T0, or not yet.
+    /// Records how long after T0 the removal from this Service was seen; `None` if it has not been seen yet.
     pub(super) fn removal(&self, service: &str, lag: Option<Duration>) {
         self.removal
             .with_label_values(&[service])
@@ -121,7 +121,7 @@ impl Metrics {
     }
 }
 
-/// The state's word in metrics and logs.
+/// Returns the name of the state in metrics and logs.
 pub(super) const fn word(endpoints: Endpoints) -> &'static str {
     match endpoints {
         Endpoints::Unknown => "unknown",

@@ -1,25 +1,25 @@
-//! The RBAC rules that this room makes use of, what is lost without each, and how a missing one is named.
+//! The RBAC rules that this crate uses, what is lost without each, and how a missing one is reported.
 //!
 //! At start the API server is asked once for the rules that the service account has in its namespace
-//! (`SelfSubjectRulesReview`, which everybody may ask), while there is still time to put right what is
-//! missing. Some authorizers can't list their rules; then a missing one shows when it is needed.
+//! (`SelfSubjectRulesReview`, which everybody may create), while there is still time to add missing ones.
+//! Some authorizers can't list their rules; then a missing rule shows up when it is needed.
 
 use k8s_openapi::api::authorization::v1::ResourceRule;
 
 /// An RBAC rule.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Rule {
-    /// What it allows to do.
+    /// The verb that the rule allows.
     pub verb: &'static str,
     /// The API group of the resource.
     pub group: &'static str,
-    /// With what, in the plural.
+    /// The resource, in the plural.
     pub resource: &'static str,
-    /// What is lost without it.
+    /// The consequence of the rule being missing.
     pub without: &'static str,
-    /// Of no use for others than the own Pod.
+    /// Whether the rule is needed only for the own Pod.
     pub own_pod: bool,
-    /// Another group in which it is as good.
+    /// Another API group in which the rule serves equally well.
     pub or_group: Option<&'static str>,
 }
 
@@ -62,18 +62,18 @@ pub(super) const CREATE_EVENTS: Rule = Rule {
     resource: "events",
     without: "`kubectl describe pod` does not tell of the drain",
     own_pod: false,
-    // The same objects. In the core group they carry `lastTimestamp`, too.
+    // Both groups have the same objects. In the core group they also carry `lastTimestamp`.
     or_group: Some(""),
 };
 
-/// Not among those that are looked for at start: it is needed only where it is asked for.
+/// The rule for the pod deletion cost. Not checked at start, since it is needed only if that feature is on.
 pub(super) const PATCH_PODS: Rule = Rule {
     verb: "patch",
     without: "a scale-down does not know which pods are idle",
     ..GET_PODS
 };
 
-/// All that every drain makes use of.
+/// All rules that every drain uses.
 pub const ALL: [Rule; 6] = [
     GET_PODS,
     WATCH_PODS,
@@ -83,7 +83,7 @@ pub const ALL: [Rule; 6] = [
     CREATE_EVENTS,
 ];
 
-/// Those of ours that these rules do not grant.
+/// Returns those of [`ALL`] that the granted rules do not include.
 pub(super) fn missing(granted: &[ResourceRule], pod: &str) -> Vec<Rule> {
     let mut missing = ALL.to_vec();
     missing.retain(|rule| {
@@ -94,7 +94,7 @@ pub(super) fn missing(granted: &[ResourceRule], pod: &str) -> Vec<Rule> {
     missing
 }
 
-/// What would grant them, as it stands in a Role: one line, to be copied.
+/// Returns the missing rules as they are written in a Role, in one line that can be copied.
 pub(super) fn remedy(missing: &[Rule]) -> String {
     let mut rules: Vec<(&str, &str, Vec<&str>)> = Vec::new();
     for rule in missing {
@@ -171,7 +171,7 @@ mod tests {
         assert!(!missing(&core, "web-1").contains(&CREATE_EVENTS));
         let other = [rule("apps", "events", &["create"], &[])];
         assert!(missing(&other, "web-1").contains(&CREATE_EVENTS));
-        // A list can't be narrowed to names that a controller makes up.
+        // A list can't be restricted by name, because a controller generates the names.
         let named = [rule(
             "discovery.k8s.io",
             "endpointslices",

@@ -1,4 +1,4 @@
-//! Why SIGTERM came, and when SIGKILL will: read from the own Pod. No I/O here, only arithmetic.
+//! Reads from this process's own Pod why SIGTERM came and when SIGKILL will. Pure arithmetic, no I/O.
 //!
 //! The kubelet's side (`pkg/kubelet/kuberuntime/kuberuntime_container.go`, `killContainer`):
 //!
@@ -10,9 +10,9 @@
 //!                   └────────────── the whole grace period ─────────────────┘
 //! ```
 //!
-//! It counts the whole grace period from when *it* begins, whatever has passed since the deletion, takes
-//! off what the preStop hook used, and never leaves less than two seconds (`minimumGracePeriodInSeconds`).
-//! An ordered stop of sidecars (restartable init containers, KEP-753) takes time off in the same way.
+//! The kubelet counts the whole grace period from when *it* begins, however long after the deletion, subtracts what
+//! the preStop hook used, and never leaves less than two seconds (`minimumGracePeriodInSeconds`).
+//! An ordered stop of sidecars (restartable init containers, KEP-753) uses up time in the same way.
 //!
 //! | seen on the own Pod | cause | SIGKILL comes |
 //! | --- | --- | --- |
@@ -36,16 +36,16 @@ use tokio::time::Instant;
 use super::api::Clock;
 use lameduck_lifecycle::{Cause, DeadlineSource, HURRY, Kill};
 
-/// What the kubelet leaves a container at the very least (`minimumGracePeriodInSeconds`).
+/// Minimum time that the kubelet leaves a container (`minimumGracePeriodInSeconds`).
 pub const MINIMUM_GRACE: Duration = Duration::from_secs(2);
 
 /// The API server's default for `terminationGracePeriodSeconds`.
 pub const DEFAULT_GRACE: Duration = Duration::from_secs(30);
 
-/// How long an event may have been under way on a watch that is open.
+/// Maximum time that an event may take to arrive over an open watch.
 const WATCH_LAG: Duration = Duration::from_secs(1);
 
-/// What matters of a Pod.
+/// The fields of a Pod that matter to a drain.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub(super) struct PodFacts {
     pub(super) uid: Option<String>,
@@ -55,15 +55,15 @@ pub(super) struct PodFacts {
     /// The StatefulSet that makes the next Pod of this name.
     pub(super) stateful_set: Option<Owner>,
     pub(super) deletion: Option<Deletion>,
-    /// The condition `DisruptionTarget` is true.
+    /// Whether the condition `DisruptionTarget` is true.
     pub(super) disrupted: bool,
     /// `terminationGracePeriodSeconds` of the spec.
     pub(super) grace: Duration,
-    /// The shortest that a probe of the own container brings along.
+    /// The shortest grace period among the probes of the own container.
     pub(super) probe_grace: Option<Duration>,
-    /// Part of the grace period is spent before SIGTERM: a preStop hook, an ordered stop.
+    /// Whether part of the grace period is spent before SIGTERM, by a preStop hook or an ordered stop.
     pub(super) late_signal: bool,
-    /// How much of it, where the hook says so (`preStop.sleep`).
+    /// How much of the grace period the hook takes, if it says so (`preStop.sleep`).
     pub(super) known_sleep: Duration,
 }
 
@@ -76,7 +76,7 @@ pub(super) struct Owner {
     pub(super) uid: String,
 }
 
-/// The Pod is being deleted.
+/// The pending deletion of the Pod.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Deletion {
     /// `deletionGracePeriodSeconds`.
@@ -85,38 +85,38 @@ pub(super) struct Deletion {
     pub(super) at: i64,
 }
 
-/// When whoever owns this Pod starts another in its place.
+/// When the owner of this Pod starts a replacement.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum Replacement {
-    /// While this one still ends, or nobody knows: a ReplicaSet does.
+    /// While this Pod is still terminating, as a ReplicaSet does. Also the default if the owner's behaviour is unknown.
     #[default]
     Early,
-    /// Only when this one is gone (a StatefulSet), or never (a Pod that nobody owns).
+    /// Only after this Pod is gone (a StatefulSet), or never (a Pod without an owner).
     Late,
 }
 
-/// One look at the own Pod.
+/// One observation of the own Pod.
 #[derive(Clone, Debug)]
 pub(super) struct Sighting {
-    /// `None`: there is no such Pod any more.
+    /// The Pod's facts; `None` if the Pod no longer exists.
     pub(super) pod: Option<PodFacts>,
-    /// The clocks by which it was read.
+    /// The API server's clock and ours at the time of the read.
     pub(super) clock: Clock,
-    /// When it was seen.
+    /// When the observation was made.
     pub(super) seen: Instant,
-    /// It came over a watch, and not by asking.
+    /// Whether it came from a watch rather than from a GET.
     pub(super) watched: bool,
 }
 
-/// The table above, and what it must remember.
+/// Implements the table above, with the state that it needs between observations.
 #[derive(Debug)]
 pub(super) struct Judge {
     t0: Instant,
-    /// At most so long after T0 where no deletion is seen.
+    /// Maximum time after T0 if no deletion is seen.
     cap: Option<Duration>,
-    /// The grace period of the deletion, and when it was certainly still this.
+    /// The grace period of the deletion, and the last instant at which it was certainly in force.
     deletion: Option<(Duration, Instant)>,
-    /// SIGKILL, seen without a deletion and without the cap.
+    /// The time of SIGKILL computed without a deletion and before the cap was applied.
     undeleted: Option<Instant>,
     said: Option<(Cause, Kill)>,
 }
@@ -124,7 +124,7 @@ pub(super) struct Judge {
 // === impl PodFacts ===
 
 impl PodFacts {
-    /// `container` is the own container's name, where it is known.
+    /// Reads the facts of a Pod. `container` is the name of the own container, if it is known.
     pub(super) fn read(pod: &Pod, container: Option<&str>) -> Self {
         let meta = &pod.metadata;
         let spec = pod.spec.as_ref();
@@ -153,7 +153,7 @@ impl PodFacts {
     }
 }
 
-/// The own container; all of them where nobody has said which one it is.
+/// Returns the own container, or all containers if it is not known which one is ours.
 fn own_containers<'a>(pod: &'a Pod, name: Option<&str>) -> Vec<&'a Container> {
     let Some(spec) = &pod.spec else {
         return Vec::new();
@@ -169,7 +169,7 @@ fn own_containers<'a>(pod: &'a Pod, name: Option<&str>) -> Vec<&'a Container> {
     }
 }
 
-/// An init container that still runs is a sidecar, and is stopped after the others.
+/// Returns whether the own container is an init container. One that still runs is a sidecar, stopped after the others.
 fn is_sidecar(pod: &Pod, name: Option<&str>) -> bool {
     let init = pod.spec.iter().flat_map(|spec| &spec.init_containers);
     init.flatten()
@@ -234,7 +234,7 @@ fn has_condition(pod: &Pod, kind: &str) -> bool {
         .any(|condition| condition.type_ == kind && condition.status == "True")
 }
 
-/// The API server takes any number of seconds; ten years are as good as forever.
+/// Converts seconds to a duration of at most ten years: the API server accepts any number of seconds.
 fn seconds(seconds: i64) -> Duration {
     let seconds = u64::try_from(seconds).unwrap_or_default();
     Duration::from_secs(seconds.min(3_650 * 86_400))
@@ -253,7 +253,7 @@ impl Judge {
         }
     }
 
-    /// What this sighting means, where it means anything new.
+    /// Returns the cause and deadline that follow from this sighting, if they differ from the last ones.
     pub(super) fn judge(&mut self, sighting: &Sighting) -> Option<(Cause, Kill)> {
         let verdict = match &sighting.pod {
             None => self.forced(sighting.seen),
@@ -283,7 +283,7 @@ impl Judge {
             None => None,
         };
         let kill = kill.unwrap_or_else(|| self.counted(self.t0 + grace, deletion, sighting, pod));
-        // What runs already is not taken back by another delete.
+        // Another delete does not extend a period that is already running.
         let kill = match (self.deletion, earlier, self.undeleted) {
             (Some(_), Some(earlier), _) if earlier.at < kill.at => earlier,
             (None, _, Some(at)) if at < kill.at => Kill {
@@ -296,8 +296,8 @@ impl Judge {
         (cause, kill)
     }
 
-    /// A second delete: the kubelet stops the containers anew, with the new period, once it sees it. When it
-    /// saw it is not known; it was after the longer period was last known to be in force.
+    /// Returns the deadline after a second delete. Once the kubelet sees that, it stops the containers again, with
+    /// the new period. When it saw it is unknown; it was after the longer period was last known to be in force.
     fn shortened(
         &self,
         grace: Duration,
@@ -312,12 +312,12 @@ impl Judge {
         };
         let from = begun.max(known).max(self.t0);
         let mut kill = self.counted(from + grace, deletion, sighting, pod);
-        // Not even then less than the minimum, and a plan that has passed helps nobody.
+        // Even then at least the minimum is left, and a deadline in the past would be useless.
         kill.at = kill.at.max(sighting.seen + MINIMUM_GRACE);
         kill
     }
 
-    /// The end of a grace period that was counted in full, less what was spent before SIGTERM.
+    /// Returns the end of a grace period that was counted in full, less what was spent before SIGTERM.
     fn counted(
         &self,
         at: Instant,
@@ -330,7 +330,7 @@ impl Judge {
             source: DeadlineSource::DeletionGracePeriod,
         };
         if !pod.late_signal {
-            // After a partition `deletionTimestamp` can have passed with the whole period still ahead.
+            // After a network partition `deletionTimestamp` may have passed while the whole period is still ahead.
             return full;
         }
         let stamped = sighting.clock.instant_of(deletion.at);
@@ -367,10 +367,10 @@ impl Judge {
             _ => Cause::PodDeleted,
         };
         let at = match self.said {
-            // It was there after T0, so that the kubelet has begun anew.
+            // The Pod still existed after T0, so the kubelet has started a new grace period.
             Some(_) => seen + MINIMUM_GRACE,
-            // The deletion is what brought SIGTERM. Who learns so late that this has nearly passed, and lives, still
-            // needs the time to give back and to report.
+            // The deletion caused SIGTERM. If we learn of it so late that the minimum has nearly passed, and are still
+            // alive, we need time to give back jobs and to report.
             None => (self.t0 + MINIMUM_GRACE).max(seen + HURRY),
         };
         let soon = Kill {
@@ -422,7 +422,7 @@ mod tests {
         }
     }
 
-    /// (what is seen at T0, cause, seconds to SIGKILL, who said so): the table in the module's docs.
+    /// (observation at T0, cause, seconds to SIGKILL, source of the deadline): the table in the module's docs.
     #[tokio::test(start_paused = true)]
     async fn one_row_of_the_table_after_the_other() {
         let hook = |pod: PodFacts| PodFacts {
@@ -552,7 +552,7 @@ mod tests {
                 "{late} ms"
             );
         }
-        // An eviction that somebody speeds up by force.
+        // An eviction followed by a forced deletion.
         let mut judge = Judge::new(t0, None);
         let evicted = PodFacts {
             disrupted: true,
@@ -668,7 +668,7 @@ mod tests {
     }
 
     proptest! {
-        /// A world with a true SIGKILL: whatever the clocks show, the verdict is not later, and where
+        /// Simulates a true time of SIGKILL: whatever the clocks show, the verdict is not later, and if
         /// nothing is uncertain it is not much earlier.
         #[test]
         fn the_verdict_is_never_later_than_the_kill(
@@ -681,13 +681,13 @@ mod tests {
             server_ms in 1_000_000_000u64..2_000_000_000,
         ) {
             let ms = Duration::from_millis;
-            // By the server's clock, in milliseconds: deleted, kubelet begins, SIGTERM.
+            // Times of deletion, of the kubelet's start and of SIGTERM, in milliseconds by the server's clock.
             let grace_ms = grace * 1_000;
             let deleted_ms = server_ms;
             let begin_ms = deleted_ms + kubelet_late_ms;
             let hook_ms = hook_ms.min(grace_ms);
             let term_ms = begin_ms + hook_ms;
-            // The kubelet takes off whole seconds.
+            // The kubelet subtracts whole seconds.
             let left_ms = (grace_ms - hook_ms / 1_000 * 1_000).max(2_000);
             let true_kill = ms(left_ms);
 
@@ -715,7 +715,7 @@ mod tests {
             }
         }
 
-        /// Whatever is seen, in whatever order: a plan never lies in the past when it is made, and a
+        /// For any sequence of sightings, a plan never lies in the past when it is made, and a
         /// deletion never makes the time longer than the longest period that was seen.
         #[test]
         fn no_history_leads_into_the_past(

@@ -1,7 +1,7 @@
-//! Who still routes here, as the EndpointSlices say it. No I/O here.
+//! Derives from EndpointSlices who still routes to this pod. No I/O here.
 //!
 //! For each Service the EndpointSlice controller keeps slices of (mostly) a hundred endpoints, one set for
-//! each address family, and moves endpoints between them as it likes. An endpoint has three conditions
+//! each address family, and moves endpoints between them at will. An endpoint has three conditions
 //! (`staging/src/k8s.io/endpointslice/utils.go`, `podToEndpoint`; KEP-1669, KEP-1672):
 //!
 //! ```text
@@ -15,17 +15,17 @@
 //!   -               terminating                               terminating
 //! ```
 //!
-//! So a deleted pod stays in its slices until it is gone, and **"gone" means not ready**. Three rules follow:
+//! A deleted pod therefore stays in its slices until it is gone, and **"gone" means not ready**. Three rules follow:
 //!
-//! - A missing `ready` means true; a missing `serving` means what `ready` means.
-//! - `ready` together with `terminating`, or without `serving`, is only possible where the Service
-//!   publishes addresses that aren't ready. It will route here until the end: it is not waited for. The
+//! - A missing `ready` means true; a missing `serving` has the value of `ready`.
+//! - `ready` together with `terminating`, or without `serving`, is only possible if the Service publishes
+//!   addresses that aren't ready. Such a Service routes here until the end, so it is not waited for. The
 //!   slices show this as soon as an ordinary endpoint would have gone, so the Service itself need not
 //!   be read for it.
-//! - An entry that vanished while it was ready may have moved to another slice. Until a new list has
-//!   said so, it counts as routed.
+//! - An entry that vanished while it was ready may have moved to another slice. It counts as routed until a
+//!   new list shows where it is.
 //!
-//! What is kept of a slice is a handful of numbers ([`SliceFacts`]), not its thousand endpoints.
+//! Of each slice only a handful of numbers is kept ([`SliceFacts`]), not its thousand endpoints.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -39,7 +39,7 @@ use lameduck_lifecycle::{Endpoints, Peers};
 
 const SERVICE_NAME: &str = "kubernetes.io/service-name";
 
-/// By what the own endpoints are known.
+/// The properties by which the own endpoints are recognized.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct Me {
     pub(super) namespace: String,
@@ -50,14 +50,14 @@ pub(super) struct Me {
     pub(super) replacement: Replacement,
 }
 
-/// What one slice says.
+/// The facts that are kept of one slice.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct SliceFacts {
     pub(super) name: String,
     pub(super) service: String,
     pub(super) own: Option<Own>,
     others: Others,
-    /// An endpoint is ready that could not be, were it not for `publishNotReadyAddresses`.
+    /// Whether some endpoint is ready that could only be so by `publishNotReadyAddresses`.
     publishes_unready: bool,
 }
 
@@ -68,7 +68,7 @@ pub(super) struct Own {
     serving: bool,
 }
 
-/// The other endpoints.
+/// Numbers of endpoints that are not our own.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Others {
     any: usize,
@@ -76,14 +76,14 @@ struct Others {
     ready_on_this_node: usize,
 }
 
-/// What a Service adds to its slices.
+/// The traffic policy of a Service, which its slices do not show.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Policy {
-    /// Traffic that reaches a node stays there (`internalTrafficPolicy`, `externalTrafficPolicy`).
+    /// Whether traffic that reaches a node stays there (`internalTrafficPolicy`, `externalTrafficPolicy`).
     pub(super) local: bool,
 }
 
-/// All that is known of the slices that hold, or held, this pod.
+/// The current knowledge of the slices that hold, or held, this pod.
 #[derive(Debug, Default)]
 pub(super) struct Slices {
     me: Me,
@@ -98,7 +98,7 @@ pub(super) struct Slices {
 struct Held {
     standing: Standing,
     serving: bool,
-    /// In slices of it that do not hold this pod, as of the last list.
+    /// The endpoints in the Service's slices that do not hold this pod, as of the last list.
     elsewhere: Others,
     publishes_unready: bool,
     policy: Option<Policy>,
@@ -108,21 +108,21 @@ struct Held {
 enum Standing {
     #[default]
     Routed,
-    /// It was ready when it was last seen, and is in no slice that is watched.
+    /// The endpoint was ready when last seen, and is in none of the watched slices now.
     Vanished,
     Gone,
 }
 
-/// What the lifecycle is told, and what to do to know more.
+/// The result for the lifecycle, and the requests that would refine it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub(super) struct View {
     pub(super) endpoints: Endpoints,
     pub(super) peers: Peers,
     /// Each Service that is waited for, and whether it still routes here.
     pub(super) services: BTreeMap<String, bool>,
-    /// Only a new list can say whether these still route here.
+    /// Whether some entry has vanished, so that only a new list can show whether it still routes here.
     pub(super) vanished: bool,
-    /// The peers depend on whether these Services keep traffic on its node.
+    /// Services whose traffic policy must be known, because the peers depend on whether traffic stays on its node.
     pub(super) ask: BTreeSet<String>,
 }
 
@@ -137,7 +137,7 @@ impl SliceFacts {
             .as_ref()
             .and_then(|labels| labels.get(SERVICE_NAME));
         let mut facts = Self {
-            // A slice without a Service is a Service of its own: somebody routes by it.
+            // A slice without a Service counts as a Service of its own, because somebody routes by it.
             service: service.unwrap_or(&name).clone(),
             name,
             ..Self::default()
@@ -168,8 +168,8 @@ impl SliceFacts {
     }
 }
 
-/// The type of a list that may be absent depends on the Kubernetes version that the program chose for
-/// k8s-openapi; a library must build with each.
+/// A list that may be absent. Its type depends on the Kubernetes version that the program chose for
+/// k8s-openapi, and a library must build with each of them.
 trait AsList<T> {
     fn as_list(&self) -> &[T];
 }
@@ -189,7 +189,7 @@ impl<T> AsList<T> for Option<Vec<T>> {
 // === impl Me ===
 
 impl Me {
-    /// A uid decides; an address only where there is none, for host-network pods share theirs.
+    /// Returns whether the endpoint is ours, by uid, or else by address (host-network pods share addresses).
     fn is(&self, endpoint: &Endpoint) -> bool {
         let target = endpoint.target_ref.as_ref();
         match (target.and_then(|target| target.uid.as_ref()), &self.uid) {
@@ -236,7 +236,7 @@ impl Slices {
         &self.me
     }
 
-    /// Takes a whole list; what is not in it does not exist.
+    /// Applies a complete list; slices that are not in it do not exist.
     pub(super) fn listed(&mut self, all: Vec<SliceFacts>) {
         for slice in all.iter().filter(|slice| slice.own.is_some()) {
             self.services.entry(slice.service.clone()).or_default();
@@ -259,7 +259,7 @@ impl Slices {
         self.stand(Standing::Gone);
     }
 
-    /// A slice that is watched is now this.
+    /// Applies the new state of a watched slice.
     pub(super) fn applied(&mut self, slice: SliceFacts) {
         let held = self.services.entry(slice.service.clone()).or_default();
         held.publishes_unready |= slice.publishes_unready;
@@ -267,13 +267,13 @@ impl Slices {
         self.stand(Standing::Vanished);
     }
 
-    /// A slice that is watched is no more.
+    /// Applies the deletion of a watched slice.
     pub(super) fn deleted(&mut self, name: &str) {
         self.own.remove(name);
         self.stand(Standing::Vanished);
     }
 
-    /// The own Pod is gone, and with it whatever entry is in no slice that is watched.
+    /// Records that the own Pod is gone, and with it every entry that is in no watched slice.
     pub(super) fn pod_is_gone(&mut self) {
         self.stand(Standing::Gone);
     }
@@ -284,13 +284,13 @@ impl Slices {
         }
     }
 
-    /// The slices that hold this pod.
+    /// Returns the names of the slices that hold this pod.
     pub(super) fn names(&self) -> impl Iterator<Item = &str> {
         let own = self.own.values().filter(|slice| slice.own.is_some());
         own.map(|slice| slice.name.as_str())
     }
 
-    /// What all of it comes to.
+    /// Summarizes the slices into a view.
     pub(super) fn view(&self) -> View {
         let mut view = View {
             endpoints: Endpoints::InNone,
@@ -321,7 +321,7 @@ impl Slices {
         view
     }
 
-    /// Who else could take this Service's traffic; `None` where that depends on its traffic policy.
+    /// Returns who else could take this Service's traffic; `None` if that depends on its unknown traffic policy.
     fn peers(&self, service: &str, held: &Held) -> Option<Peers> {
         let mut others = held.elsewhere;
         for slice in self.own.values().filter(|slice| slice.service == service) {
@@ -343,8 +343,8 @@ impl Slices {
         Some(self.alone(&others))
     }
 
-    /// Nobody else is ready. Another may come, unless there is none at all and none is started before this
-    /// one is gone. Other replicas, ready or not, are in the slices, so their absence tells the replica count.
+    /// Returns the peers if no other endpoint is ready. Another may come, unless there is none at all and none is
+    /// started before this one is gone. Slices list all replicas, ready or not, so their absence tells the count.
     fn alone(&self, others: &Others) -> Peers {
         match self.me.replacement {
             Replacement::Late if others.any == 0 => Peers::NeverAny,
@@ -352,7 +352,7 @@ impl Slices {
         }
     }
 
-    /// Where each Service stands now; `vanished` is what an absent entry means.
+    /// Updates the standing of each Service; `vanished` is the standing of one without an own entry.
     fn stand(&mut self, vanished: Standing) {
         for (name, held) in &mut self.services {
             let slices = self.own.values().filter(|slice| slice.service == *name);
@@ -367,7 +367,7 @@ impl Slices {
     }
 }
 
-/// Readiness is held for a Service where another endpoint may come; see [`Peers`].
+/// Returns the worse of two: readiness is held if another endpoint may come for either Service; see [`Peers`].
 fn worse(one: Peers, other: Peers) -> Peers {
     match (one, other) {
         (Peers::NoneReady, _) | (_, Peers::NoneReady) => Peers::NoneReady,

@@ -1,9 +1,9 @@
-//! The termination message: what `kubectl describe pod` shows as the reason why a container ended.
+//! The termination message, which `kubectl describe pod` shows as the reason why a container ended.
 //!
-//! The kubelet mounts a file at `terminationMessagePath` (`/dev/termination-log`) and keeps what is in it
-//! when the container has ended, up to 4,096 bytes, in the Pod's status. The drain report goes there as
-//! JSON. Where it is too long, ids of jobs are left out, and their number says so; it is never cut in the
-//! middle.
+//! The kubelet mounts a file at `terminationMessagePath` (`/dev/termination-log`). When the container has
+//! ended, it keeps the file's content, up to 4,096 bytes, in the Pod's status. The drain report is written
+//! there as JSON. If it is too long, some job ids are left out and counted instead; the JSON is never cut in
+//! the middle.
 
 use std::path::{Path, PathBuf};
 
@@ -12,22 +12,22 @@ use tokio::io::AsyncWriteExt;
 
 use lameduck_lifecycle::{DrainReport, Ids};
 
-/// What the kubelet keeps (`MaxContainerTerminationMessageLength`).
+/// Maximum length that the kubelet keeps, in bytes (`MaxContainerTerminationMessageLength`).
 const LONGEST: usize = 4096;
 
-/// What the kubelet mounts unless told otherwise.
+/// The path at which the kubelet mounts the file by default.
 const DEFAULT_PATH: &str = "/dev/termination-log";
 
-/// The longest error of a hook, and the most hooks, where it must be short.
+/// Maximum length of a hook's error, and maximum number of hooks, in a shortened message.
 const SHORT_ERROR: usize = 120;
 const FEW_HOOKS: usize = 8;
 
-/// Where the message goes.
+/// Where the message is written.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum TerminationLog {
-    /// Where the kubelet mounts it, if it did.
+    /// The file that the kubelet mounts by default, if it exists.
     Default,
-    /// Here; the file is made where there is none.
+    /// The file at this path, which is created if it does not exist.
     Path(PathBuf),
 }
 
@@ -38,7 +38,7 @@ impl TerminationLog {
             Self::Default => (Path::new(DEFAULT_PATH), false),
             Self::Path(path) => (path.as_path(), true),
         };
-        // In place: what the kubelet reads is this very file, a bind mount that can't be replaced.
+        // Write in place: the kubelet reads this very file, a bind mount that can't be replaced.
         let opened = tokio::fs::OpenOptions::new()
             .write(true)
             .truncate(true)
@@ -54,7 +54,7 @@ impl TerminationLog {
     }
 }
 
-/// The report as JSON, in at most [`LONGEST`] bytes.
+/// Returns the report as JSON, in at most [`LONGEST`] bytes.
 fn message(report: &DrainReport) -> Vec<u8> {
     let all = report.jobs.released.ids.len() + report.jobs.left.ids.len();
     let whole = render(report, all, false);
@@ -63,7 +63,7 @@ fn message(report: &DrainReport) -> Vec<u8> {
     }
     let brief =
         render(report, 0, true).len() <= LONGEST && render(report, 0, false).len() > LONGEST;
-    // The most ids that fit; the length grows with their number.
+    // Search for the largest number of ids that fits; the length grows with their number.
     let (mut fits, mut too_many) = (0, all);
     while fits + 1 < too_many {
         let middle = fits + (too_many - fits) / 2;
@@ -81,7 +81,7 @@ fn message(report: &DrainReport) -> Vec<u8> {
         .into_bytes()
 }
 
-/// With so many ids in all; those of jobs that were left behind first, for nobody else tells of them.
+/// Renders the report with at most `ids` ids, those of left jobs first because they are reported nowhere else.
 fn render(report: &DrainReport, ids: usize, brief: bool) -> Vec<u8> {
     let mut short = report.clone();
     let left = short.jobs.left.ids.len().min(ids);

@@ -1,17 +1,17 @@
-//! The pod's own token: which Pod it is bound to, and until when it is good.
+//! The pod's own token: which Pod it is bound to, and when it expires.
 //!
 //! The kubelet mounts a token that is bound to the Pod object (KEP-1205) and replaces the file before the token
 //! expires. The API server checks at each request that the token's signature is valid, that it has not expired,
-//! and that the ServiceAccount and the Pod that it names still exist (`pkg/serviceaccount/claims.go`). Where any of
-//! this fails the answer is 401 and does not say which; so the claims are read here, to rule out what can be
-//! ruled out. They are not verified: whoever could forge the file could do as they like with this process anyway.
+//! and that the ServiceAccount and the Pod that it names still exist (`pkg/serviceaccount/claims.go`). If any check
+//! fails, the answer is 401 and does not say which, so the claims are read here to rule out some of the causes.
+//! They are not verified: anybody who can forge the file controls this process anyway.
 
 use std::path::Path;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::Deserialize;
 
-/// What a token says of itself.
+/// The claims of a token.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub(super) struct Claims {
     /// When it expires, in seconds since 1970 by the API server's clock.
@@ -25,11 +25,11 @@ pub(super) struct Claims {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 struct Bound {
     pod: Option<Reference>,
-    /// From Kubernetes 1.30 on.
+    /// The node; present from Kubernetes 1.30 on.
     node: Option<Reference>,
 }
 
-/// One of these objects.
+/// A reference to an object that a token is bound to.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 pub(super) struct Reference {
     pub(super) name: Option<String>,
@@ -39,12 +39,12 @@ pub(super) struct Reference {
 // === impl Claims ===
 
 impl Claims {
-    /// Returns the claims of the token in this file; none where there is no file, or no such token in it.
+    /// Returns the claims of the token in this file; `None` if there is no file, or no such token in it.
     pub(super) fn read(file: &Path) -> Option<Self> {
         Self::parse(&std::fs::read_to_string(file).ok()?)
     }
 
-    /// Returns the claims of a JSON Web Token (RFC 7519); none where it is something else.
+    /// Returns the claims of a JSON Web Token (RFC 7519); `None` if the text is something else.
     fn parse(token: &str) -> Option<Self> {
         let mut parts = token.trim().split('.');
         let (_header, payload, _signature) = (parts.next()?, parts.next()?, parts.next()?);
@@ -52,12 +52,12 @@ impl Claims {
         serde_json::from_slice(&payload).ok()
     }
 
-    /// The Pod that the token is bound to.
+    /// Returns the Pod that the token is bound to.
     pub(super) fn pod(&self) -> Option<&Reference> {
         self.kubernetes.pod.as_ref()
     }
 
-    /// The node that the Pod was bound to when the token was made.
+    /// Returns the node that the Pod was bound to when the token was issued.
     pub(super) fn node(&self) -> Option<&Reference> {
         self.kubernetes.node.as_ref()
     }

@@ -1,8 +1,8 @@
-//! One watch of one object: a stream of lines, each an event, until the server or a bound ends it.
+//! One watch of one object: a stream of lines, each an event, until the server or a time limit ends it.
 //!
-//! The server is asked to end it after [`WATCH`] (`timeoutSeconds`), and where it doesn't, we do, a little
-//! later: behind a dead connection a watch looks like one on which nothing happens. Whoever reads it starts
-//! the next one from the version of the last event (bookmarks count), so nothing is missed in between.
+//! The server is asked to end it after [`WATCH`] (`timeoutSeconds`). If it doesn't, we end it a little later,
+//! because on a dead connection a watch looks like one on which nothing happens. The reader starts the next
+//! watch from the version of the last event (bookmarks count), so nothing is missed in between.
 
 use std::{marker::PhantomData, time::Duration};
 
@@ -16,12 +16,12 @@ use super::{
     metrics::Metrics,
 };
 
-/// How long one watch lasts. A dead connection blinds a drain for no longer than this, and a drain that
-/// lasts longer pays one request more for each.
+/// How long one watch lasts. A dead connection blinds a drain for no longer than this; a longer drain needs
+/// one more request for each further watch.
 pub(super) const WATCH: Duration = Duration::from_secs(5);
-/// What the server may take to end a watch after that.
+/// How much longer the server may take to end a watch after that.
 const SLACK: Duration = Duration::from_secs(2);
-/// The longest line: an EndpointSlice of a thousand endpoints has about half a megabyte.
+/// Maximum length of a line in bytes; an EndpointSlice of a thousand endpoints has about half a megabyte.
 const LONGEST_LINE: usize = 8 << 20;
 
 /// An open watch.
@@ -31,7 +31,7 @@ pub(super) struct Watch<K> {
     clock: Clock,
     opened: Instant,
     unread: Vec<u8>,
-    /// So much of `unread` holds no end of line.
+    /// Length of the prefix of `unread` that is known to contain no newline.
     searched: usize,
     metrics: Metrics,
     kind: PhantomData<fn() -> K>,
@@ -50,20 +50,20 @@ impl<K> Watch<K> {
         }
     }
 
-    /// The clocks when it was opened.
+    /// Returns the API server's clock and ours when the watch was opened.
     pub(super) fn clock(&self) -> Clock {
         self.clock
     }
 
-    /// For how long it has been open.
+    /// Returns how long the watch has been open.
     pub(super) fn age(&self) -> Duration {
         self.opened.elapsed()
     }
 }
 
 impl<K: DeserializeOwned> Watch<K> {
-    /// The next event, or `None` where the watch has ended as it should. Nothing is lost when the wait is
-    /// given up in between.
+    /// Returns the next event, or `None` if the watch has ended normally. Cancel-safe: no data is lost if the
+    /// future is dropped.
     pub(super) async fn next(&mut self) -> Option<Result<WatchEvent<K>, ApiError>> {
         let until = self.opened + WATCH + SLACK;
         loop {
@@ -110,7 +110,7 @@ impl<K: DeserializeOwned> Watch<K> {
     }
 }
 
-/// An `ERROR` event is an error, like a status.
+/// Parses one event. An `ERROR` event becomes an error, like an error status.
 fn parse<K: DeserializeOwned>(line: &[u8]) -> Result<WatchEvent<K>, ApiError> {
     match serde_json::from_slice(line) {
         Ok(WatchEvent::Error(status)) => Err(ApiError::from_status(&status)),

@@ -6,8 +6,8 @@
 //!                            └── list, not older ──┘ (it may have moved)
 //! ```
 //!
-//! So after the first list a drain costs a watch for each slice that holds the pod (one a Service and
-//! address family, mostly), whatever the size of the Service.
+//! After the first list, a drain therefore costs one watch for each slice that holds the pod (mostly one per
+//! Service and address family), whatever the size of the Service.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -38,23 +38,23 @@ use super::{
 };
 use lameduck_lifecycle::{Endpoints, Peers, Phase, Unobservable};
 
-/// Slices a page; at a hundred endpoints each, some two megabytes.
+/// Number of slices per page; about two megabytes, at a hundred endpoints each.
 const PAGE: u32 = 50;
-/// The most pages read: a namespace of a million endpoints.
+/// Maximum number of pages to read, enough for a namespace of a million endpoints.
 const PAGES: usize = 200;
-/// Between two lists, where slices are moved about again and again.
+/// Minimum time between two lists, in case endpoints keep moving between slices.
 const LIST_AGAIN: Duration = Duration::from_secs(1);
-/// How long to wait for the own Pod where its uid is not known: without, endpoints can't be matched.
+/// How long to wait for the own Pod if its uid is not known: without it, endpoints can't be matched.
 const KNOW_MYSELF: Duration = Duration::from_secs(2);
-/// How long where it is. Addresses, node and owner matter too, but less than time does: an endpoint without
-/// a reference to a Pod would not be matched, and `auto` could hold readiness for a peer that never comes.
+/// How long to wait if the uid is known. Addresses, node and owner matter too, but less than time does: without them
+/// an endpoint that references no Pod is not matched, and `auto` may hold readiness for a peer that never comes.
 const KNOW_MORE: Duration = Duration::from_millis(500);
-/// A watch that has lasted this long works.
+/// A watch that has lasted this long counts as working.
 const PROVEN: Duration = Duration::from_secs(1);
 
-/// Tells who routes here and who else could, until nobody waits for it any more.
+/// Reports who routes here and who else could, until the lame-duck phase is over.
 pub(super) async fn follow(room: &Arc<Room>) {
-    // Without a listener there is no such phase, and nothing to wait for.
+    // Without a listener there is no lame-duck phase, and nothing to wait for.
     tokio::select! {
         () = left_lame_duck(room) => {}
         () = observe(room) => {}
@@ -67,7 +67,7 @@ async fn left_lame_duck(room: &Room) {
         let now = phases.last().map(|(phase, _)| *phase);
         now > Some(Phase::LameDuck)
     });
-    // Fails only where the drain itself is gone.
+    // Fails only if the drain itself has been dropped.
     let _ = over.await;
 }
 
@@ -97,7 +97,7 @@ async fn observe(room: &Arc<Room>) {
     loop {
         observer.step().await;
         if observer.denied {
-            // However long the answer took: it is one, and this is what it says.
+            // A refusal is a definite answer, however long it took.
             break;
         }
         observer.tell();
@@ -105,8 +105,8 @@ async fn observe(room: &Arc<Room>) {
     observer.say(Endpoints::Unobservable(Unobservable::NoPermission));
 }
 
-/// What was read at start, or else what the read at T0 brings, which is under way: the read at start may have
-/// failed, or T0 may have come before its answer.
+/// Returns what was read at start. If that read failed, or T0 came before its answer, waits for the read at T0,
+/// which is under way.
 async fn know_myself(room: &Room) -> Me {
     let mut known = room.me.subscribe();
     let bound = match room.identity.uid {
@@ -120,43 +120,43 @@ async fn know_myself(room: &Room) -> Me {
 struct Observer {
     room: Arc<Room>,
     slices: Slices,
-    /// Slices that have a watch; it goes on where a slice is deleted, for it may come back.
+    /// Slices that have a watch, which continues after a slice is deleted because the slice may come back.
     watching: BTreeSet<String>,
-    /// Of these, those whose watch has been failing for a while.
+    /// The watched slices whose watch has been failing for a while.
     lost: BTreeSet<String>,
     denied: bool,
-    /// The own Pod is gone: it is in no slice but those that are still watched, and lists are not answered.
+    /// Whether the own Pod is gone. Then it is in no slice except those still watched, and lists are not answered.
     gone: bool,
     news: mpsc::Sender<News>,
     inbox: mpsc::Receiver<News>,
-    /// Ends with the observer.
+    /// Tasks that end with the observer.
     tasks: JoinSet<()>,
     /// Services whose traffic policy has been asked for.
     asked: BTreeSet<String>,
-    /// The version in which an entry vanished.
+    /// The version in which an entry vanished; the next list must not be older.
     not_older: Option<String>,
     lists: Lists,
-    /// When each Service was seen to route here no more.
+    /// When each Service was first seen to no longer route here.
     removed: BTreeMap<String, Option<Instant>>,
     said: (Endpoints, Peers),
 }
 
-/// How the lists went.
+/// The state of the list requests.
 struct Lists {
-    /// One has succeeded, so that something is known.
+    /// Whether any list has succeeded.
     any: bool,
-    /// The next one, if one is wanted, comes no sooner.
+    /// The earliest time of the next list, if one is wanted.
     next: Instant,
-    /// Since when they have been failing.
+    /// Since when lists have been failing.
     failing: Option<Instant>,
     backoff: Backoff,
 }
 
-/// What a task has to say.
+/// A message from a task to the observer.
 enum News {
     Slice(SliceFacts, Option<String>),
     Deleted(String, Option<String>),
-    /// The watch of this slice works, or has not for a while.
+    /// The watch of this slice works (`true`), or has been failing for a while (`false`).
     Contact(String, bool),
     Denied,
     Policy(String, Policy),
@@ -170,14 +170,14 @@ impl Observer {
         let wanted = !self.gone && (!self.lists.any || self.slices.view().vanished);
         let gone = self.room.gone.clone();
         tokio::select! {
-            // All that is known already comes before the decision to list once more.
+            // Process everything already known before deciding to list once more.
             biased;
             Some(news) = self.inbox.recv() => self.learn(news),
             () = gone.cancelled(), if !self.gone => self.gone = true,
             () = sleep_until(self.lists.next), if wanted => self.list().await,
         }
         if self.gone {
-            // An entry that vanished has not moved elsewhere: there is no Pod that it could be of.
+            // A vanished entry can't have moved to another slice, because its Pod no longer exists.
             self.slices.pod_is_gone();
         }
     }
@@ -199,8 +199,8 @@ impl Observer {
         }
     }
 
-    /// Lists once, then watches what holds this pod. Where it fails it comes again later; watches are read
-    /// meanwhile, for they may tell what the list was wanted for.
+    /// Lists once, then watches the slices that hold this pod. A failed list is repeated later; meanwhile watches are
+    /// read, because they may answer the question that the list was wanted for.
     async fn list(&mut self) {
         let begin = Instant::now();
         match list(&self.room, self.slices.me(), self.not_older.as_deref()).await {
@@ -242,7 +242,7 @@ impl Observer {
         }
     }
 
-    /// Tells what is known by now, where it is new.
+    /// Reports what is known now, if it has changed.
     fn tell(&mut self) {
         let unavailable = Endpoints::Unobservable(Unobservable::Unavailable);
         let pod_gone = Endpoints::Unobservable(Unobservable::PodGone);
@@ -259,12 +259,12 @@ impl Observer {
         self.ask(&view);
         let unclear = !self.lost.is_empty() || (view.vanished && self.lists.silent());
         let endpoints = match view.endpoints {
-            // What was last seen may be long past.
+            // The last observation may be out of date.
             Endpoints::Routed if unclear && self.gone => pod_gone,
             Endpoints::Routed if unclear => unavailable,
             endpoints => endpoints,
         };
-        // Before the endpoints: once those are gone, readiness is decided.
+        // Report peers before endpoints, because readiness is decided as soon as the endpoints are gone.
         if view.peers != Peers::Unknown && view.peers != self.said.1 {
             self.said.1 = view.peers;
             self.room.drain.observe_peers(view.peers);
@@ -281,7 +281,7 @@ impl Observer {
         }
     }
 
-    /// How long each Service took.
+    /// Measures how long each Service took to stop routing here.
     fn measure(&mut self, view: &View) {
         let Some(plan) = self.room.drain.plan() else {
             return;
@@ -307,7 +307,7 @@ impl Observer {
         }
     }
 
-    /// Asks for traffic policies, each once.
+    /// Requests the traffic policy of each Service once.
     fn ask(&mut self, view: &View) {
         for service in &view.ask {
             if self.asked.insert(service.clone()) {
@@ -342,7 +342,7 @@ impl Lists {
         self.next = Instant::now() + self.backoff.after(error);
     }
 
-    /// Nobody has answered for a while.
+    /// Returns whether lists have been failing for a while.
     fn silent(&self) -> bool {
         self.failing.is_some_and(|since| since.elapsed() >= SILENCE)
     }
@@ -359,8 +359,8 @@ async fn ask_policy(room: Arc<Room>, service: String, news: mpsc::Sender<News>) 
     let _ = news.send(News::Policy(service, policy)).await;
 }
 
-/// All slices of the namespace, page by page, each reduced to its facts at once. Without `not_older` this
-/// is a read with quorum: a cache might not yet know of a pod that has just become ready.
+/// Lists all slices of the namespace page by page and reduces each to its facts at once. Without `not_older`
+/// this is a quorum read: a cache might not yet know of a pod that has just become ready.
 async fn list(
     room: &Room,
     me: &Me,
@@ -386,14 +386,14 @@ async fn list(
     Err(ApiError::Invalid(format!("more than {PAGES} pages")))
 }
 
-/// The watch of one slice, as long as anybody listens.
+/// The watch of one slice, for as long as the observer lives.
 struct SliceWatch {
     room: Arc<Room>,
     me: Me,
     name: String,
     version: String,
     news: mpsc::Sender<News>,
-    /// Since when it has been failing, and whether that was said.
+    /// Since when the watch has been failing, and whether that was reported.
     failing: Option<(Instant, bool)>,
     backoff: Backoff,
 }
@@ -422,8 +422,8 @@ impl SliceWatch {
                 Meaning::Passing => {}
             }
             self.failed().await;
-            // Versions that are too old, watches that end at once, or that a proxy does not let through: what cannot
-            // be followed can still be looked at. Whether that succeeds or not, do not spin.
+            // If a version is too old, a watch ends at once, or a proxy blocks watches, the slice can still be
+            // read by a list. Wait afterwards whether or not that succeeds, so that this loop does not spin.
             if !self.read_again().await {
                 self.failed().await;
             }
@@ -436,7 +436,7 @@ impl SliceWatch {
         loop {
             let event = match timeout(PROVEN, watch.next()).await {
                 Ok(Some(event)) => event?,
-                // Even one that brought an event: a server that ends each at once must not be spun on.
+                // Even a watch that brought an event: a server that ends each one at once must not make us spin.
                 Ok(None) if watch.age() < PROVEN => return Err(ApiError::closed_at_once()),
                 Ok(None) => return Ok(()),
                 Err(_) => {
@@ -473,12 +473,12 @@ impl SliceWatch {
         }
     }
 
-    /// What happened since is read from a list of this one slice, if there is an answer.
+    /// Lists this one slice to catch up on changes; returns whether there was an answer.
     async fn read_again(&mut self) -> bool {
         let this = ListParams::default().fields(&format!("metadata.name={}", self.name));
         match self.room.api.list::<EndpointSlice>(&this).await {
             Ok(list) => {
-                // As good as a watch, while it lasts: what is known is as old as the wait between two.
+                // Repeated reads are as good as a watch: the knowledge is only as old as the wait between two of them.
                 self.works().await;
                 let version = list.metadata.resource_version;
                 self.version = version.clone().unwrap_or_default();
@@ -511,7 +511,7 @@ impl SliceWatch {
     }
 
     async fn send(&self, news: News) {
-        // Fails only where nobody listens any more, and then this task ends as well.
+        // Fails only if nobody listens any more, and then this task ends as well.
         let _ = self.news.send(news).await;
     }
 }

@@ -1,4 +1,4 @@
-//! What this room does, and when.
+//! The requests of the Kubernetes observer, and when it sends them.
 //!
 //! ```text
 //!  start                      T0                    lame duck over       teardown     reporting
@@ -7,8 +7,8 @@
 //!  │ then nothing             │ Event
 //! ```
 //!
-//! Before T0 a pod costs the API server three requests in its whole life. Ten thousand pods that each kept a
-//! watch on a large Service would cost it a copy of every change to each of them.
+//! Before T0 a pod costs the API server three requests in its whole life. If ten thousand pods each kept a watch
+//! on a large Service, the API server would have to send every change to each of them.
 
 mod endpoints;
 mod pod;
@@ -45,19 +45,19 @@ use super::{
 };
 use lameduck_lifecycle::{Cause, Drain, DrainReport, Endpoints, Moment, Place, Unobservable};
 
-/// For how long nobody may answer before it is said that nobody does.
+/// How long the API server may fail to answer before it is reported as unavailable.
 const SILENCE: Duration = Duration::from_secs(2);
 
-/// How long the first Event waits until it is known why the process must end.
+/// Maximum time that the first Event waits for the cause of the drain to be known.
 const KNOW_WHY: Duration = Duration::from_secs(1);
 
-/// How long the last Event may hold up the end.
+/// Maximum time by which the last Event may delay the end.
 const TELL_THE_END: Duration = Duration::from_secs(1);
 
-/// How often an Event is tried.
+/// Maximum number of attempts to create an Event.
 const TELLINGS: usize = 3;
 
-/// What all parts of the room share.
+/// State that all parts of the Kubernetes observer share.
 pub(super) struct Room {
     pub(super) api: Api,
     pub(super) drain: Drain,
@@ -65,24 +65,24 @@ pub(super) struct Room {
     pub(super) identity: Identity,
     no_deletion_cap: Option<Duration>,
     deletion_cost: bool,
-    /// What is known of the own Pod.
+    /// The current knowledge about the own Pod.
     me: watch::Sender<Known>,
     warned: Mutex<BTreeSet<Rule>>,
-    /// It was said that the token is refused.
+    /// Whether it was logged that the token is refused.
     told_of_token: AtomicBool,
-    /// Cancelled once it is known that there is no such Pod any more.
+    /// Cancelled once it is known that the Pod no longer exists.
     gone: CancellationToken,
 }
 
-/// What is known of the own Pod.
+/// Knowledge about the own Pod.
 #[derive(Clone, Debug)]
 struct Known {
     me: Me,
-    /// Makes the next Pod of this name.
+    /// The StatefulSet that makes the next Pod of this name.
     stateful_set: Option<Owner>,
-    /// It has been read, or never will be.
+    /// Whether the Pod has been read, or never will be.
     settled: bool,
-    /// It has been read.
+    /// Whether the Pod has been read.
     seen: bool,
 }
 
@@ -109,7 +109,7 @@ pub(super) async fn run(
     );
 }
 
-/// Where this process runs, as the report says it.
+/// Returns where this process runs, for the report.
 fn place(me: &Me) -> Place {
     Place {
         pod: Some(me.name.clone()).filter(|name| !name.is_empty()),
@@ -117,7 +117,7 @@ fn place(me: &Me) -> Place {
     }
 }
 
-/// In a cluster, with no way to ask it anything.
+/// Stands in for the observer in a cluster whose API server can't be asked.
 async fn blind(drain: &Drain, metrics: &Metrics, why: &str) {
     tracing::warn!(
         why,
@@ -174,7 +174,7 @@ impl Room {
         })
     }
 
-    /// What there is to do until a drain begins.
+    /// Does the work that is due until a drain begins.
     async fn serve(&self) {
         if self.deletion_cost {
             deletion_cost::follow(self).await;
@@ -182,7 +182,7 @@ impl Room {
         self.drain.reached(Moment::Began).await;
     }
 
-    /// Says at start what would be missing at the end, while there is still time to put it right.
+    /// Warns at start of permissions that a drain would lack, while there is still time to fix them.
     async fn check_permissions(&self) {
         self.review_rules().await;
         let one = ListParams::default().limit(1);
@@ -190,7 +190,7 @@ impl Room {
             self.api.get::<Pod>(&self.identity.name),
             self.api.list::<EndpointSlice>(&one),
         );
-        // One line for the token, and not one for each rule that it is refused for.
+        // Log one line for the token, not one for each rule that it is refused for.
         let refused = [pod.as_ref().err(), slices.as_ref().err()];
         let refused = refused
             .into_iter()
@@ -220,7 +220,7 @@ impl Room {
         }
     }
 
-    /// Names all missing rules in one line, where the API server can say which there are.
+    /// Logs all missing rules in one line, if the API server can list the rules.
     async fn review_rules(&self) {
         let status = match self.api.own_rules().await {
             Ok(status) => status,
@@ -243,11 +243,11 @@ impl Room {
         );
     }
 
-    /// Leaves an Event on the own Pod when a drain has begun, as soon as it is known why.
+    /// Creates an Event on the own Pod when a drain has begun, as soon as the cause is known.
     async fn tell_of_the_start(&self) {
         let mut causes = self.drain.causes();
         let known = causes.wait_for(|cause| cause.is_some_and(|cause| cause != Cause::Unknown));
-        // Not knowing is told as well.
+        // An unknown cause is reported as well.
         let _ = timeout(KNOW_WHY, known).await;
         let Some(plan) = self.drain.plan() else {
             return;
@@ -263,8 +263,8 @@ impl Room {
         self.tell(&event).await;
     }
 
-    /// Leaves an Event on the own Pod when a drain has ended, and on the StatefulSet that makes the next one: a Pod
-    /// of the same name hides this one's Events from `kubectl describe pod`.
+    /// Creates an Event on the own Pod when a drain has ended, and a copy on the StatefulSet that makes the next Pod:
+    /// a Pod of the same name hides this one's Events from `kubectl describe pod`.
     pub(super) async fn tell_of_the_end(&self, report: &DrainReport) {
         let event = Event::ended(report);
         let owner = self.me.borrow().stateful_set.clone();
@@ -274,7 +274,7 @@ impl Room {
                 self.create(&object).await;
             }
         };
-        // The process has nothing left to do but this.
+        // This is the last thing that the process has to do.
         let both = async { tokio::join!(self.tell(&event), tell_the_owner) };
         if timeout(TELL_THE_END, both).await.is_err() {
             tracing::debug!("no Event about the drain's end: no answer in time");
@@ -292,7 +292,7 @@ impl Room {
         for _ in 0..TELLINGS {
             match self.api.create_event(object).await {
                 Ok(()) => return,
-                // An answer that was lost: it is there already.
+                // The answer to an earlier attempt was lost: the Event already exists.
                 Err(error) if error.is_conflict() => return,
                 Err(error) => match self.understand(CREATE_EVENTS, &error).await {
                     Meaning::Passing => sleep(backoff.after(&error)).await,
@@ -306,7 +306,7 @@ impl Room {
         self.warned.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Takes over what the own Pod says of itself; `false` where it is another one of the same name.
+    /// Takes over the facts of the own Pod; `false` if this is another Pod of the same name.
     fn learn(&self, pod: &PodFacts) -> bool {
         let mut ours = true;
         self.me.send_modify(|known| {
@@ -328,12 +328,12 @@ impl Room {
         ours
     }
 
-    /// Nothing more is to be learned of the own Pod.
+    /// Records that nothing more will be learned about the own Pod.
     fn settle(&self) {
         self.me.send_modify(|known| known.settled = true);
     }
 
-    /// Warns of a missing rule once, of anything else at `debug`: who retries says in the end how it went.
+    /// Warns of a missing rule once. Logs other errors at `debug`, because the retrying caller reports the outcome.
     pub(super) fn complain(&self, rule: Rule, error: &ApiError) {
         if !error.is_denied() {
             tracing::debug!(verb = rule.verb, resource = rule.resource, %error, "no answer from the API server");

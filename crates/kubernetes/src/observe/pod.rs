@@ -1,11 +1,11 @@
-//! Follows the own Pod from T0 on: read it, then watch it, then read it again.
+//! Follows the own Pod from T0 on: reads it, watches it, then reads it again.
 //!
-//! A watch, because a second delete with a shorter grace period must be seen before that has passed. It is
-//! preceded by a read with quorum each time, because only that proves what was *not* the case: the kubelet
-//! acts on a deletion that is committed, and a watch may be served from a cache that has not seen it yet.
-//! Where watching is not allowed, reading alone does, every two seconds.
+//! The watch is needed because a second delete with a shorter grace period must be seen before that period has
+//! passed. Each watch is preceded by a quorum read, because only that proves what was *not* the case: the kubelet
+//! acts on a committed deletion, but a watch may be served from a cache that has not seen it yet.
+//! If watching is not allowed, the Pod is read every two seconds instead.
 //!
-//! A Pod that was deleted by force shows itself as 404, as another uid under the same name, as the last event of a
+//! A Pod that was deleted by force shows up as 404, as another uid under the same name, as the last event of a
 //! watch, or as 401 to everything ([`refusal`](super::refusal)).
 
 use std::time::Duration;
@@ -24,13 +24,13 @@ use super::{
 };
 use lameduck_lifecycle::Moment;
 
-/// Between two reads where watching is not allowed.
+/// Time between two reads if watching is not allowed.
 const POLL: Duration = Duration::from_secs(2);
 
-/// A watch that ends sooner is not started anew at once, whatever it brought.
+/// A watch that ends sooner than this is not restarted at once, whatever it brought.
 const SHORTEST_WATCH: Duration = Duration::from_secs(1);
 
-/// Tells cause and deadline, until the teardown.
+/// Reports the cause and the deadline until the teardown.
 pub(super) async fn follow(room: &Room) {
     let Some(plan) = room.drain.plan() else {
         return;
@@ -52,7 +52,7 @@ struct Follower<'a> {
     backoff: Backoff,
 }
 
-/// There is nothing left to follow.
+/// Error when there is nothing left to follow.
 struct Over;
 
 impl Follower<'_> {
@@ -62,7 +62,7 @@ impl Follower<'_> {
             let round = tokio::select! {
                 biased;
                 round = self.round() => round,
-                // Another part of the room has heard of it first.
+                // Another part of the observer learned first that the Pod is gone.
                 () = gone.cancelled() => self.gone(false),
             };
             if round.is_err() {
@@ -91,7 +91,7 @@ impl Follower<'_> {
             Err(error) => match self.room.understand(WATCH_PODS, &error).await {
                 Meaning::PodGone => return self.gone(false),
                 Meaning::Denied => POLL,
-                // The version is too old: read again, but do not spin where it always is.
+                // The version is too old: read again, but do not spin if it always is.
                 Meaning::Passing => self.backoff.after(&error),
             },
         };
@@ -114,7 +114,7 @@ impl Follower<'_> {
         }
     }
 
-    /// There is no such Pod.
+    /// Records that the Pod no longer exists.
     fn gone(&mut self, watched: bool) -> Result<(), Over> {
         let clock = Clock {
             local: Instant::now(),
@@ -150,7 +150,7 @@ impl Follower<'_> {
         })
     }
 
-    /// The last event of a Pod: it is ours, unless it is said to be another one of its name.
+    /// Handles the last event of a Pod. It is ours unless its uid shows that it is another Pod of the same name.
     fn deleted(&mut self, pod: &Pod, clock: Clock) -> Result<(), Over> {
         let own = self.room.me.borrow().me.uid.clone();
         match (&pod.metadata.uid, own) {

@@ -1,8 +1,8 @@
-//! What stands behind an answer that is none: a missing rule, a token that is not accepted, or a Pod that is gone.
+//! Finds out why the API server refused a request: a missing rule, an unaccepted token, or a Pod that is gone.
 //!
 //! The token is bound to the Pod object. Once that has been deleted by force (`kubectl delete --force`, the garbage
-//! collection of a node's pods, the taint manager) the API server does not answer 404 to its own Pod but **401 to
-//! everything**. It gives no reason, so the others are ruled out, one after the other:
+//! collection of a node's pods, the taint manager), the API server does not answer 404 for the Pod but **401 to
+//! everything**. It gives no reason, so the other causes are ruled out one by one:
 //!
 //! ```text
 //!  401 ─▶ token read anew, asked once more ─▶ 401
@@ -14,9 +14,9 @@
 //!         the Pod is gone
 //! ```
 //!
-//! What can't be told apart is a ServiceAccount that is deleted before its pods, as `helm uninstall` does, and a key of
-//! the API server that was exchanged without a time in which both are good. Then a drain has less time than it could
-//! have; taken for the other way round, a forced deletion would lose its report and whatever it holds.
+//! Two cases look the same as a Pod that is gone: a ServiceAccount that is deleted before its pods, as `helm uninstall`
+//! does, and an API server key that is replaced without an overlap in which both keys are valid. A drain then gets less
+//! time than it could have. The opposite mistake is worse: a forced deletion would lose its report and the held jobs.
 
 use k8s_openapi::api::{core::v1::Pod, discovery::v1::EndpointSlice};
 use kube::api::ListParams;
@@ -31,18 +31,18 @@ use super::{
 /// everything.
 const CONTRADICTION: Duration = Duration::from_millis(500);
 
-/// What an error means for whoever asked.
+/// The meaning of an error for the caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) enum Meaning {
-    /// It may be better the next time.
+    /// The error is temporary; the next attempt may succeed.
     Passing,
-    /// It will not be better in the life of this process.
+    /// The request will be refused for as long as this process lives.
     Denied,
-    /// There is no such Pod any more, and nothing to ask for.
+    /// The Pod no longer exists, so no further request makes sense.
     PodGone,
 }
 
-/// Who a token is that is refused.
+/// The state of a token that was refused.
 enum Token {
     NeverAccepted,
     BoundToNoPod,
@@ -54,7 +54,7 @@ enum Token {
 // === impl Room ===
 
 impl Room {
-    /// Finds out what an error means, and says so once.
+    /// Finds out what an error means, and logs it once.
     pub(in super::super) async fn understand(&self, rule: Rule, error: &ApiError) -> Meaning {
         if !error.is_unauthenticated() {
             self.complain(rule, error);
@@ -116,12 +116,12 @@ impl Room {
         match other {
             Ok(Ok(())) => Token::Accepted,
             Ok(Err(error)) if error.is_an_answer_to_somebody_known() => Token::Accepted,
-            // No answer contradicts nothing.
+            // Without an answer, nothing contradicts that the Pod is gone.
             _ => Token::OfAGonePod,
         }
     }
 
-    /// Asks for what another rule is about, so that only the token is the same.
+    /// Sends a request that needs another rule, so that the two requests have only the token in common.
     async fn ask_for_something_else(&self, refused: Rule) -> Result<(), ApiError> {
         match refused.resource {
             "pods" => {
@@ -132,7 +132,7 @@ impl Room {
         }
     }
 
-    /// Tells all parts of the room that the own Pod is gone.
+    /// Tells all parts of the observer that the own Pod is gone.
     pub(super) fn pod_is_gone(&self) {
         if !self.gone.is_cancelled() {
             tracing::info!(
@@ -144,7 +144,7 @@ impl Room {
         }
     }
 
-    /// Says once that the token is refused, and why as far as that is known.
+    /// Logs once that the token is refused, and the reason as far as it is known.
     pub(super) fn say_of_the_token(&self, error: &ApiError, why: &'static str) {
         if self
             .told_of_token
