@@ -1,8 +1,8 @@
-//! What the pod's ServiceAccount may do, as the API server says it.
+//! Asks the API server what the pod's ServiceAccount may do.
 //!
-//! About oneself everybody may ask (`system:basic-user`); about another only who may create
-//! SubjectAccessReviews, as an administrator may. Where that is refused, Roles are read instead
-//! ([`roles`]), as whoever looks after one namespace may.
+//! Everybody may ask about their own permissions (`system:basic-user`). Asking about another account requires the
+//! permission to create SubjectAccessReviews, which administrators have. If that is refused, Roles are read
+//! instead ([`roles`]), which the owner of a single namespace may do.
 
 use futures_util::future::join_all;
 use k8s_openapi::api::authorization::v1::{
@@ -20,15 +20,15 @@ use lameduck_kubernetes::{
     permissions,
 };
 
-/// Whose permissions.
+/// The account whose permissions are examined.
 pub(super) enum Subject {
-    /// Those by which we ask.
+    /// The account that sends the requests.
     Own,
-    /// Those of this ServiceAccount.
+    /// The ServiceAccount with this name.
     Account(String),
 }
 
-/// What a drain asks for; the Pod by its name, since a Role may name it.
+/// Returns the rules that a drain uses, with the Pod's name, since a Role may be restricted to it.
 pub(super) fn rules(pod: Option<&str>) -> Vec<Rule> {
     let rules = permissions::ALL.iter();
     rules
@@ -43,7 +43,7 @@ pub(super) fn rules(pod: Option<&str>) -> Vec<Rule> {
         .collect()
 }
 
-/// Asks for each.
+/// Asks whether each rule is granted.
 pub(super) async fn review(
     api: &Api,
     subject: &Subject,
@@ -54,7 +54,7 @@ pub(super) async fn review(
         if let (Ok(false), Some(group)) = (&allowed, rule.or_group) {
             allowed = ask(api, subject, group, &rule).await;
         }
-        // No rule in a Role allows such reviews: they are of no namespace.
+        // No rule in a Role can allow such reviews, because they are not namespaced.
         let allowed = allowed.map_err(|error| {
             NotSeen::from(match subject {
                 Subject::Own => format!("Whether this pod may {rule} is not known: {error}"),
@@ -79,7 +79,7 @@ pub(super) async fn review(
     reviewed
 }
 
-/// Those that every ServiceAccount of this namespace is in.
+/// Returns the groups that every ServiceAccount of this namespace belongs to.
 pub(super) fn groups(namespace: &str) -> Vec<String> {
     vec![
         "system:serviceaccounts".to_owned(),

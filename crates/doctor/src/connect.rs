@@ -1,12 +1,12 @@
-//! Which cluster, and which workload in it.
+//! Chooses the cluster, and the workload in it.
 //!
-//! | asked | the API server is |
+//! | invocation | the API server is |
 //! | --- | --- |
 //! | with a context, or with `KUBECONFIG` set | the kubeconfig's |
 //! | otherwise, in a pod | that of the pod's service account (and its two overrides) |
 //! | otherwise | that of `~/.kube/config` |
 //!
-//! Without a workload it is always the own pod's, by its service account.
+//! Without a workload it is always the own pod's workload, accessed by the pod's service account.
 
 use std::time::Duration;
 
@@ -26,19 +26,19 @@ use lameduck_kubernetes::{
     hostname,
 };
 
-/// For reading the kubeconfig and whatever command it names for credentials.
+/// Time limit for creating the client, including any command that the kubeconfig names for credentials.
 const CREDENTIALS: Duration = Duration::from_secs(10);
 
-/// Where to look, and at what.
+/// The API server, and the target to examine.
 pub(super) struct Place {
     pub(super) api: Api,
     pub(super) url: String,
     pub(super) target: Target,
 }
 
-/// What to look at.
+/// The target to examine.
 pub(super) enum Target {
-    /// Whatever owns this Pod, which is the one that we run in.
+    /// The owner of this Pod, in which this process runs.
     Own(Identity),
     Named(Workload),
 }
@@ -94,7 +94,7 @@ async fn open(config: Config, namespace: String, target: Target) -> Result<Place
         url: url.clone(),
         why,
     };
-    // On a thread of its own: a kubeconfig may name a command that makes credentials, and kube waits for it.
+    // On a separate thread, because kube blocks on the command that a kubeconfig may name for credentials.
     let client = tokio::task::spawn_blocking(move || Api::uncounted(config, &namespace));
     let client = timeout(CREDENTIALS, client).await;
     let client = client.map_err(|_| refused("no credentials in time".to_owned()))?;
@@ -103,8 +103,8 @@ async fn open(config: Config, namespace: String, target: Target) -> Result<Place
     Ok(Place { api, url, target })
 }
 
-/// Describes what is wrong with a kubeconfig. The parser's own message shows the lines around the place, and they may
-/// hold a token.
+/// Describes what is wrong with a kubeconfig. The parser's own message quotes the lines around the error, which may
+/// contain a token.
 fn fault(error: &KubeconfigError) -> String {
     match error {
         KubeconfigError::Parse(error) => match error.location() {
@@ -119,7 +119,7 @@ fn fault(error: &KubeconfigError) -> String {
     }
 }
 
-/// The server's address for messages, without a user and a password.
+/// Returns the server's address for messages, without user and password.
 fn shown(url: &Uri) -> String {
     let scheme = url.scheme_str().unwrap_or("https");
     let host = url.host().unwrap_or_default();

@@ -1,7 +1,7 @@
-//! What was read of a workload and of what surrounds it. No I/O here.
+//! The facts about a workload and the objects around it. No I/O here.
 //!
-//! The API server's own types are kept; the methods answer what the checks ask. What could not be read is an
-//! `Err` with the reason, so that a check that needs it can only say so.
+//! The API server's own types are kept; the methods answer the checks' questions. Anything that could not be
+//! read is an `Err` with the reason, so that a check that needs it can only report that.
 
 use std::{collections::BTreeMap, fmt, time::Duration};
 
@@ -23,41 +23,41 @@ use super::{
 use lameduck_kubernetes::{DEFAULT_GRACE, MINIMUM_GRACE};
 use lameduck_lifecycle::{Budget, DrainSettings};
 
-/// Labels of a Pod, or what a Service selects by.
+/// Labels of a Pod, or the selector of a Service.
 pub(super) type Labels = BTreeMap<String, String>;
 
-/// All that the checks know.
+/// All facts that the checks may use.
 #[derive(Clone, Debug)]
 pub(super) struct Facts {
     pub(super) namespace: String,
-    /// For people: `StatefulSet/lameduck`.
+    /// The workload's display name, such as `StatefulSet/lameduck`.
     pub(super) workload: String,
     pub(super) controller: Seen<Controller>,
-    /// The workload's template, or the own Pod where the workload can't be read.
+    /// The workload's template, or the own Pod if the workload can't be read.
     pub(super) template: Seen<Template>,
     pub(super) pods: Seen<Vec<Pod>>,
     pub(super) services: Seen<Vec<Service>>,
     pub(super) budgets: Seen<Vec<PodDisruptionBudget>>,
-    /// The claims that the template names, and those that a StatefulSet makes for it.
+    /// The claims that the template names, and those that a StatefulSet makes for its pods.
     pub(super) claims: Vec<Claim>,
     pub(super) rules: Vec<(Rule, Seen<bool>)>,
     pub(super) settings: Settings,
     pub(super) longest_job: Option<Duration>,
 }
 
-/// Who makes the Pods.
+/// The spec of the workload that makes the Pods.
 #[derive(Clone, Debug)]
 pub(super) enum Controller {
     Deployment(Box<DeploymentSpec>),
     StatefulSet(Box<StatefulSetSpec>),
 }
 
-/// What the Pods are made from.
+/// The template from which the Pods are made.
 #[derive(Clone, Debug)]
 pub(super) struct Template {
     pub(super) labels: Labels,
     pub(super) spec: PodSpec,
-    /// Which of its containers is meant.
+    /// The index of the container to examine.
     container: usize,
 }
 
@@ -65,20 +65,20 @@ pub(super) struct Template {
 #[derive(Clone, Debug)]
 pub(super) struct Claim {
     pub(super) name: String,
-    /// Each pod has one of its own: a StatefulSet makes it.
+    /// Whether each pod has its own claim, made by a StatefulSet.
     pub(super) own: bool,
     pub(super) modes: Seen<Vec<String>>,
 }
 
-/// Something that a drain wants to be allowed.
+/// A permission that a drain uses.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Rule {
     pub(super) group: &'static str,
     pub(super) resource: &'static str,
     pub(super) verb: &'static str,
-    /// Another group in which it is as good.
+    /// Another API group in which the permission serves equally well.
     pub(super) or_group: Option<&'static str>,
-    /// What is lost without it.
+    /// The consequence of the permission being missing.
     pub(super) without: &'static str,
     pub(super) name: Option<String>,
 }
@@ -86,16 +86,16 @@ pub(super) struct Rule {
 /// A preStop hook.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Hook {
-    /// The command, where it is one.
+    /// The command, if the hook runs one.
     pub(super) command: Option<Vec<String>>,
-    /// How long it takes, where it says so.
+    /// How long the hook takes, if it says so.
     pub(super) takes: Option<Duration>,
 }
 
 // === impl Facts ===
 
 impl Facts {
-    /// How many Pods there are meant to be.
+    /// Returns the intended number of Pods.
     pub(super) fn replicas(&self) -> Result<i32, &NotSeen> {
         Ok(self.controller.as_ref()?.replicas())
     }
@@ -105,7 +105,7 @@ impl Facts {
         Ok(template.grace())
     }
 
-    /// What is left of the grace period at SIGTERM, as far as the preStop hook says what it takes.
+    /// Returns what is left of the grace period at SIGTERM, as far as the time of the preStop hook is known.
     pub(super) fn left(&self) -> Result<Duration, &NotSeen> {
         let template = self.template.as_ref()?;
         let hook = template.hook().and_then(|hook| hook.takes);
@@ -113,7 +113,7 @@ impl Facts {
         Ok(left.max(MINIMUM_GRACE))
     }
 
-    /// The drain's settings; by default where they are not known.
+    /// Returns the drain's settings, or the defaults if they are not known.
     pub(super) fn drain(&self) -> DrainSettings {
         match &self.settings {
             Settings::Read(program) => program.drain.clone(),
@@ -121,13 +121,13 @@ impl Facts {
         }
     }
 
-    /// The budget of a drain that has this long.
+    /// Returns the budget of a drain with this much time.
     pub(super) fn budget(&self, grace: Duration) -> Budget {
         let t0 = Instant::now();
         Budget::new(t0, t0 + grace, &self.drain())
     }
 
-    /// The Services that route to Pods of this template.
+    /// Returns the Services that route to Pods of this template.
     pub(super) fn routing(&self) -> Result<Vec<&Service>, &NotSeen> {
         let template = self.template.as_ref()?;
         let services = self.services.as_ref()?.iter();
@@ -136,19 +136,19 @@ impl Facts {
             .collect())
     }
 
-    /// The PodDisruptionBudgets that count these Pods.
+    /// Returns the PodDisruptionBudgets that count these Pods.
     pub(super) fn counted_by(&self) -> Result<Vec<&PodDisruptionBudget>, &NotSeen> {
         let template = self.template.as_ref()?;
         let budgets = self.budgets.as_ref()?.iter();
         let counts = |budget: &&PodDisruptionBudget| {
             let selector = budget.spec.as_ref().and_then(|spec| spec.selector.as_ref());
-            // Null selects nothing, and empty everything.
+            // A null selector selects nothing, an empty one everything.
             selector.is_some_and(|selector| by_labels(selector, &template.labels))
         };
         Ok(budgets.filter(counts).collect())
     }
 
-    /// Whether all rules about this resource are there; `None` where nobody knows.
+    /// Returns whether all rules about this resource are granted; `None` if that is not known.
     pub(super) fn may(&self, resource: &str) -> Option<bool> {
         let about = self.rules.iter().filter(|(r, _)| r.resource == resource);
         let mut all = Some(true);
@@ -181,8 +181,8 @@ impl Controller {
         }
     }
 
-    /// How many Pods a rollout may add, and how many it may take away at a time; `None` where there is no such
-    /// thing, as in a StatefulSet, which replaces one after the other.
+    /// Returns how many Pods a rollout may add, and how many it may remove at a time; `None` for a StatefulSet,
+    /// which has no such limits and replaces one Pod after the other.
     pub(super) fn rolling(&self) -> Option<(i32, i32)> {
         let Self::Deployment(spec) = self else {
             return None;
@@ -198,7 +198,7 @@ impl Controller {
         let quarter = IntOrString::String("25%".to_owned());
         let surge = scaled(surge.unwrap_or(&quarter), replicas, true);
         let unavailable = scaled(unavailable.unwrap_or(&quarter), replicas, false);
-        // Both may be percentages that come to nothing; then one is taken away (`ResolveFenceposts`).
+        // Both may be percentages that round to zero; then one Pod may be removed (`ResolveFenceposts`).
         Some(match (surge, unavailable) {
             (0, 0) => (0, 1),
             both => both,
@@ -209,7 +209,7 @@ impl Controller {
 // === impl Template ===
 
 impl Template {
-    /// `container` is its name, where it is known; else the one that runs this program, else the first.
+    /// Creates a template. The container to examine is the named one, else the one that runs lameduck, else the first.
     pub(super) fn new(
         labels: Option<Labels>,
         spec: Option<PodSpec>,
@@ -245,7 +245,7 @@ impl Template {
         Some(Hook::read(lifecycle.pre_stop.as_ref()?))
     }
 
-    /// The volume on which this path is, by the longest mount point.
+    /// Returns the volume that holds this path, chosen by the longest mount point.
     pub(super) fn volume_of(&self, path: &str) -> Option<&str> {
         let mounts = self.container().volume_mounts.iter().flatten();
         mounts
@@ -273,7 +273,7 @@ impl Hook {
     }
 }
 
-/// `sleep 15`, and `sh -c 'sleep 15'`.
+/// Parses the seconds of `sleep 15` or `sh -c 'sleep 15'`.
 fn asleep(command: &[String]) -> Option<f64> {
     let words = command.iter().flat_map(|word| word.split_whitespace());
     let words: Vec<&str> = words.collect();
@@ -301,14 +301,14 @@ impl fmt::Display for Rule {
     }
 }
 
-/// From one failed answer until the endpoint is unready: what the kubelet needs to see `/readyz` fail.
+/// Returns the time that the kubelet needs from the first failure of `/readyz` until the endpoint is unready.
 pub(super) fn flip(probe: &Probe) -> Duration {
     let period = probe.period_seconds.unwrap_or(10).max(1).unsigned_abs();
     let failures = probe.failure_threshold.unwrap_or(3).max(1).unsigned_abs();
     Duration::from_secs(u64::from(period) * u64::from(failures))
 }
 
-/// A number, or a percentage of `whole`.
+/// Returns the number, or the percentage of `whole`, rounded up or down.
 pub(super) fn scaled(value: &IntOrString, whole: i32, up: bool) -> i32 {
     match value {
         IntOrString::Int(number) => *number,
@@ -325,12 +325,12 @@ pub(super) fn name(service: &Service) -> &str {
     service.metadata.name.as_deref().unwrap_or_default()
 }
 
-/// What a Service selects by; nothing where somebody else fills its slices.
+/// Returns the selector of a Service; `None` if its slices are maintained by something else.
 pub(super) fn selector(service: &Service) -> Option<&Labels> {
     service.spec.as_ref()?.selector.as_ref()
 }
 
-/// A Service without a selector selects nothing.
+/// Returns whether the selector matches the labels. A Service without a selector selects nothing.
 pub(super) fn is_selected(selector: Option<&Labels>, labels: &Labels) -> bool {
     selector.is_some_and(|selector| {
         !selector.is_empty()

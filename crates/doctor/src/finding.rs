@@ -1,4 +1,4 @@
-//! What was found, and how bad that is.
+//! The findings, and how severe they are.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -7,13 +7,13 @@ use serde::Serialize;
 use super::seen::Denied;
 use lameduck_lifecycle::Budget;
 
-/// How bad it is; the worse, the greater.
+/// How severe a finding is, in ascending order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
     /// Nothing is lost by this.
     Ok,
-    /// Nobody may look, or nobody has said.
+    /// The needed facts may not be read, or were not given.
     Unknown,
     /// Something is lost if something else goes wrong as well.
     Warning,
@@ -25,86 +25,86 @@ pub enum Severity {
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Finding {
-    /// The check's name: what it looks for. Stable.
+    /// The check's stable name, which says what the check looks for.
     pub id: &'static str,
-    /// How bad it is.
+    /// How severe the finding is.
     pub severity: Severity,
-    /// The object that is meant: `Service/web`.
+    /// The object that the finding is about, such as `Service/web`.
     pub object: String,
-    /// One sentence: what happens in a rollout; or that all is well; or why nobody knows.
+    /// One sentence on what happens in a rollout, or that all is well, or why it is not known.
     pub happens: String,
-    /// One sentence: what to do, with the field's name. None where all is well.
+    /// One sentence on what to do, with the field's name; `None` if all is well.
     #[serde(rename = "do", skip_serializing_if = "Option::is_none")]
     pub remedy: Option<String>,
-    /// The request that was refused, where that is why nobody knows.
+    /// The refused request, if that is why the result is not known.
     #[serde(skip)]
     pub(super) denied: Option<Denied>,
 }
 
-/// What a doctor has to say.
+/// The result of an examination.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct Diagnosis {
-    /// Of what: `StatefulSet/lameduck`.
+    /// The workload, such as `StatefulSet/lameduck`.
     pub workload: String,
-    /// Where it is.
+    /// The workload's namespace.
     pub namespace: String,
-    /// The container that was looked at; none where the Pods' template can't be read.
+    /// The container that was examined; `None` if the Pods' template can't be read.
     pub container: Option<String>,
-    /// How a drain's time is cut; none where the template can't be read.
+    /// How a drain's time is divided; `None` if the template can't be read.
     pub drain: Option<Cut>,
-    /// What could not be looked at for lack of permission; none where nothing was missing.
+    /// The checks that failed for lack of permission; `None` if nothing was missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub not_allowed: Option<NotAllowed>,
-    /// The worst of the findings.
+    /// The severity of the worst finding.
     pub verdict: Severity,
-    /// All of them, in the order of the checks.
+    /// All findings, in the order of the checks.
     pub findings: Vec<Finding>,
 }
 
-/// Checks that are unknown because something may not be read, and what would allow it.
+/// Checks with an unknown result because something may not be read, and the rules that would allow it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[non_exhaustive]
 pub struct NotAllowed {
-    /// Their ids.
+    /// The ids of the checks.
     pub checks: Vec<&'static str>,
-    /// What may not be done: `get statefulsets.apps`.
+    /// The refused requests, such as `get statefulsets.apps`.
     pub requests: Vec<String>,
-    /// The rules that would allow it, as they stand in a Role.
+    /// The rules that would allow the requests, as they are written in a Role.
     pub rules: String,
 }
 
-/// A drain's time in seconds: [`Budget`] for people.
+/// The division of a drain's time in seconds, a readable form of [`Budget`].
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Cut {
     /// `terminationGracePeriodSeconds`.
     pub grace: f64,
-    /// What the preStop hook takes off, as far as it says so.
+    /// The part that the preStop hook takes, as far as it is known.
     pub prestop: f64,
-    /// Until when somebody may still route here.
+    /// Latest time at which routing to this pod has ended.
     pub routing: f64,
-    /// Until when idle connections may speak once more.
+    /// Latest time at which idle connections may send another request.
     pub leaving: f64,
-    /// Handlers are told to come to an end: the longest that a job can have.
+    /// Time at which handlers are told to stop, which is the longest that a job can have.
     pub told: f64,
-    /// What is left is given back.
+    /// Time at which remaining jobs are given back.
     pub cut: f64,
-    /// The process has exited.
+    /// Time by which the process has exited.
     pub exit: f64,
-    /// The settings could not be read, so these are the defaults.
+    /// Whether the default settings were assumed because the program's could not be read.
     pub assumed: bool,
 }
 
 // === impl Diagnosis ===
 
 impl Diagnosis {
-    /// What the Pods are made from was there to be read: the verdict says something.
+    /// Returns whether the Pods' template could be read, without which the verdict means nothing.
     pub fn has_looked(&self) -> bool {
         self.container.is_some()
     }
 
-    /// How many findings are of this severity.
+    /// Returns the number of findings of this severity.
     pub fn count(&self, severity: Severity) -> usize {
         self.findings
             .iter()
@@ -123,7 +123,7 @@ impl NotAllowed {
         };
         let mut checks: Vec<_> = refused().map(|(id, _)| id).collect();
         checks.dedup();
-        // Several checks want the same.
+        // Several checks may need the same request.
         let denied: BTreeSet<&Denied> = refused().map(|(_, denied)| denied).collect();
         let rules: Vec<_> = denied.iter().map(|denied| denied.rule()).collect();
         (!checks.is_empty()).then(|| Self {

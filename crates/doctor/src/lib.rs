@@ -1,4 +1,4 @@
-//! Looks at a workload and says what would make a rollout of it lose work.
+//! Examines a workload and reports what would make a rollout of it lose work.
 //!
 //! ```text
 //!   Question ──▶ connect ──▶ read ──▶ Facts ──▶ checks ──▶ Diagnosis ──▶ render
@@ -9,14 +9,14 @@
 //! | file | subject |
 //! | --- | --- |
 //! | `connect` | which cluster, and which workload in it |
-//! | `read` | the requests; what may not be read is a fact as well |
+//! | `read` | the requests; a refused read is recorded as a fact too |
 //! | `access`, `roles` | what the pod's ServiceAccount may do |
-//! | `facts`, `program` | what was read: objects, and what the program in them was told |
+//! | `facts`, `program` | what was read: objects, and the settings of the program in them |
 //! | `checks` | the table: facts in, findings out |
-//! | `finding`, `render` | what is said, to people and to programs |
+//! | `finding`, `render` | the result, for people and for programs |
 //!
-//! Nothing is changed in the cluster, and nothing is waited for without bound: an API server that accepts and
-//! never answers ends it after two seconds, and everything together ends within half a minute.
+//! The doctor changes nothing in the cluster, and every wait is bounded: it gives up after two seconds on an API
+//! server that accepts and never answers, and it ends within half a minute in any case.
 
 mod access;
 mod checks;
@@ -39,25 +39,25 @@ pub use self::{
     program::{Invocation, Program, Reader},
 };
 
-/// For everything together.
+/// Time limit for the whole examination.
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// What to look at.
+/// The workload to examine, and how.
 #[derive(Clone, Debug)]
 pub struct Question {
-    /// The workload; the one that this process is a pod of, where none is named.
+    /// The workload; if `None`, the one that this process's own Pod belongs to.
     pub workload: Option<Workload>,
-    /// Where it is, if not where one is.
+    /// The workload's namespace, if it is not the current one.
     pub namespace: Option<String>,
     /// The kubeconfig's context.
     pub context: Option<String>,
-    /// The longest that a job has taken.
+    /// The longest time that a job takes.
     pub longest_job: Option<Duration>,
     /// Reads the program's settings.
     pub reader: Reader,
 }
 
-/// Who makes the Pods.
+/// The workload that makes the Pods.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Workload {
     /// `deployment/NAME`
@@ -66,24 +66,24 @@ pub enum Workload {
     StatefulSet(String),
 }
 
-/// Why there is nothing to say.
+/// Why no diagnosis is possible.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum CannotLook {
-    /// Whose workload should it be?
+    /// No workload was named, and this process's own Pod does not stand in for one.
     #[error(
         "this is no pod, so name a workload: lameduck doctor deployment/NAME, or statefulset/NAME"
     )]
     NotInPod,
-    /// In a cluster, without a way to ask it.
+    /// In a cluster, but without access to its API server.
     #[error(
         "the API server cannot be asked from this pod: {0}; set automountServiceAccountToken to true, or run this with a kubeconfig"
     )]
     NoAccount(String),
-    /// No kubeconfig, or not a usable one.
+    /// There is no kubeconfig, or it is not usable.
     #[error("the kubeconfig is of no use: {0}; set KUBECONFIG, or choose a --context")]
     Kubeconfig(String),
-    /// It is said where the API server is, and that can't be used.
+    /// No client can be made for the configured API server.
     #[error("no client for the API server {url}: {why}")]
     Client {
         /// Where.
@@ -91,38 +91,38 @@ pub enum CannotLook {
         /// Why.
         why: String,
     },
-    /// It did not answer.
+    /// The API server did not answer.
     #[error(
         "the API server {url} did not say what {what} is like: {why}; is it reachable from here?"
     )]
     Unanswered {
         /// Where.
         url: String,
-        /// What was asked for.
+        /// The requested object.
         what: String,
         /// Why.
         why: String,
     },
-    /// There is no such thing.
+    /// The requested object does not exist.
     #[error("there is no {what} in the namespace {namespace}; {hint}")]
     NoSuch {
-        /// What was asked for.
+        /// The requested object.
         what: String,
         /// Where.
         namespace: String,
-        /// What may be wrong.
+        /// The likely mistake, and what to do.
         hint: &'static str,
     },
-    /// It answered, but slowly.
+    /// The API server answered too slowly.
     #[error("the API server took more than {LONGEST:?} for all answers together")]
     Slow,
 }
 
-/// Reads what is there and says what is wrong with it.
+/// Reads the workload and diagnoses it.
 ///
 /// # Errors
-/// Where there is nothing to say: no way to the API server, no answer, no such workload. What may not be read
-/// is no error but a finding.
+/// Fails if no diagnosis is possible: no access to the API server, no answer, or no such workload. An object
+/// that may not be read is not an error but a finding.
 pub async fn examine(question: Question) -> Result<Diagnosis, CannotLook> {
     let facts = timeout(LONGEST, async {
         let place = connect::connect(&question).await?;
@@ -172,7 +172,7 @@ impl fmt::Display for Workload {
 impl FromStr for Workload {
     type Err = String;
 
-    /// As `kubectl` takes it.
+    /// Parses the form that `kubectl` accepts.
     fn from_str(text: &str) -> Result<Self, String> {
         let (kind, name) = text.split_once('/').unwrap_or((text, ""));
         let kind = kind.to_ascii_lowercase();

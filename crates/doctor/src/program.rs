@@ -1,7 +1,7 @@
-//! What the container's program was told: its command line, its environment, its settings file.
+//! Finds the settings of the container's program: its command line, its environment, its settings file.
 //!
-//! What the settings mean is the program's own business: whoever asks brings a function that reads them
-//! ([`Reader`]). Here is only where they are to be found in a Pod.
+//! The meaning of the settings is left to the program: the caller supplies a function that reads them
+//! ([`Reader`]). This module only finds them in a Pod.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -10,56 +10,56 @@ use k8s_openapi::api::core::v1::{Container, PodSpec};
 use super::seen::NotSeen;
 use lameduck_lifecycle::DrainSettings;
 
-/// Reads what the program was told; the error says what is wrong with it.
+/// A function that reads the program's settings; its error says what is wrong with them.
 pub type Reader = fn(&Invocation) -> Result<Program, String>;
 
-/// What the program was told.
+/// The inputs from which the program reads its settings.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Invocation {
-    /// The words behind `serve`.
+    /// The arguments after `serve`.
     pub args: Vec<String>,
-    /// Its environment, as far as it is known.
+    /// The program's environment, as far as it is known.
     pub env: BTreeMap<String, String>,
-    /// The text of its settings file, if there is one.
+    /// The text of the program's settings file, if there is one.
     pub file: Option<String>,
 }
 
-/// What that means.
+/// The program's settings.
 #[derive(Clone, Debug)]
 pub struct Program {
-    /// The drain.
+    /// The settings of the drain.
     pub drain: DrainSettings,
-    /// The directory of the embedded database, if that is where the jobs are and a directory was named.
+    /// The directory of the embedded database, if the jobs are kept there and a directory was named.
     pub data: Option<PathBuf>,
-    /// Jobs are kept by one process on one disk.
+    /// Whether jobs are kept in an embedded database, by one process on one disk.
     pub embedded: bool,
 }
 
-/// What is known of it.
+/// The program's settings, or why they are not known.
 #[derive(Clone, Debug)]
 pub(super) enum Settings {
     Read(Program),
-    /// Another program, which uses the library: its settings are in its code.
+    /// The container runs another program, which uses the library and has its settings in its code.
     Foreign,
-    /// It would not start with these.
+    /// The program would refuse to start with these settings; the reason.
     Invalid(String),
-    /// Why they could not be read.
+    /// The settings could not be read; the reason.
     Unread(NotSeen),
 }
 
-/// Where the settings file is.
+/// The location of the settings file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Place {
     ConfigMap {
         name: String,
         key: String,
     },
-    /// In the image, in a Secret, …
+    /// In the image, in a Secret, or elsewhere; a sentence that says where.
     Elsewhere(String),
 }
 
-/// The words of the command line, through a shell if there is one in between.
+/// Returns the words of the command line; if it runs a shell, those of the shell's script.
 fn words(container: &Container) -> Vec<String> {
     let command = container.command.iter().flatten();
     let words: Vec<String> = command
@@ -72,7 +72,7 @@ fn words(container: &Container) -> Vec<String> {
     }
 }
 
-/// What a shell is given to run: `sh -c 'exec /lameduck serve'`.
+/// Returns the script that a shell is given to run, as in `sh -c 'exec /lameduck serve'`.
 pub(super) fn script(words: &[String]) -> Option<&str> {
     let shell = words.first()?.rsplit('/').next()?;
     let known = ["sh", "bash", "ash", "dash", "zsh", "ksh"];
@@ -86,7 +86,7 @@ pub(super) fn script(words: &[String]) -> Option<&str> {
     words.get(flag + 1).map(String::as_str)
 }
 
-/// The words behind `lameduck serve`; `None` where that is not what is run.
+/// Returns the arguments after `lameduck serve`; `None` if the container runs something else.
 fn arguments(container: &Container) -> Option<Vec<String>> {
     let words = words(container);
     let serve = words
@@ -95,7 +95,7 @@ fn arguments(container: &Container) -> Option<Vec<String>> {
     if let Some(serve) = serve {
         return Some(words[serve + 2..].to_vec());
     }
-    // By the image's own entry point.
+    // Otherwise the image's own entry point may be lameduck.
     let by_image = container.command.is_none() && is_named_so(container);
     match words.split_first() {
         None if by_image => Some(Vec::new()),
@@ -112,7 +112,7 @@ fn is_named_so(container: &Container) -> bool {
         || env.any(|var| ["LAMEDUCK_CONFIG", "LAMEDUCK_EXEC"].contains(&var.name.as_str()))
 }
 
-/// It runs `lameduck serve`.
+/// Returns whether the container runs `lameduck serve`.
 pub(super) fn is_lameduck(container: &Container) -> bool {
     arguments(container).is_some()
 }
@@ -120,9 +120,9 @@ pub(super) fn is_lameduck(container: &Container) -> bool {
 // === impl Invocation ===
 
 impl Invocation {
-    /// What this container's program is told; `None` where it is another program. The names of those
-    /// variables of ours whose values are kept elsewhere come with it; `local` knows some of them, where this
-    /// process has the same environment.
+    /// Returns the invocation of this container's program, and the names of those `LAMEDUCK_` variables whose
+    /// values are kept elsewhere; `None` if it is another program. `local` looks up such values if this process
+    /// has the same environment.
     pub(super) fn of(
         container: &Container,
         local: impl Fn(&str) -> Option<String>,
@@ -153,7 +153,7 @@ impl Invocation {
         ))
     }
 
-    /// The path of the settings file.
+    /// Returns the path of the settings file.
     pub(super) fn config(&self) -> Option<String> {
         let mut args = self.args.iter();
         while let Some(arg) = args.next() {
@@ -174,7 +174,7 @@ impl Invocation {
 // === impl Place ===
 
 impl Place {
-    /// Where this path of the container comes from.
+    /// Finds out which volume or image this path of the container comes from.
     pub(super) fn of(path: &str, container: &Container, spec: &PodSpec) -> Self {
         let elsewhere = |what: &str| Self::Elsewhere(format!("{path} is {what}"));
         let mounts = container.volume_mounts.iter().flatten();

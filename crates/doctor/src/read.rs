@@ -1,8 +1,8 @@
-//! The requests. What may not be read becomes a fact with its reason; only a workload, or an own Pod, that
-//! nobody tells about ends it.
+//! Sends the requests. A refused read becomes a fact with its reason. The examination only fails if the workload
+//! or the own Pod does not exist, or if there is no answer about it.
 //!
-//! In a pod with no more than the chart's Role, the own Pod, the EndpointSlices and the Services by name are
-//! all there is. The Pod then stands in for its template, and the slices say which Services to read.
+//! A pod with no more than the chart's Role can only read the own Pod, the EndpointSlices, and Services by name.
+//! The Pod then stands in for its template, and the slices tell which Services to read.
 
 use std::collections::BTreeSet;
 
@@ -29,16 +29,16 @@ use lameduck_kubernetes::{
     api::{Api, ApiError},
 };
 
-/// Objects a page, and pages at most: a namespace with more Services than that is read no further.
+/// Number of objects per page, and maximum number of pages. A larger list is reported as not readable.
 const PAGE: u32 = 500;
 const PAGES: usize = 20;
 
-/// What the controller is, as far as it may be read.
+/// The workload, its controller and its template, as far as they may be read.
 struct Subjects {
     workload: String,
     controller: Seen<Controller>,
     template: Seen<Template>,
-    /// The Pod that we run in.
+    /// The Pod that this process runs in.
     own: Option<Pod>,
 }
 
@@ -136,7 +136,7 @@ async fn own_workload(place: &Place, identity: &Identity) -> Result<Subjects, Ca
         Err(why) => (name, Err(why)),
     };
     let template = match &controller {
-        // What the next rollout makes, and not what an older one has made.
+        // Use the template of the next rollout, not the Pod that an older rollout made.
         Ok(controller) => of_controller(controller, container),
         Err(_) => Template::new(pod.metadata.labels.clone(), pod.spec.clone(), container)
             .ok_or_else(|| "The Pod has no containers.".into()),
@@ -149,7 +149,7 @@ async fn own_workload(place: &Place, identity: &Identity) -> Result<Subjects, Ca
     })
 }
 
-/// The Deployment or StatefulSet that this Pod is of.
+/// Returns the Deployment or StatefulSet that this Pod belongs to.
 async fn owner(api: &Api, pod: &Pod) -> Seen<Workload> {
     let owner = controlling(&pod.metadata).ok_or("Nobody owns this Pod.")?;
     match owner.kind.as_str() {
@@ -161,7 +161,7 @@ async fn owner(api: &Api, pod: &Pod) -> Seen<Workload> {
                 }
                 _ => Err(format!("The ReplicaSet {} belongs to no Deployment.", owner.name).into()),
             },
-            // A Deployment names its ReplicaSets after itself and the hash of the template.
+            // Derive it: a Deployment names its ReplicaSets after itself and the hash of the template.
             Err(error) => {
                 let labels = pod.metadata.labels.as_ref();
                 let hash = labels.and_then(|labels| labels.get("pod-template-hash"));
@@ -218,7 +218,7 @@ fn of_controller(controller: &Controller, container: Option<&str>) -> Seen<Templ
 }
 
 impl Place {
-    /// No permission is a fact; anything else leaves nothing to say.
+    /// Decides whether an error ends the examination: all do, except for a missing permission, which is a fact.
     fn ends_with(
         &self,
         kind: &str,
@@ -257,7 +257,7 @@ async fn pods(api: &Api, controller: &Seen<Controller>) -> Seen<Vec<Pod>> {
     all(api, Some(selector.to_string())).await
 }
 
-/// All of the namespace; those that hold one of these pods, where they may only be read by name.
+/// Returns all Services of the namespace, or those that hold one of these pods if they may only be read by name.
 async fn services(api: &Api, pods: &BTreeSet<String>) -> Seen<Vec<Service>> {
     let why = match all::<Service>(api, None).await {
         Ok(services) => return Ok(services),
@@ -357,7 +357,7 @@ async fn rules(
             let account = template.spec.service_account_name.clone();
             let account = account.filter(|name| !name.is_empty());
             let subject = Subject::Account(account.unwrap_or_else(|| "default".to_owned()));
-            // Names of a Deployment's pods are made up, so that no Role can hold them.
+            // The names of a Deployment's pods are generated, so no Role can contain them.
             let pod = match named {
                 Workload::StatefulSet(name) => Some(format!("{name}-0")),
                 Workload::Deployment(_) => None,
@@ -423,7 +423,7 @@ async fn file(api: &Api, place: FilePlace) -> Seen<String> {
     text.ok_or_else(|| format!("ConfigMap/{name} has no key {key}").into())
 }
 
-/// All objects of a kind, page by page.
+/// Lists all objects of a kind, page by page.
 pub(super) async fn all<K>(api: &Api, labels: Option<String>) -> Seen<Vec<K>>
 where
     K: Resource<DynamicType = ()> + DeserializeOwned + Clone + std::fmt::Debug,

@@ -1,4 +1,4 @@
-//! A diagnosis for people.
+//! The text form of a diagnosis.
 
 use std::fmt;
 
@@ -14,11 +14,11 @@ impl fmt::Display for Diagnosis {
         if let Some(drain) = &self.drain {
             writeln!(f, "{drain}")?;
         }
-        // The worst first; inside that, in the order of the checks.
+        // Worst first, and in the order of the checks within each severity.
         for severity in [Severity::Problem, Severity::Warning, Severity::Unknown] {
             for finding in self.findings.iter().filter(|f| f.severity == severity) {
                 let (id, object) = (finding.id, &finding.object);
-                // All of these are told once, below.
+                // All refused requests are listed together below.
                 if finding.denied.is_some() {
                     continue;
                 }

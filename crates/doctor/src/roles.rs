@@ -1,14 +1,14 @@
-//! What the namespace's Roles grant a ServiceAccount.
+//! Reads which permissions the namespace's Roles grant a ServiceAccount.
 //!
-//! The second best: authorizers only ever add to each other, so that what a Role grants is granted. What none
-//! grants may still come from a ClusterRole or from elsewhere, and is not known.
+//! This is a fallback. Authorizers only ever add permissions, so anything that a Role grants is granted. A permission
+//! that no Role grants may still come from a ClusterRole or from elsewhere, so it is unknown.
 
 use k8s_openapi::api::rbac::v1::{PolicyRule, Role, RoleBinding, Subject};
 
 use super::{facts::Rule, read::all, seen::Seen};
 use lameduck_kubernetes::api::Api;
 
-/// The rules of all Roles that are bound to this account.
+/// Returns the rules of all Roles that are bound to this account.
 pub(super) async fn granted(api: &Api, account: &str) -> Seen<Vec<PolicyRule>> {
     let (bindings, roles) = tokio::join!(all::<RoleBinding>(api, None), all::<Role>(api, None));
     let namespace = api.namespace();
@@ -44,7 +44,7 @@ fn is_meant(subject: &Subject, account: &str, namespace: &str) -> bool {
     }
 }
 
-/// One of these rules allows it.
+/// Returns whether one of the granted rules allows what `rule` asks for.
 pub(super) fn allow(granted: &[PolicyRule], rule: &Rule) -> bool {
     let has = |list: &[String], wanted: &str| list.iter().any(|item| item == "*" || item == wanted);
     granted.iter().any(|granted| {

@@ -1,4 +1,4 @@
-//! Something that was read, or why it was not.
+//! The result of a read: a value, or why there is none.
 
 use std::fmt;
 
@@ -6,15 +6,15 @@ use kube::Resource;
 
 use lameduck_kubernetes::api::ApiError;
 
-/// Something that was read, or why it was not.
+/// A value that was read, or why it was not.
 pub(super) type Seen<T> = Result<T, NotSeen>;
 
 /// Why something is not known.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct NotSeen {
-    /// One sentence, or the part of one that follows a colon.
+    /// One sentence, or the part of a sentence that follows a colon.
     pub(super) why: String,
-    /// The request that was refused, where a rule in a Role would have allowed it.
+    /// The refused request, if a rule in a Role would have allowed it.
     pub(super) denied: Option<Denied>,
 }
 
@@ -29,7 +29,7 @@ pub(super) struct Denied {
 // === impl NotSeen ===
 
 impl NotSeen {
-    /// A request for objects of this kind did not succeed.
+    /// Returns the reason for a failed request for objects of kind `K`.
     pub(super) fn asked<K>(verb: &'static str, what: impl fmt::Display, error: &ApiError) -> Self
     where
         K: Resource<DynamicType = ()>,
@@ -71,7 +71,7 @@ impl fmt::Display for NotSeen {
 // === impl Denied ===
 
 impl Denied {
-    /// The rule that would allow it, as it stands in a Role.
+    /// Returns the rule that would allow the request, as it is written in a Role.
     pub(super) fn rule(&self) -> String {
         let Self {
             group,

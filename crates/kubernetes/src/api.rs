@@ -68,7 +68,7 @@ struct Authenticated {
     token: Option<Vec<u8>>,
 }
 
-/// What is known about the token and the server from the API server's answers.
+/// Facts about the token and the server, learned from the API server's answers.
 #[derive(Debug, Default)]
 struct Standing {
     /// Whether an answer has shown that the token was accepted.

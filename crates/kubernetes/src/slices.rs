@@ -25,7 +25,7 @@
 //! - An entry that vanished while it was ready may have moved to another slice. It counts as routed until a
 //!   new list shows where it is.
 //!
-//! Of each slice only a handful of numbers is kept ([`SliceFacts`]), not its thousand endpoints.
+//! Only a handful of numbers is kept of each slice ([`SliceFacts`]), not its thousand endpoints.
 
 use std::collections::{BTreeMap, BTreeSet};
 

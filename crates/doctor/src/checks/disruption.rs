@@ -1,4 +1,4 @@
-//! PodDisruptionBudgets: what a node drain does to these pods.
+//! Checks the PodDisruptionBudgets, which decide what a node drain does to these pods.
 
 use k8s_openapi::api::policy::v1::{PodDisruptionBudget, PodDisruptionBudgetSpec};
 
@@ -51,13 +51,13 @@ pub(super) const BLOCKS: Check = Check {
     },
 };
 
-/// Why it allows no disruption although all pods are healthy.
+/// Returns why the budget allows no disruption even if all pods are healthy; `None` if it allows one.
 fn never_allows(
     spec: &PodDisruptionBudgetSpec,
     facts: &Facts,
 ) -> Result<Option<String>, super::Unread> {
     if let Some(most) = &spec.max_unavailable {
-        // No number of replicas makes anything of nothing.
+        // Zero pods or zero percent stay zero for any number of replicas.
         let none = scaled(most, 100, true) <= 0;
         return Ok(none.then(|| "maxUnavailable is 0".to_owned()));
     }
@@ -70,7 +70,7 @@ fn never_allows(
     Ok(blocks.then(|| format!("minAvailable keeps {kept} of {replicas}")))
 }
 
-/// The eviction API refuses to choose (`pkg/registry/core/pod/storage/eviction.go`).
+/// With several budgets the eviction API returns an error (`pkg/registry/core/pod/storage/eviction.go`).
 pub(super) const SEVERAL: Check = Check {
     id: "pdb-several",
     severity: Severity::Problem,

@@ -1,4 +1,4 @@
-//! The grace period: against jobs, against the drain's own steps, against the settings, against preStop.
+//! Compares the grace period with the jobs, the drain's own steps, the settings, and preStop.
 
 use std::time::Duration;
 
@@ -29,8 +29,8 @@ pub(super) const SETTINGS_INVALID: Check = Check {
     },
 };
 
-/// The steps that keep requests from being lost have to fit: whoever routes here must have stopped before
-/// clients are told to leave.
+/// Checks that the steps that keep requests from being lost fit into the grace period: routing to this pod must
+/// have ended before clients are told to leave.
 pub(super) const TOO_SHORT: Check = Check {
     id: "grace-too-short",
     severity: Severity::Problem,
@@ -39,7 +39,7 @@ pub(super) const TOO_SHORT: Check = Check {
         let left = facts.left()?;
         let drain = facts.drain();
         let needed = |routing: Duration| routing + drain.quiet;
-        // By the clock where nobody may look.
+        // The drain waits for a fixed time if it may not read EndpointSlices.
         let by_clock = facts.may("endpointslices") == Some(false);
         let (wait, name) = match by_clock {
             true => (needed(drain.fallback_wait), "fallback-wait"),
@@ -101,7 +101,7 @@ pub(super) const SHORTER_THAN_JOB: Check = Check {
     },
 };
 
-/// The setting is what the drain goes by where the own Pod can't be read: no permission, no answer.
+/// Checks the setting that the drain uses if the own Pod can't be read, for lack of permission or of an answer.
 pub(super) const SETTING_TOO_LONG: Check = Check {
     id: "grace-setting-too-long",
     severity: Severity::Problem,
@@ -218,7 +218,7 @@ fn not_known(facts: &Facts) -> Unread {
     }
 }
 
-/// The least grace period, in whole seconds, whose budget is enough once preStop has had its part.
+/// Returns the shortest grace period, in whole seconds, whose budget is enough after preStop has taken its part.
 fn least(facts: &Facts, enough: impl Fn(&lameduck_lifecycle::Budget) -> bool) -> Option<u64> {
     const LONGEST: u64 = 7 * 24 * 3600;
     let taken = facts.grace().ok()?.saturating_sub(facts.left().ok()?);
@@ -226,7 +226,7 @@ fn least(facts: &Facts, enough: impl Fn(&lameduck_lifecycle::Budget) -> bool) ->
     if !enough(LONGEST) {
         return None;
     }
-    // All steps grow with the grace period.
+    // A binary search works because all steps grow with the grace period.
     let (mut short, mut long) = (0, LONGEST);
     while long - short > 1 {
         let middle = short.midpoint(long);
@@ -239,7 +239,7 @@ fn least(facts: &Facts, enough: impl Fn(&lameduck_lifecycle::Budget) -> bool) ->
     Some(long + taken.as_secs_f64().ceil() as u64)
 }
 
-/// For people: `9.7s`.
+/// Formats a time for messages, as in `9.7 s`.
 pub(super) fn shown(time: Duration) -> String {
     let tenths = (time.as_secs_f64() * 10.0).round() / 10.0;
     format!("{tenths} s")

@@ -1,8 +1,8 @@
 //! The table of checks: facts in, findings out. No I/O here.
 //!
-//! A check has an id, which is that of the trouble that it looks for, one severity, and a function. It answers
-//! with what is wrong, one [`Trouble`] an object; with nothing, if all is well; or with what it would have to
-//! know ([`Unread`]). `docs/doctor.md` has the same table, and a test compares them.
+//! A check has an id, which names the trouble that it looks for, a severity, and a function. The function returns
+//! one [`Trouble`] for each affected object, nothing if all is well, or the fact that it lacks ([`Unread`]).
+//! `docs/doctor.md` has the same table, and a test compares them.
 
 mod disruption;
 mod grace;
@@ -25,28 +25,28 @@ use super::{
 pub(super) struct Check {
     pub(super) id: &'static str,
     pub(super) severity: Severity,
-    /// What is true where there is no trouble.
+    /// The statement that holds if there is no trouble.
     fine: &'static str,
     run: fn(&Facts) -> Answer,
 }
 
 type Answer = Result<Vec<Trouble>, Unread>;
 
-/// Something that loses work, or time.
+/// A defect that loses work or time.
 pub(super) struct Trouble {
-    /// The object that is to be changed: `Service/web`.
+    /// The object to change, such as `Service/web`.
     object: String,
-    /// One sentence: what happens in a rollout.
+    /// One sentence on what happens in a rollout.
     happens: String,
-    /// One sentence: what to do, with the field's name.
+    /// One sentence on what to do, with the field's name.
     remedy: String,
 }
 
-/// Something would have to be known.
+/// A fact that a check needs and does not have.
 pub(super) struct Unread {
     why: String,
     remedy: &'static str,
-    /// The request that was refused, where a rule in a Role would have allowed it.
+    /// The refused request, if a rule in a Role would have allowed it.
     denied: Option<Denied>,
 }
 
@@ -83,7 +83,7 @@ pub(super) const CHECKS: &[Check] = &[
     permissions::MISSING,
 ];
 
-/// Runs all of them.
+/// Runs all checks.
 pub(super) fn run(facts: &Facts) -> Vec<Finding> {
     CHECKS
         .iter()
@@ -132,7 +132,7 @@ impl Check {
 // === impl Trouble ===
 
 impl Trouble {
-    /// With the workload itself.
+    /// Returns a trouble with the workload itself.
     fn own(facts: &Facts, happens: String, remedy: impl Into<String>) -> Self {
         Self::with(&facts.workload, happens, remedy)
     }
@@ -158,7 +158,7 @@ impl From<&NotSeen> for Unread {
     }
 }
 
-/// Nothing, or one thing.
+/// Returns the trouble if it was found, and nothing otherwise.
 fn when(found: bool, trouble: impl FnOnce() -> Trouble) -> Answer {
     Ok(found.then(trouble).into_iter().collect())
 }

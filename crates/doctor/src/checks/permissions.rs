@@ -1,4 +1,4 @@
-//! What the program must be allowed for a drain that looks instead of waiting.
+//! Checks the permissions without which a drain waits for a fixed time instead of observing the cluster.
 
 use super::super::facts::Facts;
 use super::{super::finding::Severity, Answer, Check, Trouble, Unread, when};
@@ -24,7 +24,7 @@ fn token_not_mounted(facts: &Facts) -> Answer {
     let refused = match template.spec.automount_service_account_token {
         _ if mounted(template.container()) => false,
         Some(automount) => !automount,
-        // Then the ServiceAccount decides, and what it said is seen on the pods.
+        // Then the ServiceAccount's setting decides, and its effect is visible on the pods.
         None => {
             let own = &template.container().name;
             let pods = facts

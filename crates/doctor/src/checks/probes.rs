@@ -1,4 +1,4 @@
-//! Probes: what takes the pod out of its Services, and what must not kill it.
+//! Checks that the probes take the pod out of its Services in time, and do not kill it.
 
 use std::time::Duration;
 
@@ -11,7 +11,7 @@ use super::{
     when,
 };
 
-/// What the chart sets: one late answer must not take a pod out.
+/// The time that the chart's probe takes to fail; any less, and one late answer would take a pod out.
 const FASTEST: Duration = Duration::from_secs(2);
 
 pub(super) const READINESS_MISSING: Check = Check {
@@ -42,7 +42,7 @@ pub(super) const READINESS_PATH: Check = Check {
         let Some(probe) = &container.readiness_probe else {
             return Ok(Vec::new());
         };
-        // gRPC health turns NOT_SERVING with a drain.
+        // gRPC health becomes NOT_SERVING when a drain begins.
         let follows = path(probe).is_some_and(|path| path == "/readyz") || probe.grpc.is_some();
         when(!follows, || {
             let asked = match (path(probe), &probe.tcp_socket) {
@@ -65,8 +65,8 @@ pub(super) const READINESS_PATH: Check = Check {
     },
 };
 
-/// Without a deletion, only the failing probe removes the endpoint; the drain waits for that, but not longer
-/// than its budget, or than the clock where it may not look.
+/// Without a deletion, only the failing probe removes the endpoint. The drain waits for that, but no longer than
+/// its budget allows, or than the fixed time if it may not read EndpointSlices.
 pub(super) const READINESS_SLOW: Check = Check {
     id: "readiness-slow",
     severity: Severity::Warning,

@@ -1,4 +1,4 @@
-//! Whether SIGTERM reaches the program, and what it leaves behind.
+//! Checks whether SIGTERM reaches the program, and whether its processes outlive it.
 
 use super::{
     super::{finding::Severity, program::script},

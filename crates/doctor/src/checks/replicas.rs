@@ -1,4 +1,4 @@
-//! How a rollout replaces pods.
+//! Checks how a rollout replaces pods.
 
 use super::{
     super::{facts::Controller, finding::Severity},
@@ -18,7 +18,7 @@ pub(super) const TAKES_ALL: Check = Check {
             return Ok(Vec::new());
         };
         let replicas = controller.replicas();
-        // An embedded queue has one pod at a time, and therefore such a gap, whoever replaces it.
+        // An embedded queue has one pod at a time, so there is a gap whichever way the pod is replaced.
         let gap_is_due = replicas == 1 && unavailable >= 1 && embedded(facts)?.is_some();
         when(
             replicas > 0 && unavailable >= replicas && !gap_is_due,

@@ -1,4 +1,4 @@
-//! Services: whether they stop routing to a pod that goes, and find the one that comes.
+//! Checks whether Services stop routing to an old pod, and start routing to its replacement.
 
 use std::collections::BTreeMap;
 
@@ -34,7 +34,7 @@ pub(super) const PUBLISHES_UNREADY: Check = Check {
     },
 };
 
-/// A Service that is meant for these pods: named so, or one that selects those of today.
+/// Checks the Services meant for these pods, which are those named after the workload or selecting its current pods.
 pub(super) const SELECTS_NOTHING: Check = Check {
     id: "service-selects-nothing",
     severity: Severity::Problem,
@@ -75,7 +75,7 @@ pub(super) const SELECTS_NOTHING: Check = Check {
     },
 };
 
-/// The last endpoint of a node takes with it what reaches that node, until the load balancer has noticed.
+/// When the last endpoint of a node goes, traffic to that node is lost until the load balancer has noticed.
 pub(super) const LOCAL_TRAFFIC: Check = Check {
     id: "service-local-traffic",
     severity: Severity::Warning,

@@ -1,4 +1,4 @@
-//! Where accepted jobs are: on a disk that outlives the pod, of one process, on one node.
+//! Checks that accepted jobs are kept on a disk that outlives the pod and is used by one process on one node.
 
 use super::{
     super::{
@@ -10,7 +10,7 @@ use super::{
     Check, Trouble, Unread, when,
 };
 
-/// Where the stock image keeps its data (the Dockerfile's `LAMEDUCK_DATA`).
+/// The directory in which the stock image keeps its data (the Dockerfile's `LAMEDUCK_DATA`).
 const IMAGE_DATA: &str = "/var/lib/lameduck";
 
 pub(super) const EPHEMERAL: Check = Check {
@@ -57,7 +57,7 @@ pub(super) const EMBEDDED_REPLICAS: Check = Check {
             let remedy = "Set spec.replicas to 1, and raise workers to run more jobs at a time.";
             return Ok(vec![Trouble::own(facts, happens, remedy)]);
         }
-        // No node or access mode helps where both want the same lock.
+        // Both pods need the same lock, so neither the node nor the access mode makes a difference.
         let surge = controller.rolling().is_some_and(|(surge, _)| surge > 0);
         when(surge && replicas == 1, || {
             let happens = "The queue is embedded and belongs to one process, and a rollout starts the new one \
@@ -99,7 +99,7 @@ pub(super) const RWO_ROLLING: Check = Check {
     },
 };
 
-/// The program, where it keeps its jobs on its own disk.
+/// Returns the program, if it keeps its jobs on its own disk.
 pub(super) fn embedded(facts: &Facts) -> Result<Option<&Program>, Unread> {
     match &facts.settings {
         Settings::Read(program) => Ok(Some(program).filter(|program| program.embedded)),
@@ -118,7 +118,7 @@ fn data(program: &Program, template: &Template) -> String {
     };
     match template.container().working_dir.as_deref() {
         Some(dir) if !path.starts_with('/') => format!("{}/{path}", dir.trim_end_matches('/')),
-        // The stock image has no working directory but the root.
+        // The working directory of the stock image is the root.
         None if !path.starts_with('/') => format!("/{path}"),
         _ => path,
     }

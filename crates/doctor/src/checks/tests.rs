@@ -1,4 +1,4 @@
-//! Each check against a workload that is well, and against the same with one thing wrong.
+//! Runs each check against a healthy workload, and against the same workload with one defect.
 
 use std::{collections::BTreeSet, path::PathBuf, time::Duration};
 
@@ -32,7 +32,7 @@ struct Scene {
     unread: BTreeSet<&'static str>,
 }
 
-/// As the chart makes it: one replica, embedded storage.
+/// The workload that the chart makes, with one replica and embedded storage.
 fn single() -> Scene {
     let template = json!({
         "metadata": {"labels": {"app": "jobs"}},
@@ -73,7 +73,7 @@ fn single() -> Scene {
     }
 }
 
-/// A Deployment of three that share a database.
+/// A Deployment of three replicas that share a database.
 fn several() -> Scene {
     let mut scene = single();
     scene.stateful = false;
@@ -185,7 +185,7 @@ impl Scene {
         }
     }
 
-    /// The ids of the findings that are as bad as this.
+    /// Returns the ids of the findings of this severity.
     fn found(&self, severity: Severity) -> BTreeSet<&'static str> {
         let findings = run(&self.facts()).into_iter();
         findings
@@ -195,7 +195,7 @@ impl Scene {
     }
 }
 
-/// What is wrong, with which workload, and what it is called.
+/// A defect, the workload that it is applied to, and the id of the finding.
 struct Case {
     id: &'static str,
     base: fn() -> Scene,
@@ -217,7 +217,7 @@ fn cases() -> Vec<Case> {
         case("grace-too-short", single, |s| {
             s.pod()["terminationGracePeriodSeconds"] = json!(0)
         }),
-        // By the clock it takes longer.
+        // The fixed wait takes longer.
         case("grace-too-short", single, |s| {
             s.pod()["terminationGracePeriodSeconds"] = json!(15);
             s.denied = vec!["endpointslices"];
@@ -277,12 +277,12 @@ fn cases() -> Vec<Case> {
         case("readiness-slow", single, |s| {
             s.container()["readinessProbe"]["periodSeconds"] = json!(10)
         }),
-        // By the clock there is less room.
+        // The fixed wait leaves less time.
         case("readiness-slow", single, |s| {
             s.container()["readinessProbe"]["failureThreshold"] = json!(5);
             s.denied = vec!["endpointslices"];
         }),
-        // A probe may bring a grace period of its own.
+        // A probe may have its own grace period.
         case("readiness-slow", single, |s| {
             s.container()["livenessProbe"]["terminationGracePeriodSeconds"] = json!(10)
         }),
@@ -301,7 +301,7 @@ fn cases() -> Vec<Case> {
         case("storage-embedded-replicas", single, |s| {
             s.spec["replicas"] = json!(2)
         }),
-        // The new pod and the old one want the same lock.
+        // The new pod and the old one need the same lock.
         case("storage-embedded-replicas", single, |s| {
             s.stateful = false;
         }),
@@ -352,14 +352,14 @@ fn cases() -> Vec<Case> {
         case("service-publishes-unready", single, |s| {
             s.services[0]["spec"]["publishNotReadyAddresses"] = json!(true)
         }),
-        // Its name says whom it is for.
+        // The Service is named after the workload.
         case("service-selects-nothing", single, |s| {
             s.services[0]["spec"]["selector"]["app"] = json!("jbos")
         }),
         case("service-selects-nothing", single, |s| {
             s.services[1] = service("peers", json!({"app": "jobs", "role": "peer"}))
         }),
-        // It loses the pods that it has.
+        // The Service loses its current pods.
         case("service-selects-nothing", several, |s| {
             s.spec["template"]["metadata"]["labels"]["app"] = json!("work")
         }),
@@ -370,7 +370,7 @@ fn cases() -> Vec<Case> {
         case("token-not-mounted", single, |s| {
             s.pod()["automountServiceAccountToken"] = json!(false)
         }),
-        // The ServiceAccount's own setting is seen on its pods.
+        // The ServiceAccount's own setting is visible on its pods.
         case("token-not-mounted", single, |s| {
             s.pod()["automountServiceAccountToken"] = Value::Null;
             s.pods[0]["spec"]["containers"][0]["volumeMounts"] = json!([]);
@@ -435,7 +435,7 @@ fn every_finding_says_what_happens_and_what_to_do_in_whole_sentences() {
     }
 }
 
-/// Things that look alike and are well.
+/// Workloads that resemble a defective one but are healthy.
 #[test]
 fn what_only_looks_wrong_is_ok() {
     let ok = [
@@ -462,7 +462,7 @@ fn what_only_looks_wrong_is_ok() {
         case("rollout-takes-all", several, |s| {
             s.spec["strategy"] = Value::Null
         }),
-        // An embedded queue has a gap either way.
+        // An embedded queue has a gap with either strategy.
         case("rollout-takes-all", single, |s| {
             s.stateful = false;
             s.spec["strategy"] = json!({"type": "Recreate"});
@@ -560,7 +560,7 @@ fn how_long_jobs_take_is_not_made_up() {
     assert!(found.happens.contains("20 s"), "{found:?}");
 }
 
-/// The remedy is worth taking: with the number that it names all is well.
+/// The number that the remedy names fixes the problem, and one less does not.
 #[test]
 fn the_grace_period_that_is_asked_for_is_enough_and_not_too_much() {
     let mut scene = single();
