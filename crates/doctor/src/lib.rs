@@ -86,9 +86,9 @@ pub enum CannotLook {
     /// No client can be made for the configured API server.
     #[error("no client for the API server {url}: {why}")]
     Client {
-        /// Where.
+        /// The URL of the API server.
         url: String,
-        /// Why.
+        /// The reason.
         why: String,
     },
     /// The API server did not answer.
@@ -96,11 +96,11 @@ pub enum CannotLook {
         "the API server {url} did not say what {what} is like: {why}; is it reachable from here?"
     )]
     Unanswered {
-        /// Where.
+        /// The URL of the API server.
         url: String,
         /// The requested object.
         what: String,
-        /// Why.
+        /// The reason.
         why: String,
     },
     /// The requested object does not exist.
@@ -108,7 +108,7 @@ pub enum CannotLook {
     NoSuch {
         /// The requested object.
         what: String,
-        /// Where.
+        /// The namespace that was searched.
         namespace: String,
         /// The likely mistake, and what to do.
         hint: &'static str,

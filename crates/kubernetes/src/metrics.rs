@@ -2,7 +2,7 @@
 //!
 //! | metric | meaning |
 //! | --- | --- |
-//! | `lameduck_endpoint_removal_seconds{service}` | from T0 until the Service was seen to route here no more; 0 until then |
+//! | `lameduck_endpoint_removal_seconds{service}` | from T0 until the Service was seen to no longer route here; 0 until then |
 //! | `lameduck_endpoints{state}` | 1 for what is known about the own endpoints, 0 for the other states |
 //! | `lameduck_kubernetes_requests_total{outcome}` | requests to the API server, and how they ended |
 //! | `lameduck_kubernetes_received_bytes_total` | bytes of its answers, lists and watches included |

@@ -10,8 +10,8 @@
 //!                   └────────────── the whole grace period ─────────────────┘
 //! ```
 //!
-//! The kubelet counts the whole grace period from when *it* begins, however long after the deletion, subtracts what
-//! the preStop hook used, and never leaves less than two seconds (`minimumGracePeriodInSeconds`).
+//! The kubelet counts the whole grace period from when *it* begins, however long after the deletion that is. It
+//! subtracts what the preStop hook used but never leaves less than two seconds (`minimumGracePeriodInSeconds`).
 //! An ordered stop of sidecars (restartable init containers, KEP-753) uses up time in the same way.
 //!
 //! | seen on the own Pod | cause | SIGKILL comes |
@@ -19,11 +19,11 @@
 //! | `deletionTimestamp` | pod deleted | T0 + `deletionGracePeriodSeconds` |
 //! | the same, condition `DisruptionTarget` (KEP-3329) | disrupted: eviction, preemption, node drain | as above |
 //! | the same, own container has a preStop hook, or is a sidecar | as above | as above, but not later than `deletionTimestamp` by the API server's clock, and not before T0 + 2 s |
-//! | a shorter grace period than before: a second delete | as above | the kubelet begins anew, with the new period |
-//! | no `deletionTimestamp` | container stopped: liveness, or the node goes down and nothing says so | T0 + the probe's own grace period or the spec's, whichever is shorter, capped by a setting |
-//! | nothing, another uid under the name, or a token that is refused because its Pod is gone | pod deleted by force | T0 + 2 s: "a small grace period" is all that is promised; where the Pod was still there after T0, 2 s after it was seen to be gone |
+//! | a shorter grace period than before: a second delete | as above | the kubelet starts again, with the new period |
+//! | no `deletionTimestamp` | container stopped: liveness, or an unannounced node shutdown | T0 + the probe's own grace period or the spec's, whichever is shorter, capped by a setting |
+//! | no Pod, another uid under the name, or a token that is refused because its Pod is gone | pod deleted by force | T0 + 2 s: "a small grace period" is all that is promised; if the Pod was still there after T0, 2 s after it was seen to be gone |
 //!
-//! [`Judge::judge`] is this table.
+//! [`Judge::judge`] implements this table.
 
 use std::time::Duration;
 
@@ -169,7 +169,7 @@ fn own_containers<'a>(pod: &'a Pod, name: Option<&str>) -> Vec<&'a Container> {
     }
 }
 
-/// Returns whether the own container is an init container. One that still runs is a sidecar, stopped after the others.
+/// Returns whether the own container is an init container: one that still runs is a sidecar, stopped after the rest.
 fn is_sidecar(pod: &Pod, name: Option<&str>) -> bool {
     let init = pod.spec.iter().flat_map(|spec| &spec.init_containers);
     init.flatten()

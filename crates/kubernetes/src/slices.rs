@@ -189,7 +189,7 @@ impl<T> AsList<T> for Option<Vec<T>> {
 // === impl Me ===
 
 impl Me {
-    /// Returns whether the endpoint is ours, by uid, or else by address (host-network pods share addresses).
+    /// Returns whether the endpoint is ours. Addresses only count if it has no uid: host-network pods share theirs.
     fn is(&self, endpoint: &Endpoint) -> bool {
         let target = endpoint.target_ref.as_ref();
         match (target.and_then(|target| target.uid.as_ref()), &self.uid) {
@@ -344,7 +344,7 @@ impl Slices {
     }
 
     /// Returns the peers if no other endpoint is ready. Another may come, unless there is none at all and none is
-    /// started before this one is gone. Slices list all replicas, ready or not, so their absence tells the count.
+    /// started before this one is gone. Slices list all replicas, ready or not, so none there means no other replica.
     fn alone(&self, others: &Others) -> Peers {
         match self.me.replacement {
             Replacement::Late if others.any == 0 => Peers::NeverAny,
