@@ -1,4 +1,4 @@
-//! Where the database is, and how much its certificate has to prove.
+//! Where the database is, and what its certificate has to prove.
 //!
 //! | `sslmode` in the URL | the connection is | the server is |
 //! | --- | --- | --- |
@@ -7,7 +7,7 @@
 //! | `require` | encrypted | believed |
 //! | `verify-full` | encrypted | checked: its certificate is for this host, by an authority of the system or of `sslrootcert` |
 //!
-//! These are libpq's words, with the same meaning. [`connection_string`] reads the others.
+//! These are libpq's words, with the same meaning. [`connection_string`] reads the other parameters.
 
 use std::{path::PathBuf, str::FromStr, sync::Arc, time::Duration};
 
@@ -44,7 +44,7 @@ const OURS: [&str; 10] = [
     "tcp_user_timeout",
 ];
 
-/// A connection that is being driven.
+/// A connection for the caller to drive.
 type Driver = Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
 
 /// How to get a connection.
@@ -54,7 +54,7 @@ pub(super) struct Address {
     pub tls: MakeRustlsConnect,
 }
 
-/// How much the server has to prove.
+/// What the server's certificate has to prove.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Trust {
     Anybody,
@@ -72,12 +72,12 @@ struct Tls {
 // === impl Address ===
 
 impl Address {
-    /// Of a URL (`postgres://user:password@host:5432/database?sslmode=verify-full`). A connection has to be
-    /// there within `patience`.
+    /// Reads a URL (`postgres://user:password@host:5432/database?sslmode=verify-full`). A connection has to
+    /// be established within `patience`.
     pub fn parse(url: &str, patience: Duration) -> Result<Self, EngineError> {
         let address: ConnectionString = url.parse().map_err(|error| unusable(&error))?;
         let tls = Tls::of(&address);
-        // tokio-postgres has other names for these two.
+        // tokio-postgres has different names for these two.
         let mut words = address.words(&OURS);
         for (name, ours) in [
             ("keepalives_count", "keepalives_retries"),
@@ -100,7 +100,7 @@ impl Address {
         if config.get_target_session_attrs() == TargetSessionAttrs::Any {
             config.target_session_attrs(TargetSessionAttrs::ReadWrite);
         }
-        // A server that vanished without a word is noticed in a few times `patience`, not in hours.
+        // A server that vanished without closing the connection is noticed in a few times `patience`, not in hours.
         let patience = patience.max(Duration::from_secs(1));
         let given = |name| {
             address
@@ -121,12 +121,12 @@ impl Address {
         })
     }
 
-    /// A connection, which somebody has to drive.
+    /// Opens a connection, which the caller has to drive.
     pub async fn connect(&self) -> Result<(Client, Driver), Error> {
         self.config.connect(self.tls.clone()).await
     }
 
-    /// For people, without the password.
+    /// Returns the address without the password, for messages.
     pub fn to_people(&self) -> String {
         let hosts: Vec<_> = self
             .config
@@ -157,8 +157,8 @@ fn unusable(why: &dyn std::fmt::Display) -> EngineError {
 // === impl Tls ===
 
 impl Tls {
-    /// Reads it as libpq does: `prefer` is the default, but the system's authorities are only used with a name that is
-    /// checked.
+    /// Reads the parameters as libpq does: `prefer` is the default, but the system's authorities are only
+    /// used where the host name is checked.
     fn of(address: &ConnectionString) -> Self {
         let roots = address.get("sslrootcert");
         let default = match roots {
@@ -233,8 +233,8 @@ fn no_tls(why: &dyn std::fmt::Display) -> EngineError {
     }
 }
 
-/// Takes any certificate, as libpq does below `verify-full`; that the server has its key it must show all
-/// the same.
+/// Accepts any certificate, as libpq does below `verify-full`; the server must still prove that it has the
+/// private key.
 #[derive(Debug)]
 struct Believing(Arc<CryptoProvider>);
 

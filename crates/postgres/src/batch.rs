@@ -1,10 +1,10 @@
-//! Group commit: whatever comes while one transaction is under way goes into the next one together.
+//! Group commit: calls that arrive while one transaction is under way share the next one.
 //!
-//! The throughput of a durable queue is the number of commits a second times what shares one. So there is one
-//! transaction at a time for what is submitted, and one for outcomes.
+//! The throughput of a durable queue is the number of commits per second times the number of calls that share
+//! one. So one transaction at a time handles submissions, and one handles outcomes.
 //!
-//! When PostgreSQL takes offence at something in a batch, nothing of it has happened, and each call is tried
-//! alone: what is wrong with one of them is none of its neighbours' business.
+//! When PostgreSQL rejects something in a batch, none of the batch has happened, and each call is tried
+//! alone: an error in one of them must not fail its neighbours.
 
 use std::sync::Arc;
 
@@ -15,20 +15,20 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use super::session::Undone;
 use lameduck_jobs::engine::{EngineError, vital::Vitals};
 
-/// Calls that may wait for their batch; whoever comes then waits to be let in.
+/// Maximum number of calls waiting for their batch; further callers wait to be let in.
 const BACKLOG: usize = 4096;
 
-/// So much of payloads or results counts as one item more: what goes to PostgreSQL in one piece has to fit into
-/// memory, twice, and into a gigabyte.
+/// Bytes of payloads or results that count as one more item: what goes to PostgreSQL in one piece has to fit
+/// into memory, twice, and into a gigabyte.
 const HEAVY: usize = 64 << 10;
 
-/// What can be put into a batch.
+/// An item that can be put into a batch.
 pub(super) trait Item: Clone + Send + Sync + 'static {
-    /// Bytes that it brings, of those that may be many.
+    /// Returns the size of its payload or result in bytes, the part that may be large.
     fn bytes(&self) -> usize;
 }
 
-/// Does the work of a batch: an answer for each item, in their order.
+/// Does the work of a batch: returns an answer for each item, in the same order.
 type Work<I, A> =
     Box<dyn Fn(Arc<Vec<I>>) -> BoxFuture<'static, Result<Vec<A>, Undone>> + Send + Sync>;
 
@@ -56,7 +56,7 @@ impl<I: Item, A> Call<I, A> {
 // === impl Batcher ===
 
 impl<I: Item, A: Send + 'static> Batcher<I, A> {
-    /// Batches of about `most` items, fewer of heavy ones, until `close`: then what was asked before is finished.
+    /// Starts batching, about `most` items at a time, fewer if large, until `close`; earlier calls are finished.
     pub fn spawn(
         part: &'static str,
         most: usize,
@@ -74,7 +74,7 @@ impl<I: Item, A: Send + 'static> Batcher<I, A> {
         }
     }
 
-    /// Has these done in the next batch; returns when they are durable.
+    /// Puts these items into the next batch; returns when they are durable.
     pub async fn call(&self, items: Vec<I>) -> Result<Vec<A>, EngineError> {
         let (reply, answer) = oneshot::channel();
         if self.calls.send(Call { items, reply }).await.is_err() {
@@ -86,7 +86,7 @@ impl<I: Item, A: Send + 'static> Batcher<I, A> {
         }
     }
 
-    /// Why nobody answers: it was closed, or else it has panicked.
+    /// Returns the error for a call without an answer: the batcher was closed, or else it has panicked.
     async fn gone(&self) -> EngineError {
         tokio::select! {
             () = self.close.cancelled() => self.vitals.gone(),
@@ -118,13 +118,13 @@ async fn serve<I: Item, A>(
             weight += next.weight();
             batch.push(next);
         }
-        // Nothing has been done for these yet, and nobody would know of it.
+        // Nothing has been done for these yet, and nobody is waiting for the answer any more.
         batch.retain(|call| !call.reply.is_closed());
         settle(batch, &work).await;
     }
 }
 
-/// Runs a batch to its answers.
+/// Runs a batch and sends the answers.
 async fn settle<I: Item, A>(batch: Vec<Call<I, A>>, work: &Work<I, A>) {
     let items: Vec<I> = batch.iter().flat_map(|call| call.items.clone()).collect();
     if batch.is_empty() {
@@ -153,7 +153,7 @@ async fn settle<I: Item, A>(batch: Vec<Call<I, A>>, work: &Work<I, A>) {
     }
 }
 
-/// The error once more, which is said to everybody.
+/// Copies an error that is sent to every caller of a batch.
 fn same(error: &EngineError) -> EngineError {
     match error {
         EngineError::Closed => EngineError::Closed,

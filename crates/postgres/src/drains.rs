@@ -1,4 +1,4 @@
-//! The drain ledger's side of the processes' rows.
+//! The drain ledger, which is kept in the rows of the processes.
 
 use std::time::Duration;
 
@@ -24,7 +24,7 @@ const CLOSE: &str = "
         drain_at = coalesce(drain_at, $7 - ($5 * 1000000)::bigint)
     WHERE id = $1 AND outcome IS NULL";
 
-// In one statement, so that no total ever falls, and each row is folded by one process.
+// A single statement, so that no total ever falls, and each row is folded by one process.
 const FOLD: &str = "
     WITH kept AS (
         SELECT seq FROM lameduck.processes WHERE outcome IS NOT NULL AND left_at IS NOT NULL
@@ -68,14 +68,14 @@ const NEWEST: &str = "
     SELECT id, opened_at, drain_at, drain_id, cause, closed_at, outcome, seconds, report, node
     FROM lameduck.processes ORDER BY seq DESC LIMIT $1";
 
-/// Keeps the newest `keep` rows of those that ended; the others live on as numbers.
+/// Keeps the newest `keep` rows of processes that have ended; older ones are only counted in the totals.
 pub(super) async fn prune(turn: &Turn, keep: u32) -> Result<(), Failure> {
     turn.execute(FOLD, params![i64::from(keep) => INT8])
         .await
         .map(drop)
 }
 
-/// T0, or what has become known since.
+/// Records T0, or what has become known since.
 pub(super) struct Mark {
     pub process: ProcessId,
     pub drain_id: String,
@@ -83,18 +83,18 @@ pub(super) struct Mark {
     pub ago: Duration,
 }
 
-/// A process' last word, written once.
+/// A process's final entry, written once.
 pub(super) struct Close {
     pub process: ProcessId,
     pub last: LastWord,
-    /// Without the report and the figures, which the database took offence at.
+    /// Leave out the report and the figures, because the database rejected them.
     pub bare: bool,
 }
 
-/// How many ended how.
+/// The number of drains by outcome.
 pub(super) struct Totals;
 
-/// The latest process runs, at most so many.
+/// The latest process runs, at most this many.
 pub(super) struct Newest(pub usize);
 
 // === impl Mark ===
@@ -175,7 +175,7 @@ impl Command for Newest {
     }
 }
 
-/// The same on a connection that nobody else uses.
+/// Reads the same rows on a connection that nobody else uses.
 pub(super) async fn read(client: &Client, most: usize) -> Result<Vec<DrainRow>, Failure> {
     let rows = client
         .query_typed(NEWEST, params![limit(most) => INT8])

@@ -1,4 +1,4 @@
-//! What went wrong, in words that help.
+//! Error messages that say what went wrong and what to do about it.
 
 use std::{error::Error as _, io};
 
@@ -8,7 +8,7 @@ use tokio_postgres::{Error, error::SqlState};
 use super::session::Failure;
 use lameduck_jobs::engine::EngineError;
 
-/// For the caller. `perhaps_done`: it happened at the COMMIT.
+/// Returns the error for the caller. `perhaps_done`: the failure happened at the COMMIT.
 pub(super) fn explain(failure: &Failure, perhaps_done: bool) -> EngineError {
     let why = match failure {
         Failure::Database(error) if failure.is_locked() && !perhaps_done => {
@@ -43,7 +43,7 @@ pub(super) fn explain(failure: &Failure, perhaps_done: bool) -> EngineError {
     EngineError::Storage(format!("{why}; {done}"))
 }
 
-/// A failure in words, where nobody needs to know what became of a transaction.
+/// Describes a failure for callers that need not know what became of a transaction.
 pub(super) fn in_words(failure: &Failure) -> String {
     match failure {
         Failure::Database(error) => of_database(error),
@@ -52,7 +52,7 @@ pub(super) fn in_words(failure: &Failure) -> String {
     }
 }
 
-/// What is locked, as far as PostgreSQL says it.
+/// Describes what is locked, as far as PostgreSQL names it.
 fn of_lock(error: &Error) -> String {
     let place = error
         .as_db_error()
@@ -64,7 +64,7 @@ fn of_lock(error: &Error) -> String {
     )
 }
 
-/// What PostgreSQL said, and what to do about it.
+/// Returns PostgreSQL's message, and what to do about it.
 pub(super) fn of_database(error: &Error) -> String {
     let Some(said) = error.as_db_error() else {
         let cause = error.source().map(|cause| format!(": {cause}"));
@@ -83,7 +83,7 @@ pub(super) fn of_database(error: &Error) -> String {
     format!("{} ({}){remedy}", said.message(), said.code().code())
 }
 
-/// The server is there, and could not prove that it is the right one.
+/// Whether the server is reachable but could not prove that it is the right one.
 pub(super) fn of_certificate(error: &Error) -> bool {
     let io = error
         .source()

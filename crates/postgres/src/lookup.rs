@@ -1,4 +1,4 @@
-//! What only looks: jobs, their runs, the queues in numbers, the next instant of a queue.
+//! Read-only commands: jobs, their runs, the queues in numbers, the next instant of a queue.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -20,11 +20,11 @@ use lameduck_jobs::{
     },
 };
 
-/// How long an answer to [`Ping`] may take. A connection on which none comes is thrown away, so that the next
-/// question is put on a fresh one.
+/// How long an answer to [`Ping`] may take. A connection that gives none is thrown away, so that the next
+/// question goes out on a fresh one.
 const PING_PATIENCE: Duration = Duration::from_secs(2);
 
-/// What [`record`] reads, in its order.
+/// The columns that [`record`] reads, in its order.
 macro_rules! columns {
     () => {
         "j.id, q.name, j.state, j.attempt, j.max_attempts, j.releases, j.submitted_at, j.run_at, j.ended_at, \
@@ -50,7 +50,7 @@ pub(super) const GLANCE: &str = "
 
 const PAYLOAD: &str = "SELECT content_type, payload FROM lameduck.jobs WHERE id = $1";
 
-// After a failover the old address may lead to a server that answers everything and takes nothing.
+// After a failover the old address may lead to a server that answers everything and accepts no writes.
 const STANDBY: &str = "SELECT 1 WHERE pg_is_in_recovery()";
 
 const RUNS: &str = "
@@ -64,7 +64,7 @@ pub(super) const RUNS_OF_JOBS: &str = "
 const CANCEL_REQUESTS: &str = "
     SELECT id FROM lameduck.jobs WHERE state = 1 AND process = $1 AND cancel_requested";
 
-// Each count walks a partial index. What completed is in none of them but the last, and there the state is a range.
+// Each count walks a partial index. Completed jobs are only in the last one, where the state is a range.
 pub(super) const QUEUES: &str = "
     SELECT q.name, q.paused,
            (SELECT coalesce(sum(n), 0)::bigint FROM generate_series(-9, 9) AS p (priority) CROSS JOIN LATERAL (
@@ -86,7 +86,7 @@ pub(super) const NEXT_RUN_AT: &str = "
         ORDER BY run_at, seq LIMIT 1
     ) AS first WHERE q.name = $1 AND NOT q.paused";
 
-/// Whether there is somebody who answers and takes writes.
+/// Checks that a server answers and accepts writes.
 pub(super) struct Ping;
 
 /// One job.
@@ -101,19 +101,19 @@ pub(super) struct Runs(pub JobId);
 /// Jobs with their histories; one answer for each, in the same order.
 pub(super) struct WithRuns(pub Vec<JobId>);
 
-/// How some jobs stand.
+/// A short summary of some jobs.
 pub(super) struct AtAGlance(pub Vec<JobId>);
 
 /// A page of jobs.
 pub(super) struct List(pub Listing);
 
-/// The jobs of a process that somebody wants to end.
+/// The jobs of a process that somebody has asked to cancel.
 pub(super) struct CancelRequests(pub ProcessId);
 
-/// Every queue, or the one of this name.
+/// Every queue, or only the one with this name.
 pub(super) struct Queues(pub Option<QueueName>);
 
-/// How long until the next job of a queue is runnable.
+/// The time until the next job of a queue is runnable.
 pub(super) struct NextRunIn(pub QueueName);
 
 // === impl Ping ===
@@ -149,7 +149,7 @@ impl Command for OneJob {
     }
 }
 
-/// A job, or why its row is none: that is no failure of what else is asked.
+/// Returns a job, or why its row can't be read, which must not fail the other jobs that were asked for.
 fn readable(row: &Row, now: Timestamp) -> Result<JobRecord, Unreadable> {
     record(row, now).map_err(|failure| Unreadable {
         id: row.job_id(0).ok(),
@@ -241,7 +241,7 @@ impl Command for WithRuns {
         for row in &jobs {
             let id = row.job_id(0)?;
             let runs = histories.remove(&id).unwrap_or_default();
-            // An error of one job concerns no other.
+            // An error in one job does not concern the others.
             let details = readable(row, turn.now)
                 .map_err(|row| EngineError::Unreadable(row.to_string()))
                 .and_then(|record| {
@@ -272,7 +272,7 @@ impl Command for AtAGlance {
     async fn run(&self, turn: &mut Turn) -> Result<Vec<Glance>, Failure> {
         let ids = uuids(&self.0);
         let rows = turn.query(GLANCE, params![ids => UUID_ARRAY]).await?;
-        // A job that can't be read is told of to whoever reads it as a whole.
+        // A job that can't be read is reported when it is read as a whole.
         let readable = rows.iter().filter_map(|row| glance(row, turn.now).ok());
         Ok(readable.collect())
     }
@@ -347,7 +347,7 @@ struct Place {
     filter: &'static str,
     key: &'static str,
     forward: bool,
-    /// What waits is kept apart by priority, each in its order.
+    /// Waiting jobs are indexed separately for each priority, each in its own order.
     by_priority: bool,
 }
 

@@ -1,4 +1,4 @@
-//! What PostgreSQL makes of the statements: none may read or sort more because much waits or much has ended.
+//! Tests of PostgreSQL's query plans: no statement may read or sort more because many jobs wait or have ended.
 
 use serde_json::Value;
 use tokio_postgres::Client;
@@ -24,28 +24,28 @@ use postgres_server::{Database, server};
 
 const PROCESS: Uuid = Uuid::from_u128(1);
 
-/// So many wait, and as many have ended, of which a few ago.
+/// Number of jobs that wait; as many have ended, a few of them just now.
 const JOBS: i64 = 20_000;
 
-/// So many run, in all processes together.
+/// Number of jobs that run, in all processes together.
 const RUNNING: i64 = 2_000;
 
-/// Rows that a statement about some jobs may touch in one of its steps.
+/// Maximum number of rows that a statement about a few jobs may touch in one of its steps.
 const FEW: f64 = 1_000.0;
 
-/// What the planner has seen of the tables before they filled up.
+/// When the planner last gathered statistics about the tables.
 #[derive(Clone, Copy, Debug)]
 enum Seen {
     Nothing,
-    /// Autovacuum came in a quiet moment.
+    /// Autovacuum ran while the tables were empty.
     Empty,
-    /// It came when some had ended, and nothing waited or ran.
+    /// Autovacuum ran when some jobs had ended, and none waited or ran.
     Quiet,
-    /// It came just now.
+    /// Autovacuum ran just now.
     All,
 }
 
-/// A database with much in it.
+/// Returns a database with many jobs in it.
 async fn crowded(seen: Seen) -> (Database, Client) {
     let database = server().database().await;
     let address = Address::parse(&database.url(), std::time::Duration::from_secs(9)).unwrap();
@@ -84,7 +84,7 @@ async fn crowded(seen: Seen) -> (Database, Client) {
     (database, client)
 }
 
-/// The most rows that any step of it gave on.
+/// Returns the most rows that any step of the plan produced.
 async fn most_rows(client: &Client, sql: &str, params: &[Param<'_>]) -> (f64, String) {
     let begin = format!("BEGIN; {PLANNER}");
     client.batch_execute(&begin).await.unwrap();

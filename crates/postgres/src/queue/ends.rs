@@ -1,13 +1,13 @@
-//! When a process ends: what it held is free again, and a crash is charged to those who may have caused it.
+//! The end of a process: its jobs become free again, and a crash is charged to those that may have caused it.
 //!
 //! ```text
 //!   ran in a crash ─▶ again ─▶ suspect: waits, runs alone ─▶ crashes alone ─▶ waits longer … ─▶ dead
 //!                       └── any outcome that is written clears it of all suspicion
 //! ```
 //!
-//! A process that was killed in its drain, or of whose machine is known that it has started anew, was not
-//! crashed by its jobs. Mostly a dead machine can't be told from a dead process; in doubt the jobs are
-//! charged: it takes two such ends in a row to make a suspect, and a suspect only runs alone.
+//! A process that was killed during its drain, or whose machine is known to have rebooted, was not crashed by
+//! its jobs. Usually a dead machine can't be told from a dead process; in doubt the jobs are charged: it
+//! takes two such ends in a row to make a job a suspect, and a suspect merely runs alone.
 
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ const STILL_HELD: &str = "
     SELECT count(*) FROM lameduck.jobs
     WHERE state = 1 AND process = $1 AND ($2::uuid[] IS NULL OR claim = ANY ($2))";
 
-// Those of a process' jobs that nobody has locked, and how many there are in all.
+// The jobs of a process that nobody has locked, and how many it has in all.
 pub(in super::super) const FREE_TO_TAKE: &str = "
     WITH free AS MATERIALIZED (
         SELECT seq FROM lameduck.jobs WHERE state = 1 AND process = $1 ORDER BY seq FOR UPDATE SKIP LOCKED
@@ -53,7 +53,7 @@ pub(in super::super) const FREE_TO_TAKE: &str = "
     SELECT coalesce(array_agg(seq), '{}'), (SELECT count(*) FROM lameduck.jobs WHERE state = 1 AND process = $1)
     FROM free";
 
-// Nobody can reserve for it while it is locked like this.
+// While the row is locked like this, nobody can reserve for the process.
 const LOCK: &str = "
     SELECT beat, outcome IS NULL AND drain_at IS NULL AND NOT EXISTS (
         SELECT FROM lameduck.processes later
@@ -66,7 +66,7 @@ const BURY: &str = "
     SET left_at = $2, outcome = coalesce(outcome, 'killed'), closed_at = coalesce(closed_at, $2)
     WHERE id = $1";
 
-// Where one ran alone, the others had not begun.
+// If one job ran alone, the others had not begun.
 const CHARGE: &str = "
     UPDATE lameduck.jobs
     SET crashes = crashes + 1,
@@ -105,21 +105,21 @@ pub(in super::super) struct ReleaseHeld {
     pub delay: Duration,
 }
 
-/// What was given back.
+/// The jobs that were given back.
 #[derive(Debug)]
 pub(in super::super) struct Released {
     pub jobs: Vec<JobId>,
-    /// What could not be, because somebody has locked it.
+    /// Number of jobs that could not be given back, because somebody has locked them.
     pub left: u64,
 }
 
-/// Gives back what was reserved under these claims and never begun.
+/// Gives back jobs that were reserved under these claims and never begun.
 pub(in super::super) struct GiveBack {
     pub process: ProcessId,
     pub tokens: Vec<Uuid>,
 }
 
-/// Ends the lease of a process: its jobs are free.
+/// Ends the lease of a process and frees its jobs.
 pub(in super::super) struct Reap {
     pub process: ProcessId,
     pub why: Why,
@@ -127,25 +127,25 @@ pub(in super::super) struct Reap {
     pub ledger_rows: u32,
 }
 
-/// Why a lease ends.
+/// Reason why a lease ends.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(in super::super) enum Why {
     /// The process itself gives it up.
     Closed,
-    /// Its beat has stood still at this number.
+    /// Its beat has stayed at this number for the whole lease.
     StoodStill(i64),
-    /// Somebody knows that it is dead.
+    /// A caller vouches that it is dead.
     KnownDead,
 }
 
-/// What came of it.
+/// The result of ending a lease.
 #[derive(Debug, Default, PartialEq)]
 pub(in super::super) struct Reaped {
-    /// Jobs that are free.
+    /// Number of jobs that were freed.
     pub freed: usize,
-    /// Jobs that are dead because they crashed too often.
+    /// Number of jobs that are dead because they crashed too often.
     pub condemned: usize,
-    /// Jobs that somebody has locked: the lease goes on until they are free as well.
+    /// Number of jobs that somebody has locked: the lease stays open until they are free as well.
     pub locked: usize,
 }
 
@@ -189,7 +189,7 @@ async fn release(
     Ok(Released { jobs, left })
 }
 
-/// Notes what the world has to hear of a job that nobody holds any more.
+/// Adds the events about a job that nobody holds any more.
 fn freed(turn: &mut Turn, row: &tokio_postgres::Row) -> Result<JobId, Failure> {
     let job = row.job_id(0)?;
     turn.effects.runnable.extend(row.queue_name(1).ok());
@@ -203,12 +203,12 @@ fn freed(turn: &mut Turn, row: &tokio_postgres::Row) -> Result<JobId, Failure> {
 // === impl Reap ===
 
 impl Command for Reap {
-    /// `None` where there was nothing to reap: it had left, or it lives.
+    /// `None` if there was nothing to reap: the process had left, or it is alive.
     type Answer = Option<Reaped>;
 
     async fn run(&self, turn: &mut Turn) -> Result<Option<Reaped>, Failure> {
         let (process, now) = (process_uuid(self.process), micros(turn.now));
-        // The lock may be held by somebody who stands still in the middle of a reservation.
+        // The lock may be held by a process that has stopped in the middle of a reservation.
         turn.execute("SET LOCAL lock_timeout = 5000", &[]).await?;
         let Some(row) = turn.find(LOCK, params![process => UUID]).await? else {
             return Ok(None);
@@ -223,8 +223,8 @@ impl Command for Reap {
             Some(row) => (row.try_get(0)?, row.try_get(1)?),
             None => (Vec::new(), 0),
         };
-        // One row that somebody has locked must not keep the others. While there is one, the process' row stays open,
-        // and whoever looks next comes back for it.
+        // A row that somebody has locked must not block the others. While there is one, the process's row
+        // stays open, and the next reaper comes back for it.
         reaped.locked = usize::try_from(all).unwrap_or(0).saturating_sub(free.len());
         if reaped.locked == 0 {
             turn.execute(BURY, params![process => UUID, now => INT8])
@@ -240,7 +240,7 @@ impl Command for Reap {
             free => INT8_ARRAY,
         ];
         turn.execute(ADD_LOST, lost).await?;
-        // Not by crashes of before: this end was no crash of anybody's.
+        // Only after a crash: a process that ended otherwise makes no job dead, whatever its earlier crashes.
         if crashed && self.max_crashes > 0 {
             let most = i32::try_from(self.max_crashes).unwrap_or(i32::MAX);
             let condemned = params![process => UUID, now => INT8, most => INT4, free => INT8_ARRAY];

@@ -1,5 +1,5 @@
-//! Housekeeping, in pieces that hold up nobody: overdue, outlived. Replicas share it: what one has locked the
-//! others leave alone.
+//! Housekeeping, in pieces small enough to block nobody: overdue jobs, and those past their retention.
+//! Replicas share it: each skips what another one has locked.
 
 use std::time::Duration;
 
@@ -15,7 +15,7 @@ use lameduck_jobs::{
     job::{Maintained, Retention, RunEnd},
 };
 
-/// Rows in one piece.
+/// Maximum number of rows in one piece.
 const PIECE: i64 = 500;
 
 pub(in super::super) const EXPIRE: &str = "
@@ -56,7 +56,7 @@ pub(in super::super) const FORGET_KEYS: &str = "
     )
     DELETE FROM lameduck.idempotency_keys k USING outlived o WHERE k.queue = o.queue AND k.key = o.key";
 
-// What transactions counted in rows of their own (schema/3.sql), into a row of the queue's that nobody has locked.
+// Moves counts from the transactions' own rows (schema/3.sql) into a row of the queue that nobody has locked.
 pub(in super::super) const FOLD_COUNTS: &str = "
     WITH home AS MATERIALIZED (
         SELECT free.queue, free.shard FROM lameduck.queues q CROSS JOIN LATERAL (
@@ -76,7 +76,7 @@ pub(in super::super) const FOLD_COUNTS: &str = "
     UPDATE lameduck.queue_counts c SET waiting = c.waiting + s.waiting, bytes = c.bytes + s.bytes
     FROM summed s JOIN home ON home.queue = s.queue WHERE c.queue = home.queue AND c.shard = home.shard";
 
-/// One piece of it.
+/// Does one piece of housekeeping.
 pub(in super::super) struct Maintain {
     pub retention: Retention,
 }
@@ -126,7 +126,7 @@ fn before(now: Timestamp, kept: Duration) -> i64 {
     micros(now).saturating_sub(stored_duration(kept))
 }
 
-/// Fails what was deferred and is overdue.
+/// Fails deferred jobs that are overdue.
 async fn expire(turn: &mut Turn) -> Result<u64, Failure> {
     let overdue = params![
         micros(turn.now) => INT8, PIECE => INT8, OVERDUE => TEXT, end_number(RunEnd::Failed) => INT2,

@@ -1,4 +1,4 @@
-//! What changes jobs, a file for each verb.
+//! Commands that change jobs, a file for each verb.
 
 mod ends;
 mod housekeeping;
@@ -20,15 +20,15 @@ use super::{
 };
 use lameduck_jobs::job::QueueName;
 
-/// Makes those queues that are new. Returns those that somebody else is making in a transaction which has not ended.
+/// Creates the queues that are new. Returns those that somebody else is creating in a transaction which has not ended.
 async fn make_queues(turn: &Turn, names: &[&str]) -> Result<Vec<String>, Failure> {
     let make = "SELECT lameduck.make_queues($1)";
     let made = turn.find(make, params![names => TEXT_ARRAY]).await?;
     made.map_or(Ok(Vec::new()), |row| Ok(row.try_get(0)?))
 }
 
-/// Makes a queue before anybody needs it: whoever else brings it first, in a transaction that stays open, would hold up
-/// everybody who brings it later.
+/// Creates a queue before anybody needs it: otherwise the first submission to it, in a transaction that stays
+/// open, would hold up all later ones.
 pub(super) struct MakeQueue(pub QueueName);
 
 impl super::session::Command for MakeQueue {
@@ -39,7 +39,7 @@ impl super::session::Command for MakeQueue {
     }
 }
 
-/// A queue's number; made where it is new.
+/// Returns a queue's number; creates the queue if it is new.
 async fn queue_number(turn: &Turn, name: &QueueName) -> Result<i32, Failure> {
     let find = "SELECT id FROM lameduck.queues WHERE name = $1";
     for _ in 0..2 {
@@ -56,7 +56,7 @@ async fn queue_number(turn: &Turn, name: &QueueName) -> Result<i32, Failure> {
 
 #[cfg(test)]
 pub(super) mod statements {
-    //! What the plans are tested of.
+    //! The statements whose plans are tested.
     pub(crate) use super::{
         ends::{FREE, FREE_TO_TAKE, RELEASE_HELD},
         housekeeping::{EXPIRE, FOLD_COUNTS, FORGET_KEYS, PRUNE},

@@ -1,4 +1,4 @@
-//! Reserve: the runnable jobs of a queue in their order, each for one process however many ask.
+//! Reserve: takes the runnable jobs of a queue in order, each for one process however many ask.
 //!
 //! ```text
 //!   own lease row, locked: a process that was reaped gets nothing, and one that reserves is not reaped meanwhile
@@ -7,7 +7,7 @@
 //!         locked in that order, those that others hold skipped, until there are enough
 //! ```
 //!
-//! Of 100,000 jobs that wait it looks at some dozens: 20 are taken in 1 to 2 ms.
+//! With 100,000 waiting jobs it looks at a few dozen of them: 20 are taken in 1 to 2 ms.
 
 use jiff::Timestamp;
 use tokio_postgres::Row;
@@ -23,14 +23,14 @@ use lameduck_jobs::{
     job::{Claim, Job, JobId, Order, ProcessId, QueueName, Reserved},
 };
 
-/// Jobs in one go.
+/// Maximum number of jobs reserved in one go.
 pub(in super::super) const MOST: usize = 1_000;
 
-/// So many more than are wanted are looked at, because others take the first ones at the same moment.
+/// Number of extra jobs looked at, because other processes take the first ones at the same moment.
 const SPARE: i64 = 64;
 
-// `state + 0`, because the index of all that waits is not the way to a job whose number is known, whatever the planner
-// may believe of a table that it has not looked at for long.
+// `state + 0` keeps the planner from using the index of all waiting jobs to find a job whose number is known,
+// whatever it may believe of a table whose statistics are old.
 pub(in super::super) const RESERVE: &str = "
     WITH lease AS MATERIALIZED (
         SELECT 1 FROM lameduck.processes WHERE id = $1 AND left_at IS NULL FOR KEY SHARE
@@ -63,18 +63,18 @@ pub(in super::super) const RESERVE: &str = "
            t.traceparent, t.run_at, t.crashes, t.payload
     FROM (VALUES (1)) AS one LEFT JOIN taken t ON true ORDER BY t.rank, t.seq";
 
-// What can't be read can't be run, and must not keep the others from it.
+// A job that can't be read can't be run, and must not block the others.
 const CONDEMN: &str = "
     UPDATE lameduck.jobs
     SET state = 3, ended_at = $2, attempt = attempt - 1, process = NULL, claim = NULL, last_error = $3
     WHERE id = $1 AND state = 1";
 
-/// Takes runnable jobs, under these claims.
+/// Takes runnable jobs under these claims.
 pub(in super::super) struct Reserve {
     pub process: ProcessId,
     pub queue: QueueName,
     pub order: Order,
-    /// As many as jobs are wanted; not used by anybody else, so that those can be found whose answer was lost.
+    /// One token for each job wanted; not used by anybody else, so that jobs whose answer was lost can be found.
     pub tokens: Vec<Uuid>,
 }
 
@@ -89,7 +89,7 @@ impl Command for Reserve {
         while let Some(tokens) = self.tokens.get(reserved.len()..).filter(|t| !t.is_empty()) {
             let looked = tokens.len() as i64 + spare;
             let candidates = self.take(turn, tokens, looked, &mut reserved).await?;
-            // All that were looked at are somebody else's, and there may be more behind them.
+            // All the jobs that were looked at belong to others, and there may be more behind them.
             if reserved.len() == self.tokens.len() || candidates < looked {
                 break;
             }
@@ -102,7 +102,7 @@ impl Command for Reserve {
 }
 
 impl Reserve {
-    /// Says how many there were to choose from.
+    /// Takes jobs, and says how many candidates there were.
     async fn take(
         &self,
         turn: &mut Turn,
@@ -153,7 +153,7 @@ impl Reserve {
         })
     }
 
-    /// Dead, with the reason: somebody has to look at it.
+    /// Marks a job as dead, with the reason: somebody has to look at it.
     async fn condemn(&self, turn: &mut Turn, job: JobId, why: &str) -> Result<(), Failure> {
         let error = format!("this job can't be read and was not run: {why}");
         tracing::error!(%job, queue = %self.queue, error, "a job is dead because it can't be read");

@@ -1,4 +1,4 @@
-//! Settle: the outcomes of runs, written under their claims; a whole batch in one statement.
+//! Settle: writes the outcomes of runs under their claims, a whole batch in one statement.
 
 use std::{
     collections::{HashMap, HashSet},
@@ -21,7 +21,7 @@ use lameduck_jobs::{
     job::{AfterFailure, Outcome, RunEnd, Settled, Settlement},
 };
 
-// What was asked for, in numbers.
+// The outcomes by number.
 const COMPLETE: i16 = 0;
 const DIE: i16 = 1;
 const RETRY: i16 = 2;
@@ -29,9 +29,9 @@ const POSTPONE: i16 = 3;
 const RELEASE: i16 = 4;
 const DEFER: i16 = 5;
 
-// `what` is one of the numbers above, `becomes` the state that comes of it. What was released keeps its place: it has
-// waited already. `least`, because the clock may have been set back meanwhile. What somebody has locked is left out, so
-// that it holds up nobody's outcome but its own.
+// `what` is one of the numbers above, `becomes` the resulting state. A released job keeps its place, because
+// it has waited already. `least`, because the clock may have been set back meanwhile. Jobs that somebody has
+// locked are left out, so that they hold up no outcome but their own.
 pub(in super::super) const SETTLE: &str = "
     WITH asked AS (
         SELECT * FROM unnest($1, $2, $3, $4, $5, $6, $7)
@@ -76,27 +76,27 @@ pub(in super::super) const WERE_SETTLED: &str = "
     SELECT asked.id, j.claim = asked.claim IS TRUE FROM unnest($1, $2) AS asked (id, claim)
     JOIN lameduck.jobs j ON j.id = asked.id AND (j.settled_claim = asked.claim OR j.claim = asked.claim)";
 
-/// One outcome of those that somebody brought together.
+/// One outcome out of a shared list.
 #[derive(Clone)]
 pub(in super::super) struct One {
     pub all: Arc<Vec<Settlement>>,
     pub number: usize,
 }
 
-/// Writes outcomes; one answer for each.
+/// Writes outcomes; returns one answer for each.
 pub(in super::super) struct Settle {
     pub outcomes: Arc<Vec<One>>,
-    /// What to say instead of the outcomes' own texts and results, which the database took offence at; nothing where
-    /// this is empty.
+    /// The text stored instead of the outcomes' own texts and results, which the database rejected; nothing
+    /// is stored if this is empty.
     pub instead: Option<String>,
 }
 
-/// What became of one.
+/// The result of writing one outcome.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in super::super) enum Written {
-    /// This.
+    /// The claim was checked, with this result.
     Settled(Settled),
-    /// Nothing yet: somebody has locked the job.
+    /// Nothing was written yet: somebody has locked the job.
     Locked,
 }
 
@@ -122,7 +122,7 @@ impl Command for Settle {
     async fn run(&self, turn: &mut Turn) -> Result<Vec<Written>, Failure> {
         let mut answers = vec![Written::Settled(Settled::Stale); self.outcomes.len()];
         let mut left: Vec<usize> = (0..self.outcomes.len()).collect();
-        // One statement writes a row once. So of several outcomes for one job the first goes first.
+        // A statement can write a row only once. So of several outcomes for one job the first is written first.
         while !left.is_empty() {
             let mut jobs = HashSet::new();
             let (now, later): (Vec<usize>, Vec<usize>) = left
@@ -139,7 +139,7 @@ impl Command for Settle {
 }
 
 impl Settle {
-    /// Writes these, at most one for each job.
+    /// Writes these outcomes, at most one for each job.
     async fn write(
         &self,
         turn: &mut Turn,
@@ -157,7 +157,7 @@ impl Settle {
             .map(|error| error.as_deref().map(short_error))
             .collect();
         let results: Vec<Option<&[u8]>> = asked().map(|s| self.result(s.outcome())).collect();
-        // In the order of the numbers above; what is deferred and cancelled is in none.
+        // In the order of the numbers above; deferred and cancelled outcomes are not among them.
         let ends = [
             RunEnd::Completed,
             RunEnd::Failed,
@@ -186,7 +186,7 @@ impl Settle {
         }
         let mut others = HashMap::new();
         if written.len() < these.len() {
-            // A statement of its own, which sees what was settled while the first one waited for its locks.
+            // A separate statement, which sees what was settled while the first one waited for its locks.
             let asked = params![ids => UUID_ARRAY, claims => UUID_ARRAY];
             for row in turn.query(WERE_SETTLED, asked).await? {
                 let became = match row.try_get(1)? {
@@ -207,11 +207,11 @@ impl Settle {
         Ok(())
     }
 
-    /// What the job keeps of an outcome's text.
+    /// Returns the error text that the job keeps of an outcome.
     fn error(&self, outcome: &Outcome) -> Option<String> {
         match (&self.instead, outcome) {
             (None, outcome) => Some(text(kept_error(outcome.error()?))),
-            // Not even that was taken.
+            // Even the replacement text was rejected.
             (Some(why), _) if why.is_empty() => None,
             (Some(why), Outcome::Completed { result }) if !result.is_empty() => Some(format!(
                 "its result of {} bytes could not be stored: {why}",
