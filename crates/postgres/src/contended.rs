@@ -1,12 +1,12 @@
-//! What somebody else's open transaction holds: submissions that need it go a way of their own.
+//! Keys and queues locked by somebody else's open transaction: submissions that need one are batched separately.
 //!
 //! ```text
 //!   submission ──▶ the common batch ── its key is in use ──▶ noted here
 //!       next with that key ──▶ a batch of such ones alone, again and again ──▶ stored, the first job's id, or refused
 //! ```
 //!
-//! To find out that a key is in use costs the batch that meets it some milliseconds. It is paid once, and not by
-//! everybody each time that a client tries again.
+//! Finding out that a key is in use costs the batch that meets it some milliseconds. That is paid once, and
+//! not by everybody each time a client tries again.
 
 use std::{
     collections::HashMap,
@@ -16,16 +16,16 @@ use std::{
 
 use lameduck_jobs::job::{NewJob, QueueName};
 
-/// For how long what was in use is believed to be so still.
+/// How long a key or queue that was in use is assumed to be so still.
 const BELIEVED: Duration = Duration::from_secs(10);
 
-/// Keys that are remembered at the most; beyond that the common batch finds out anew.
+/// Maximum number of keys remembered; beyond that the common batch finds out anew.
 const MOST: usize = 10_000;
 
-/// A key in its queue; without one, the queue itself, which is new.
+/// A key in its queue; without a key, the queue itself, which is new.
 type Name = (QueueName, Option<String>);
 
-/// What was in use when it was last asked for.
+/// The keys and queues that were in use when they were last asked for.
 #[derive(Debug, Default)]
 pub(super) struct Contended(Mutex<HashMap<Name, Instant>>);
 

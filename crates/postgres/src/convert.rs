@@ -1,4 +1,4 @@
-//! Between Rust's types and PostgreSQL's.
+//! Conversions between Rust's types and PostgreSQL's.
 
 use std::time::Duration;
 
@@ -26,29 +26,29 @@ pub(super) fn micros(instant: Timestamp) -> i64 {
     instant.as_microsecond()
 }
 
-/// An instant some time later; the end of time where there is none.
+/// Returns an instant some time later, as it is stored; the largest number if there is none.
 pub(super) fn micros_after(instant: Timestamp, delay: Duration) -> i64 {
     micros(instant)
         .saturating_add(stored_duration(delay))
         .min(*INSTANTS.end())
 }
 
-/// How long it is from one stored instant to another; nothing where that one came before.
+/// Returns the time from one stored instant to another; zero if the second came before the first.
 pub(super) fn between(from: i64, to: i64) -> Duration {
     Duration::from_micros(u64::try_from(to.saturating_sub(from)).unwrap_or(0))
 }
 
-/// A duration as it is stored; the longest where it is longer.
+/// A duration as it is stored; capped at the longest that fits.
 pub(super) fn stored_duration(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
 
-/// A text as PostgreSQL can hold it: it has no character U+0000, and what a command says may have one.
+/// A text as PostgreSQL can hold it: without the character U+0000, which a command's output may contain.
 pub(super) fn text(text: &str) -> String {
     text.replace('\0', "\u{fffd}")
 }
 
-/// An instant that an outcome or a submitter names, as it is stored: within what can be stored.
+/// An instant named by an outcome or a submitter, as it is stored: within what can be stored.
 pub(super) fn micros_of(when: When, now: Timestamp) -> i64 {
     micros(when.instant(now)).clamp(*INSTANTS.start(), *INSTANTS.end())
 }
@@ -79,7 +79,7 @@ pub(super) const fn end_number(end: RunEnd) -> i16 {
 pub(super) trait Columns {
     /// A number that is never negative.
     fn count(&self, column: usize) -> Result<u64, Failure>;
-    /// A small one.
+    /// A number that is never negative and small.
     fn small(&self, column: usize) -> Result<u32, Failure>;
     /// An instant.
     fn instant(&self, column: usize) -> Result<Timestamp, Failure>;
@@ -89,11 +89,11 @@ pub(super) trait Columns {
     fn duration(&self, column: usize) -> Result<Option<Duration>, Failure>;
     /// A job's id.
     fn job_id(&self, column: usize) -> Result<JobId, Failure>;
-    /// A process' id.
+    /// A process's id.
     fn process_id(&self, column: usize) -> Result<ProcessId, Failure>;
     /// A queue's name.
     fn queue_name(&self, column: usize) -> Result<QueueName, Failure>;
-    /// A state, by its number and by whether its time has come.
+    /// A state, given by its number and by whether its time has come.
     fn state(&self, column: usize, run_at: usize, now: Timestamp) -> Result<State, Failure>;
     /// How a run ended.
     fn run_end(&self, column: usize) -> Result<RunEnd, Failure>;
@@ -142,7 +142,7 @@ impl Columns for Row {
 
     fn state(&self, column: usize, run_at: usize, now: Timestamp) -> Result<State, Failure> {
         Ok(match self.try_get::<_, i16>(column)? {
-            // As a number: a job is to be cancelled also where this is no instant.
+            // Compared as numbers: a job can be cancelled even if this is not a valid instant.
             0 if self.try_get::<_, i64>(run_at)? > micros(now) => State::Scheduled,
             0 => State::Pending,
             1 => State::Running,

@@ -1,12 +1,12 @@
-//! This process' lease, and a watch on the others'.
+//! This process's lease, and a watch on the leases of others.
 //!
-//! On a thread and a connection of its own: handlers that block every worker thread, or a pool with no
-//! connection left, must not make a living process look dead. It goes on until the engine is closed, a drain
-//! included.
+//! It has its own thread and connection: handlers that block every worker thread, or a pool with no
+//! connection left, must not make a living process look dead. It goes on until the engine is closed, also
+//! during a drain.
 //!
 //! A process that was taken for dead (it was stopped, or cut off, for longer than its lease) finds no row to
-//! renew. Its jobs are others' by then. It opens a row under a new id; under the old one nothing can be
-//! reserved.
+//! renew. By then its jobs belong to others. It opens a row under a new id; nothing can be reserved under the
+//! old one.
 
 use std::{
     io,
@@ -28,19 +28,19 @@ use super::{
 };
 use lameduck_jobs::{engine::vital::Vitals, job::ProcessId};
 
-/// Beats in a lease. More of them find a death sooner and cost more; three may fail in a row and nobody is
-/// taken for dead.
+/// Number of beats in a lease. More of them find a death sooner and cost more; even if three fail in a row,
+/// nobody is taken for dead.
 const BEATS: u32 = 8;
 
-/// Between two beats, however long the lease is.
+/// Maximum time between two beats, however long the lease is.
 const LONGEST_INTERVAL: Duration = Duration::from_secs(86_400);
 
 pub(super) const OPEN: &str = "
     INSERT INTO lameduck.processes (id, node, boot_id, opened_at, lease)
     VALUES ($1, $2, $3, coalesce($5, (extract(epoch FROM clock_timestamp()) * 1000000)::bigint), $4)";
 
-// One statement and no transaction around it. That it does not wait for a disk is fine: what is lost in a crash of
-// the database is one beat.
+// A single statement without a transaction around it. It need not wait for a disk: a crash of the database
+// loses one beat.
 const RENEW: &str = "
     WITH renewed AS (
         UPDATE lameduck.processes SET beat = beat + 1 WHERE id = $1 AND left_at IS NULL RETURNING 1
@@ -48,11 +48,11 @@ const RENEW: &str = "
     SELECT id, beat, lease, EXISTS (SELECT FROM renewed)
     FROM (SELECT 1) AS one LEFT JOIN lameduck.processes p ON p.left_at IS NULL AND p.id <> $1";
 
-/// Which process this is: another one, after it was taken for dead.
+/// The id of this process, which changes after it was taken for dead.
 #[derive(Clone)]
 pub(super) struct Identity(Arc<RwLock<ProcessId>>);
 
-/// What a process tells of itself.
+/// What a process records about itself.
 #[derive(Clone)]
 pub(super) struct About {
     pub node: Option<String>,
@@ -60,13 +60,13 @@ pub(super) struct About {
     pub lease: Duration,
 }
 
-/// Who has stood still, and when that was seen.
+/// A process whose beat has stood still, and when that was seen.
 pub(super) struct Order {
     pub dead: StoodStill,
     pub seen: Instant,
 }
 
-/// The handle on the thread. Dropped, it ends it, and leaves the lease to run out.
+/// The handle on the thread. Dropping it ends the thread, and leaves the lease to run out.
 pub(super) struct Lease {
     stop: CancellationToken,
     thread: Option<thread::JoinHandle<()>>,
@@ -85,12 +85,12 @@ struct Keeper {
 // === impl Identity ===
 
 impl Identity {
-    /// A process that was never seen before.
+    /// Returns the id of a new process.
     pub fn random() -> Self {
         Self(Arc::new(RwLock::new(ProcessId::random())))
     }
 
-    /// Who it is now.
+    /// Returns the current id.
     pub fn get(&self) -> ProcessId {
         *self
             .0
@@ -109,7 +109,7 @@ impl Identity {
 // === impl Lease ===
 
 impl Lease {
-    /// Keeps the lease from now on; its row is there already. Whoever stands still is told to `orders`.
+    /// Keeps the lease from now on; its row is there already. Processes that stand still are reported to `orders`.
     pub fn keep(
         address: Address,
         identity: Identity,
@@ -141,7 +141,7 @@ impl Lease {
                     }
                 };
                 vitals.run("queue-lease", || runtime.block_on(kept));
-                // A name that is being looked up can't be stopped, and nobody waits for it.
+                // A name lookup that is under way can't be stopped, and nobody waits for it.
                 runtime.shutdown_background();
             })?;
         Ok(Self {
@@ -150,11 +150,11 @@ impl Lease {
         })
     }
 
-    /// No beat comes after this. The row stays as it is.
+    /// Stops the beats. The row stays as it is.
     pub fn stop(&mut self) {
         self.stop.cancel();
         if let Some(thread) = self.thread.take() {
-            // A panic over there has been reported over there.
+            // The thread has reported its own panic.
             let _ = thread.join();
         }
     }
@@ -170,10 +170,10 @@ impl Drop for Lease {
 
 impl Keeper {
     async fn run(mut self) {
-        // A longer one would be beyond what a clock can add up, and helps nobody.
+        // A longer interval would be beyond what a clock can add up, and helps nobody.
         let interval = (self.about.lease / BEATS).min(LONGEST_INTERVAL);
         loop {
-            // As long as two intervals: a slow database is not a dead one.
+            // The timeout is two intervals: a slow database is not a dead one.
             match timeout(interval * 2, self.beat()).await {
                 Ok(Ok(())) => {
                     if std::mem::take(&mut self.trouble) {
@@ -185,7 +185,7 @@ impl Keeper {
             }
             let next = Instant::now() + interval;
             let next = self.watch.next().map_or(next, |over| next.min(over));
-            // Never at once again: who is dead may not have been reaped yet.
+            // Never at once again: a dead process may not have been reaped yet.
             let shortest = Instant::now() + interval / 4;
             tokio::time::sleep_until(next.max(shortest).into()).await;
         }
@@ -209,7 +209,7 @@ impl Keeper {
         }
     }
 
-    /// Renews the lease, and looks at the others'.
+    /// Renews the lease, and looks at the leases of others.
     async fn beat(&mut self) -> Result<(), Failure> {
         let client = match self.client.take() {
             Some(client) if !client.is_closed() => client,
@@ -237,7 +237,7 @@ impl Keeper {
             self.open_anew(&client, process).await?;
         }
         for dead in self.watch.look(asked, answered, &beats) {
-            // Where nobody takes it up in time, it comes again with the next look.
+            // If the order is not taken up in time, the next look sends it again.
             let _ = self.orders.try_send(Order {
                 dead,
                 seen: answered,

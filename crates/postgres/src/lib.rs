@@ -9,22 +9,22 @@
 //!   events ◀── listener ◀── connection of its own: LISTEN ◀── NOTIFY after each commit ◀──────┘
 //! ```
 //!
-//! **Who owns a job** is said by one lease row for each process, whose beat goes up while it lives. Whoever
-//! has itself seen a beat stand still for the whole lease, on its own clock and with the database answering
-//! all that while, reaps it: the process' jobs are free, and a claim of theirs writes nothing any more. So
-//! nobody steals the jobs of the living after an outage, and replicas' clocks need not agree.
+//! **Ownership of jobs** is recorded in one lease row for each process, whose beat goes up while it lives. A
+//! process that has itself seen a beat stand still for the whole lease, on its own clock and with the database
+//! answering all that while, reaps it: the dead process's jobs are free, and its claims write nothing any more.
+//! So nobody steals the jobs of the living after an outage, and replicas' clocks need not agree.
 //!
-//! **What time it is** the database says, to everybody and about everything: delays, backoffs and deadlines come here as
-//! spans of time and are added to its clock, ages and waits leave as spans. No clock of a replica is compared with it.
+//! **The time** comes from the database, for everybody and everything: delays, backoffs and deadlines arrive here as
+//! spans of time and are added to its clock; ages and waits leave as spans. No replica's clock is compared with it.
 //!
 //! | fails | what happens |
 //! | --- | --- |
-//! | a process | another one frees its jobs after its lease, 8 s by default, and what a look takes |
+//! | a process | another one frees its jobs after its lease (8 s by default) and the time until the next look |
 //! | a process stands still for longer than that | the same; when it goes on, it takes a new id and its outcomes are stale |
-//! | the database, for however long | calls fail; when it is back, everybody goes on with what they hold |
+//! | the database, for however long | calls fail; when it is back, every process goes on with the jobs that it holds |
 //! | an answer to COMMIT | outcomes are written again, keys make submissions harmless, a lost reservation is given back |
-//! | somebody's transaction that is left open | nobody waits for it but who needs what it holds, and that one for 2 s |
-//! | LISTEN (a PgBouncer, a firewall) | nobody hears of others' jobs at once; whoever waits looks from time to time |
+//! | somebody's transaction that is left open | only those that need what it holds wait for it, and for no longer than 2 s |
+//! | LISTEN (a PgBouncer, a firewall) | nobody hears of others' jobs at once; idle workers look from time to time |
 
 use std::{
     fmt,
@@ -84,28 +84,28 @@ use queue::{Reap, Reaped, Released, Room, Why, Written};
 pub use schema::Schema;
 use session::{Command, Failure, LOCK_PATIENCE, LOCK_RETRY, Pools, Sessions, Turn, Undone};
 
-/// How long a new process may take to find the database and to bring its schema up to date.
+/// Maximum time for a new process to find the database and to bring its schema up to date.
 const OPENING: Duration = Duration::from_secs(60);
 
-/// Between two attempts to give a lost reservation back.
+/// Pause between two attempts to give a lost reservation back.
 const GIVE_BACK: Duration = Duration::from_secs(1);
 
-/// Before the first new attempt at what is locked: mostly a commit of ours is under way, which takes no longer.
+/// Pause before the first retry for a locked row: usually a commit of ours is under way, which takes no longer.
 const LOCK_GONE_SOON: Duration = Duration::from_millis(5);
 
-/// Between two attempts to make a queue's row.
+/// Pause between two attempts to create a queue's row.
 const PREPARE: Duration = Duration::from_secs(1);
 
 /// The engine on PostgreSQL.
 ///
-/// Dropped without [`close`](Engine::close) it is to the others as if it had been killed: they wait for its
-/// lease.
+/// If it is dropped without [`close`](Engine::close), it looks to the others as if it had been killed: they
+/// wait for its lease to end.
 pub struct PostgresEngine {
     identity: Identity,
     sessions: Arc<Sessions>,
     options: Kept,
     submissions: Batcher<NewJob, Result<Submitted, Rejected>>,
-    /// For those that need what somebody else's open transaction holds.
+    /// The batcher for submissions that need what somebody else's open transaction holds.
     patient: Batcher<NewJob, Result<Submitted, Rejected>>,
     contended: Contended,
     outcomes: Batcher<queue::One, Written>,
@@ -114,52 +114,52 @@ pub struct PostgresEngine {
     vitals: Vitals,
     lease: Mutex<Option<Lease>>,
     over: CancellationToken,
-    // Ends what listens and waits, however the engine goes.
+    // Ends the tasks that listen and wait, however the engine is dropped.
     _over: DropGuard,
 }
 
-/// What can be set; the defaults are for production.
+/// The engine's options; the defaults are for production.
 #[derive(Clone)]
 pub struct PostgresOptions {
     /// `postgres://user:password@host:5432/database?sslmode=verify-full`. `sslmode` is `disable`, `prefer`
     /// (default), `require` or `verify-full`, this one with the authorities of the system or of
     /// `sslrootcert=/path`.
     pub url: String,
-    /// Whether to make the tables, or bring older ones up to date. Otherwise those that do not fit are refused, and
-    /// [`migrate`] is what somebody has to call first.
+    /// Whether to create the tables, or bring older ones up to date. Otherwise tables that do not fit are
+    /// refused, and somebody has to call [`migrate`] first.
     pub migrate: bool,
     /// Connections for commands; three more are for the lease, for events, and for readiness with the drain
-    /// ledger. Each replica has as many, and PostgreSQL has 100 by default. All that clients read together takes
+    /// ledger. Each replica has as many, and PostgreSQL has 100 by default. All clients' reads together take
     /// one connection less, so that work always finds one.
     pub connections: usize,
-    /// How long a process may seem dead before its jobs are given to others. With an eighth of it between
-    /// two looks, the default of 8 s has a killed process' jobs runnable again within 10 s.
+    /// How long a process may seem dead before its jobs are given to others. With a look every eighth of it,
+    /// the default of 8 s makes a killed process's jobs runnable again within 10 s.
     pub lease: Duration,
-    /// How long one statement may take.
+    /// Maximum duration of one statement.
     pub statement_timeout: Duration,
-    /// Jobs or outcomes in one transaction, about.
+    /// Approximate number of jobs or outcomes in one transaction.
     pub batch: usize,
-    /// Ended process runs that the ledger keeps one by one; older ones are only counted.
+    /// Number of ended process runs that the ledger keeps one by one; older ones are only counted.
     pub ledger_rows: u32,
-    /// Jobs that may wait in one queue; more are refused. Several processes may exceed it together by what
-    /// they take in at the same moment.
+    /// Maximum number of jobs that may wait in one queue; more are refused. Several processes may exceed it
+    /// together by what they take in at the same moment.
     pub max_waiting: u64,
-    /// Bytes of payloads and results that the jobs may hold before more are refused.
+    /// Maximum number of bytes of payloads and results that the jobs may hold; beyond it submissions are refused.
     pub max_bytes: u64,
-    /// A job is dead when its process crashed so often in a row while it ran, the last time alone; 0 for
-    /// never.
+    /// Number of times in a row that a job's process may crash while it runs, the last time with it alone,
+    /// before the job is dead; 0 for no limit.
     pub max_crashes: u32,
-    /// How long what ended is kept.
+    /// How long ended jobs and their keys are kept.
     pub retention: Retention,
-    /// The machine, or what is no longer-lived than it; the host's name by default.
+    /// The machine, or something that lives no longer than it; the host's name by default.
     pub node: Option<String>,
-    /// What tells one boot of the machine from the next.
+    /// An id that differs from one boot of the machine to the next.
     pub boot_id: Option<String>,
-    /// Says what time it is instead of the database; for tests.
+    /// The clock to use instead of the database's; for tests.
     pub clock: Option<Clock>,
 }
 
-/// What of the options is needed later.
+/// The options that are needed later.
 struct Kept {
     max_crashes: u32,
     ledger_rows: u32,
@@ -190,7 +190,7 @@ impl PostgresOptions {
     }
 }
 
-/// Linux tells; elsewhere nobody does, and every end counts as a crash.
+/// Reads a fact about the machine, which only Linux offers; elsewhere every end counts as a crash.
 fn first_line(path: &str) -> Option<String> {
     let text = std::fs::read_to_string(path).ok()?;
     Some(text.trim().to_owned())
@@ -203,8 +203,8 @@ impl PostgresEngine {
     /// the options say otherwise.
     ///
     /// # Errors
-    /// [`EngineError::Storage`] where the database can't be reached and it may help to try again;
-    /// [`EngineError::Unusable`] where somebody has to do something first, and says what.
+    /// [`EngineError::Storage`] if the database can't be reached and trying again may help;
+    /// [`EngineError::Unusable`] if somebody has to do something first; the error says what.
     pub async fn connect(options: PostgresOptions) -> Result<Self, EngineError> {
         let address = Address::parse(&options.url, options.statement_timeout)?;
         alone(&address, async |client| {
@@ -274,25 +274,25 @@ impl PostgresEngine {
         })
     }
 
-    /// Frees at once what a process held that is known to be dead, without waiting for its lease. Whoever
-    /// calls this vouches for its death: one that lives finds its claims stale and takes a new id. Says
-    /// whether there was such a process.
+    /// Frees the jobs of a process that is known to be dead at once, without waiting for its lease. The
+    /// caller vouches for its death: a process that is alive finds its claims stale and takes a new id.
+    /// Returns whether there was such a process.
     pub async fn reap(&self, process: ProcessId) -> Result<bool, EngineError> {
         let reaped = self.sessions.call(self.end_of(process, Why::KnownDead));
         Ok(reaped.await?.is_some())
     }
 
-    /// Transactions that were committed; the fewer for the same commands, the better they were grouped.
+    /// Returns the number of committed transactions; the fewer for the same commands, the better they were grouped.
     pub fn commits(&self) -> u64 {
         self.sessions.figures().commits.load(Ordering::Relaxed)
     }
 
-    /// Outcomes that came under a claim which was no longer the job's, and were not written.
+    /// Returns the number of outcomes not written because their claim was no longer the job's.
     pub fn stale_settlements(&self) -> u64 {
         self.sessions.figures().stale.load(Ordering::Relaxed)
     }
 
-    /// Whether a submission waits for somebody else's transaction to end.
+    /// Whether a submission has to wait for somebody else's transaction to end.
     fn still_in_use(&self, job: &NewJob, answer: &Result<Submitted, Rejected>) -> bool {
         let in_use = matches!(answer, Err(Rejected::InUse { .. }));
         self.contended.note(job, in_use);
@@ -318,7 +318,7 @@ impl fmt::Debug for PostgresEngine {
     }
 }
 
-/// Does something on a connection of its own, for as long as opening may take.
+/// Does something on a separate connection, within the time that opening may take.
 async fn alone<T>(
     address: &Address,
     work: impl AsyncFnOnce(&Client) -> Result<T, EngineError>,
@@ -329,7 +329,7 @@ async fn alone<T>(
         let driver = tokio::spawn(driver);
         let done = work(&client).await;
         drop(client);
-        // It says goodbye.
+        // It closes the connection properly.
         let _ = driver.await;
         done
     };
@@ -343,11 +343,11 @@ async fn alone<T>(
         })
 }
 
-/// Makes or updates the tables and starts nothing: what [`PostgresEngine::connect`] does first. Any number of
-/// processes may do it at once, beside others that work with what is there.
+/// Creates or updates the tables and starts nothing, as [`PostgresEngine::connect`] does first. Any number of
+/// processes may do it at once, beside others that work with the existing tables.
 ///
 /// # Errors
-/// As of [`PostgresEngine::connect`].
+/// Those of [`PostgresEngine::connect`].
 pub async fn migrate(options: &PostgresOptions) -> Result<Schema, EngineError> {
     let address = Address::parse(&options.url, options.statement_timeout)?;
     alone(&address, async |client| {
@@ -356,10 +356,10 @@ pub async fn migrate(options: &PostgresOptions) -> Result<Schema, EngineError> {
     .await
 }
 
-/// The latest process runs by the drain ledger, at most so many, read without being one of them.
+/// Returns the latest process runs in the drain ledger, at most this many, without opening a run of its own.
 ///
 /// # Errors
-/// As of [`PostgresEngine::connect`]; and [`EngineError::Unusable`] where there is no queue.
+/// Those of [`PostgresEngine::connect`]; and [`EngineError::Unusable`] if there is no queue.
 pub async fn read_drains(
     options: &PostgresOptions,
     limit: usize,
@@ -435,8 +435,8 @@ fn outcomes(
     Batcher::spawn("queue-outcomes", options.batch, tasks, end, Box::new(work))
 }
 
-/// Writes outcomes together; where the database takes offence at what one of them says, each by itself. No text keeps
-/// its outcome from being written: what is not taken is replaced by the reason, and that by nothing.
+/// Writes outcomes together; if the database rejects the text of one, each by itself. No text keeps its
+/// outcome from being written: a rejected one is replaced by the reason, and if need be by nothing.
 async fn write_outcomes(
     sessions: &Arc<Sessions>,
     outcomes: Arc<Vec<queue::One>>,
@@ -479,7 +479,7 @@ async fn write_outcome(
     }
 }
 
-/// Reaps whoever has stood still.
+/// Reaps processes whose beat has stood still.
 async fn reap_all(
     sessions: Arc<Sessions>,
     mut orders: mpsc::Receiver<lease::Order>,
@@ -493,7 +493,7 @@ async fn reap_all(
             order = orders.recv() => order,
         };
         let Some(order) = order else { return };
-        // What was seen too long ago may have been an outage since. If it is still so, it is said again.
+        // An old observation may have been an outage since. If it is still true, the next look reports it again.
         if order.seen.elapsed() > lease / 4 {
             continue;
         }
@@ -530,13 +530,13 @@ async fn reap_all(
     }
 }
 
-/// Waits before another attempt at what was locked; returns how long to wait before the one after it.
+/// Waits before another attempt at something locked; returns how long to wait before the one after it.
 async fn again_after(pause: Duration) -> Duration {
     sleep(pause).await;
     (pause * 2).min(LOCK_RETRY)
 }
 
-/// Gives back what was reserved and never came to anybody.
+/// Gives back jobs that were reserved and never reached anybody.
 async fn give_back(
     sessions: Arc<Sessions>,
     process: ProcessId,
@@ -555,7 +555,7 @@ async fn give_back(
     }
 }
 
-/// This process' row.
+/// Opens this process's row.
 struct Open {
     process: ProcessId,
     about: About,
@@ -580,7 +580,7 @@ impl Command for Open {
 
 #[async_trait]
 impl Engine for PostgresEngine {
-    /// Another one after this process was taken for dead.
+    /// A different id after this process was taken for dead.
     fn process(&self) -> ProcessId {
         self.identity.get()
     }
@@ -631,7 +631,7 @@ impl Engine for PostgresEngine {
         answers.ok_or_else(|| EngineError::Storage("a job got no answer".to_owned()))
     }
 
-    /// Makes its row, so that nobody who submits its first job has to, in a transaction that may stay open.
+    /// Creates the queue's row, so that no first submission has to, in a transaction that may stay open.
     fn prepare(&self, queue: &QueueName) {
         let (sessions, closing) = (self.sessions.clone(), self.closing.clone());
         let queue = queue.clone();
@@ -773,7 +773,7 @@ impl Engine for PostgresEngine {
             retention: self.options.retention.clone(),
         };
         let done = self.sessions.call(housekeeping).await?;
-        // By itself: where others have locked the totals, it is no reason to keep old jobs.
+        // In a transaction of its own: if others have locked the totals, that is no reason to keep old jobs.
         let prune = queue::PruneLedger(self.options.ledger_rows);
         match self.sessions.call(prune).await {
             Ok(()) => {}
@@ -836,7 +836,7 @@ impl Engine for PostgresEngine {
         self.sessions.news().hears_others()
     }
 
-    /// Ends the lease, so that nobody waits for it: what this process still holds is free at once.
+    /// Ends the lease, so that nobody waits for it: the jobs that this process still holds are free at once.
     async fn close(&self) {
         self.closing.cancel();
         self.tasks.close();

@@ -1,16 +1,16 @@
-//! Who has to hear of it: subscribers here at once, other processes by NOTIFY.
+//! Event delivery: to subscribers here at once, to other processes by NOTIFY.
 //!
 //! ```text
 //!   a commit ──▶ subscribers in this process
 //!            └─▶ crier ──▶ NOTIFY lameduck, all that came meanwhile in one ──▶ the others' listeners
 //! ```
 //!
-//! That a queue has jobs is told at most once per interval (see [`wakes`](super::wakes)), whoever tells it:
-//! each time all idle pools of the queue ask for them.
+//! That a queue has jobs is published at most once per interval (see [`wakes`](super::wakes)), whichever
+//! process does so: each time all idle pools of the queue ask for them.
 //!
-//! A NOTIFY takes a lock of the whole server until its transaction ends. So it is not sent in those that wait
-//! for a disk, but after them in one of its own that writes nothing. What is lost when the process dies in
-//! between is a hint; everybody looks from time to time anyway.
+//! A NOTIFY takes a lock of the whole server until its transaction ends. So it is not sent in transactions
+//! that wait for a disk, but after them in a separate one that writes nothing. If the process dies in
+//! between, only a hint is lost; everybody looks from time to time anyway.
 
 use std::{
     future::poll_fn,
@@ -40,52 +40,52 @@ use lameduck_jobs::engine::{
     common::{EVENTS, Effects},
 };
 
-/// Between two NOTIFYs of one process: each one wakes every process.
+/// Pause between two NOTIFYs of one process: each one wakes every process.
 const GAP: Duration = Duration::from_millis(5);
 
-/// Between two wakes of a queue's pools for what this process itself did.
+/// Minimum time between two wakes of a queue's pools for what this process itself did.
 const WAKE_HERE: Duration = Duration::from_millis(5);
 
-/// Between two wakes of a queue's pools for what other processes did, and between two of those that this process
-/// asks of them. So long may a job wait that comes right after another one, while all workers here are busy and
-/// some elsewhere are idle.
+/// Minimum time between two wakes of a queue's pools for what other processes did, and between two of those
+/// that this process asks of them. A job that comes right after another one may wait this long, while all
+/// workers here are busy and some elsewhere are idle.
 const WAKE_ELSEWHERE: Duration = Duration::from_millis(50);
 
-/// Places in [`News::wakes`], by the process that did something.
+/// Indexes of [`News::wakes`], by the process that did something.
 const WHAT_WE_DID: usize = 0;
 const WHAT_OTHERS_DID: usize = 1;
 
-/// PostgreSQL takes less than 8,000 bytes.
+/// Maximum bytes of one payload: PostgreSQL takes less than 8,000.
 const LONGEST: usize = 7_900;
 
-/// Between two attempts to listen; doubled each time.
+/// Pause between two attempts to listen, at first and at most; doubled each time.
 const RETRY: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(10));
 
-/// Tells what happens.
+/// Publishes events.
 #[derive(Clone)]
 pub(super) struct News {
-    /// So that nobody listens to himself.
+    /// Marks this process's own messages, so that it ignores them.
     origin: Uuid,
     here: broadcast::Sender<Event>,
-    /// For what this process did, and for what others did.
+    /// One for what this process did, and one for what others did.
     wakes: [Waker; 2],
     elsewhere: mpsc::Sender<Event>,
     hearing: Arc<Hearing>,
 }
 
-/// What is still to be told elsewhere.
+/// Events that are still to be sent to other processes.
 pub(super) struct Unsaid {
     events: mpsc::Receiver<Event>,
     wakes: Wakes,
     hearing: Arc<Hearing>,
 }
 
-/// Whether this process hears what others tell. That LISTEN was answered proves nothing: through a PgBouncer it is,
-/// and nothing ever comes. So the process tells itself something, and waits for it.
+/// Whether this process hears the others. An answer to LISTEN proves nothing: through a PgBouncer there is
+/// one, but no message ever comes. So the process sends itself a message, and waits for it.
 #[derive(Default)]
 struct Hearing {
     proven: AtomicBool,
-    /// A proof is wanted.
+    /// Notified when a proof is wanted.
     wanted: Notified,
 }
 
@@ -94,7 +94,7 @@ struct Notify(Vec<String>);
 // === impl News ===
 
 impl News {
-    /// Nobody has been told anything yet.
+    /// Returns the publisher, and the queue of events for other processes, which is empty.
     pub fn new() -> (Self, Unsaid) {
         let (here, _) = broadcast::channel(EVENTS);
         let (elsewhere, events) = mpsc::channel(EVENTS);
@@ -114,21 +114,21 @@ impl News {
         (news, unsaid)
     }
 
-    /// Whether what other processes tell is heard.
+    /// Whether this process hears messages from the others.
     pub fn hears_others(&self) -> bool {
         self.hearing.proven.load(Ordering::Relaxed)
     }
 
-    /// Everything from now on.
+    /// Subscribes to every event from now on.
     pub fn subscribe(&self) -> broadcast::Receiver<Event> {
         self.here.subscribe()
     }
 
-    /// Tells what has become durable.
+    /// Publishes what has become durable.
     pub fn publish(&self, effects: Effects) {
         for event in effects.into_events() {
             self.tell_here(event.clone(), WHAT_WE_DID);
-            // More is going on than can be told: fine.
+            // If the queue is full, the event is dropped: it is only a hint.
             let _ = self.elsewhere.try_send(event);
         }
     }
@@ -136,12 +136,12 @@ impl News {
     fn tell_here(&self, event: Event, whose: usize) {
         match event {
             Event::Runnable(queue) => self.wakes[whose].tell(queue),
-            // Nobody listens: fine.
+            // It is fine if nobody listens.
             event => drop(self.here.send(event)),
         }
     }
 
-    /// Tells the others, until the engine is gone.
+    /// Sends events to the other processes, until the engine is gone.
     pub async fn cry(origin: Uuid, sessions: Weak<Sessions>, mut unsaid: Unsaid) {
         while let Some(events) = unsaid.next().await {
             let payloads = payloads(origin, &events);
@@ -156,7 +156,7 @@ impl News {
         }
     }
 
-    /// Listens to the others, on a connection of its own.
+    /// Listens to the other processes, on a separate connection.
     pub async fn listen(self, address: Address, stop: CancellationToken) {
         let mut pause = RETRY.0;
         loop {
@@ -175,7 +175,7 @@ impl News {
         }
     }
 
-    /// Returns when the connection has ended.
+    /// Receives messages until the connection ends.
     async fn hear(&self, address: &Address) -> Result<(), tokio_postgres::Error> {
         let (client, mut connection) = address.connect().await?;
         let listening = client.batch_execute("LISTEN lameduck");
@@ -198,7 +198,7 @@ impl News {
         }
     }
 
-    /// Tells the subscribers here what another process told.
+    /// Publishes to the subscribers here what another process sent.
     fn repeat(&self, payload: &str) {
         let mut lines = payload.lines();
         if lines.next() == Some(&self.origin.to_string()) {
@@ -210,7 +210,7 @@ impl News {
         }
     }
 
-    /// Who this is.
+    /// Returns the id that marks this process's messages.
     pub fn origin(&self) -> Uuid {
         self.origin
     }
@@ -219,7 +219,7 @@ impl News {
 // === impl Unsaid ===
 
 impl Unsaid {
-    /// What is to be told next; nothing where only a proof is wanted that it is heard. `None` at the end.
+    /// Returns the next events to send; none if only a proof of delivery is wanted. `None` at the end.
     async fn next(&mut self) -> Option<Vec<Event>> {
         loop {
             let mut events = Vec::new();
@@ -269,7 +269,7 @@ impl Command for Notify {
 // === the payload: who says it, then an event a line ===
 
 fn payloads(origin: Uuid, events: &[Event]) -> Vec<String> {
-    // Without an event it is heard by whoever tells it, and means nothing to others.
+    // A message without events is meant for its own sender, and tells the others nothing.
     let mut told: Vec<String> = match events.is_empty() {
         true => vec![origin.to_string()],
         false => Vec::new(),
@@ -298,7 +298,7 @@ fn line(event: &Event) -> String {
     }
 }
 
-/// `None` for what a later version may have to say.
+/// Returns `None` for events that only a later version knows.
 fn parse(line: &str) -> Option<Event> {
     let (kind, what) = line.split_once(' ')?;
     Some(match kind {

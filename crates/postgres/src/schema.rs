@@ -1,10 +1,10 @@
-//! What the database looks like, and how an older one becomes like it, while others use it.
+//! The database's schema, and how an older one is brought up to date while others use it.
 //!
 //! In a rollout old and new programs run side by side. So a step of the schema may only bring what an older
+//! In a rollout old and new programs run side by side. So a step of the schema may only add what an older
 //! program does not notice: tables, indexes, columns that are null or have a default. A step that an older
 //! program could not live with takes two releases: the first brings a program that can live with both, the
 //! second the step, and the step raises `min_compatible` to the schema that the first release writes.
-//!
 //! | the database's schema | the program |
 //! | --- | --- |
 //! | older | brings it up to its own, in one transaction, one process after the other |
@@ -23,19 +23,19 @@ use super::{
 };
 use lameduck_jobs::engine::EngineError;
 
-/// "lameduck" in bytes: who holds it migrates.
+/// "lameduck" in bytes: the process that holds this lock migrates.
 const LOCK: i64 = 0x6c61_6d65_6475_636b;
 
-/// How long a step of the schema waits for a table that others write to, and has them wait.
+/// How long a step of the schema waits for a table that others write to, during which they wait too.
 const TABLE_WAIT: Duration = Duration::from_millis(500);
 
-/// Between two attempts, so that the others get on.
+/// Pause between two attempts, so that the others get on.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// How long a migration is tried; less than opening may take, so that it says what was in its way.
+/// How long a migration is tried; less than opening may take, so that there is time to report what was in its way.
 const PATIENCE: Duration = Duration::from_secs(45);
 
-/// The oldest PostgreSQL that is known to do.
+/// The oldest PostgreSQL that is known to work.
 const OLDEST: i32 = 130_000;
 
 /// The steps from an empty database to today's. Never edit one that was released: append.
@@ -57,13 +57,13 @@ const MIGRATIONS: &[Step] = &[
     },
 ];
 
-/// What is over some time: a start or an end of the server, a rush on it, others who have it locked.
+/// Errors that pass after some time: a server that starts, stops or is overloaded, and locks that others hold.
 const MAY_WORK_LATER: [SqlState; 10] = [
     SqlState::CANNOT_CONNECT_NOW,
     SqlState::ADMIN_SHUTDOWN,
     SqlState::CRASH_SHUTDOWN,
     SqlState::TOO_MANY_CONNECTIONS,
-    // What it says of a database that takes no connections at the moment.
+    // The code for a database that takes no connections at the moment.
     SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE,
     SqlState::LOCK_NOT_AVAILABLE,
     SqlState::QUERY_CANCELED,
@@ -78,11 +78,11 @@ struct Step {
     sql: &'static str,
 }
 
-/// What a database's schema was, and what it is now.
+/// The version of a database's schema before and now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Schema {
-    /// The version that was found; `None` where there was nothing of ours.
+    /// The version that was found; `None` if there was no schema of ours.
     pub found: Option<i32>,
     /// The version that is there now.
     pub version: i32,
@@ -93,7 +93,7 @@ const fn version() -> i32 {
     MIGRATIONS[MIGRATIONS.len() - 1].version
 }
 
-/// Checks the server, and brings the schema up to today's where it `may`; else an older one is refused.
+/// Checks the server, and brings the schema up to date if it `may`; otherwise an older one is refused.
 pub(super) async fn prepare(
     client: &Client,
     address: &Address,
@@ -148,7 +148,7 @@ async fn check_server(client: &Client, address: &Address) -> Result<(), EngineEr
         ));
     }
     if encoding != "UTF8" {
-        // An error message that this encoding has no characters for could not be stored.
+        // An error message with characters that this encoding lacks could not be stored.
         return Err(unusable(
             address,
             &format!(
@@ -167,7 +167,7 @@ async fn check_server(client: &Client, address: &Address) -> Result<(), EngineEr
     Ok(())
 }
 
-/// The version and the oldest compatible one; `None` where there is nothing of ours yet.
+/// Returns the version and the oldest compatible one; `None` if there is no schema of ours yet.
 async fn found(client: &Client) -> Result<Option<(i32, i32)>, tokio_postgres::Error> {
     // Not `to_regclass`: that one answers from the session's memory, which a lock does not refresh.
     let ours = "
@@ -181,8 +181,8 @@ async fn found(client: &Client) -> Result<Option<(i32, i32)>, tokio_postgres::Er
     Ok(version.map(|row| (row.get(0), row.get(1))))
 }
 
-/// All the missing steps in one transaction. Whoever comes at the same time waits for the lock and finds
-/// them done.
+/// Applies all the missing steps in one transaction. Another process that comes at the same time waits for
+/// the lock and finds them done.
 async fn migrate(
     client: &Client,
     address: &Address,
@@ -217,7 +217,7 @@ async fn migrate(
     }
 }
 
-/// Whether a migration may go through when it is tried once more: somebody had a table locked, or wrote into it.
+/// Whether another attempt at a migration may succeed: somebody had a table locked, or wrote into it.
 fn begins_anew(error: &tokio_postgres::Error) -> bool {
     let codes = [
         SqlState::LOCK_NOT_AVAILABLE,
@@ -227,7 +227,7 @@ fn begins_anew(error: &tokio_postgres::Error) -> bool {
     error.code().is_some_and(|code| codes.contains(code))
 }
 
-/// The error for tables that others have locked: it names them.
+/// Returns the error for tables that others have locked, with their names.
 async fn locked(client: &Client, address: &Address, error: &tokio_postgres::Error) -> EngineError {
     let holders = "
         SELECT DISTINCT format('pid %s of %s%s, in a transaction for %s s', a.pid, a.usename,
@@ -249,7 +249,7 @@ async fn locked(client: &Client, address: &Address, error: &tokio_postgres::Erro
     EngineError::Storage(unusable(address, &message).to_string())
 }
 
-/// What was found instead, where somebody else was faster.
+/// Applies the missing steps; returns the schema found if somebody else was faster.
 async fn steps(client: &Client) -> Result<Option<(i32, i32)>, tokio_postgres::Error> {
     let lock =
         format!("BEGIN; SET LOCAL lock_timeout = '40s'; SELECT pg_advisory_xact_lock({LOCK})");
@@ -262,7 +262,7 @@ async fn steps(client: &Client) -> Result<Option<(i32, i32)>, tokio_postgres::Er
     if client.query_typed_opt(schema, &[]).await?.is_none() {
         client.batch_execute("CREATE SCHEMA lameduck").await?;
     }
-    // Whoever waits for a table has everybody behind him wait who only wants to write a row.
+    // While a step waits for a table, everybody who wants to write a row waits behind it.
     let wait = format!("SET LOCAL lock_timeout = {}", TABLE_WAIT.as_millis());
     client.batch_execute(&wait).await?;
     let mut at = found.map_or(0, |(found, _)| found);
@@ -297,7 +297,7 @@ fn refuse_newer(address: &Address, found: (i32, i32)) -> Result<Schema, EngineEr
     Err(unusable(address, &message))
 }
 
-/// The error for a database that did not do it. Where it is only down, or was busy, it may work later.
+/// Returns the error for a database that failed. If it is only down, or was busy, it may work later.
 pub(super) fn failed(address: &Address, error: &tokio_postgres::Error) -> EngineError {
     let mut message = of_database(error);
     if error.code() == Some(&SqlState::DUPLICATE_TABLE) {
@@ -314,7 +314,7 @@ pub(super) fn failed(address: &Address, error: &tokio_postgres::Error) -> Engine
     }
 }
 
-/// The error for a database that can't be used as it is.
+/// Returns the error for a database that can't be used as it is.
 pub(super) fn unusable(address: &Address, message: &str) -> EngineError {
     EngineError::Unusable {
         context: format!("opening the database {}", address.to_people()),

@@ -1,4 +1,4 @@
-//! Transactions: begun with the database's time, committed or rolled back, told to the world.
+//! Transactions: begun with the database's time, committed or rolled back, then published as events.
 //!
 //! ```text
 //!   BEGIN; SET LOCAL …; what time is it?     one round trip
@@ -7,14 +7,14 @@
 //!          ── no answer ─▶ an error, and nobody knows whether it happened
 //! ```
 //!
-//! Replicas' clocks differ, the database has one: what is due and when something happened is measured on it.
+//! Replicas' clocks differ, the database has one: due times and timestamps are measured on it.
 //!
-//! **No connection is held while a lock is waited for.** Somebody else's transaction may stay open for hours, and a few
-//! who wait for it would take the whole pool. So a lock that is not free within [`LOCK_WAIT`] fails the transaction; it
-//! is begun again a moment later, and given up after [`LOCK_PATIENCE`].
+//! **No connection is held while a lock is waited for.** Somebody else's transaction may stay open for hours,
+//! and a few waiting for it would take the whole pool. So a lock that is not free within [`LOCK_WAIT`] fails
+//! the transaction; it is begun again a moment later, and given up after [`LOCK_PATIENCE`].
 //!
-//! All of it gets through a PgBouncer in transaction mode: settings are local to their transaction, statements
-//! have no names, nothing is kept in a session.
+//! All of this works through a PgBouncer in transaction mode: settings are local to their transaction,
+//! statements have no names, nothing is kept in a session.
 
 use std::{
     future::Future,
@@ -44,65 +44,65 @@ use lameduck_jobs::{
     job::QueueName,
 };
 
-/// How often a transaction is begun again after it lost a race that cost it nothing but time.
+/// Maximum number of times that a transaction is begun after it lost a race that cost it nothing but time.
 const TRIES: u32 = 5;
 
-/// How long a transaction waits for a lock: longer than the commit takes that mostly holds it.
+/// How long a transaction waits for a lock: longer than the commit that usually holds it takes.
 const LOCK_WAIT: Duration = Duration::from_millis(100);
 
-/// Between two attempts at what is locked.
+/// Pause between two attempts at something locked.
 pub(super) const LOCK_RETRY: Duration = Duration::from_millis(100);
 
-/// After how long what is still locked is given up: many commits, and less than a client waits for an answer.
+/// Time after which a lock is given up: many commits, and less than a client waits for an answer.
 pub(super) const LOCK_PATIENCE: Duration = Duration::from_secs(2);
 
-/// The statements are written for their indexes. A planner whose figures are an hour old must not get the idea to
-/// read or sort the backlog, nor to compile what runs for a millisecond.
+/// The statements are written for their indexes. A planner whose figures are an hour old must not decide to
+/// read or sort the backlog, or to compile something that runs for a millisecond.
 pub(super) const PLANNER: &str = "SET LOCAL jit = off; SET LOCAL enable_seqscan = off; \
     SET LOCAL enable_bitmapscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off";
 
-/// One thing that is asked of the database, in one transaction.
+/// One request to the database, in one transaction.
 pub(super) trait Command: Send + Sync + 'static {
-    /// What comes of it.
+    /// The result.
     type Answer: Send + 'static;
 
-    /// It only looks.
+    /// Whether it only reads.
     const LOOKS: bool = false;
 
-    /// The connections that it may have.
+    /// The connections that it may use.
     const WAY: Way = Way::Work;
 
-    /// How long each step of it may take, where that is less than for others.
+    /// Maximum time for each of its steps, if less than for other commands.
     const PATIENCE: Option<Duration> = None;
 
     /// Does the work. May be called again after a rollback.
     fn run(&self, turn: &mut Turn) -> impl Future<Output = Result<Self::Answer, Failure>> + Send;
 }
 
-/// The connections that a command may have.
+/// The connections that a command may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Way {
-    /// Those for commands.
+    /// The connections for commands.
     Work,
-    /// The same, but never the last of them: however many clients read, there is one left for work.
+    /// The same, but never the last of them: however many clients read, one is left for work.
     Readers,
-    /// A connection apart, for readiness and the drain ledger: what clients ask for does not hold it up.
+    /// A separate connection for readiness and the drain ledger: clients' requests do not hold it up.
     Reserved,
 }
 
-/// The connections, by who may have them.
+/// The connections, by who may use them.
 pub(super) struct Pools {
     pub work: Pool,
     pub reserved: Pool,
 }
 
-/// What a command gets to work with.
+/// An open transaction, with which a command works.
 pub(super) struct Turn {
-    // Taken when it goes back to the pool; what is left here was cut off in the middle of something.
+    // Taken when it goes back to the pool; a connection still here was cut off in the middle of something.
     connection: Option<Object>,
     /// The database's time, the same for the whole transaction.
     pub now: Timestamp,
-    /// What the world is to be told if this becomes durable.
+    /// The events to publish if this becomes durable.
     pub effects: Effects,
     // Given back after the connection.
     _reader: Option<OwnedSemaphorePermit>,
@@ -111,13 +111,13 @@ pub(super) struct Turn {
 /// Why a command did not happen.
 #[derive(Debug)]
 pub(super) enum Failure {
-    /// PostgreSQL said so, or the connection to it broke.
+    /// PostgreSQL reported an error, or the connection to it broke.
     Database(Error),
-    /// There was no connection to be had.
+    /// No connection was available.
     NoConnection(PoolError),
-    /// It did not answer in time.
+    /// PostgreSQL did not answer in time.
     Silent(Duration),
-    /// Somebody else was faster, and everything has to be looked at again.
+    /// Somebody else was faster, and everything has to be read again.
     Raced,
     /// Somebody else is making this queue, in a transaction that has not ended.
     NewQueue(QueueName),
@@ -125,12 +125,12 @@ pub(super) enum Failure {
     Unreadable(String),
 }
 
-/// What the caller hears.
+/// A failed command, as the caller sees it.
 pub(super) struct Undone {
     pub error: EngineError,
-    /// It is about what was to be written: other things may go through.
+    /// The cause is the content to be written: other content may go through.
     pub by_content: bool,
-    /// It may have happened all the same.
+    /// Whether it may have happened all the same.
     pub in_doubt: bool,
 }
 
@@ -142,7 +142,7 @@ enum Broken {
     AtCommit(Failure),
 }
 
-/// The way to the database.
+/// Runs commands on the database.
 pub(super) struct Sessions {
     pools: Pools,
     /// A permit for each connection that readers may have at the same time.
@@ -156,7 +156,7 @@ pub(super) struct Sessions {
     closed: CancellationToken,
 }
 
-/// What is counted.
+/// Counters.
 #[derive(Debug, Default)]
 pub(super) struct Figures {
     pub commits: AtomicU64,
@@ -166,8 +166,8 @@ pub(super) struct Figures {
 // === impl Sessions ===
 
 impl Sessions {
-    /// Over these connections. A statement may take `timeout`; a process that stops in the middle of a transaction
-    /// gives up its locks before its `lease` is over.
+    /// Uses these connections. A statement may take `timeout`; a process that stops in the middle of a
+    /// transaction gives up its locks before its `lease` is over.
     pub fn new(
         pools: Pools,
         clock: Option<Clock>,
@@ -200,17 +200,17 @@ impl Sessions {
         })
     }
 
-    /// What was counted.
+    /// Returns the counters.
     pub fn figures(&self) -> &Figures {
         &self.figures
     }
 
-    /// Who tells what happens.
+    /// Returns the publisher of events.
     pub fn news(&self) -> &News {
         &self.news
     }
 
-    /// Has a command done; returns when it is durable. Once begun it goes on though the caller goes away.
+    /// Runs a command; returns when it is durable. Once begun it goes on even if the caller goes away.
     pub async fn call<C: Command>(self: &Arc<Self>, command: C) -> Result<C::Answer, EngineError> {
         if self.closed.is_cancelled() {
             return Err(EngineError::Closed);
@@ -218,7 +218,7 @@ impl Sessions {
         self.finish(command).await.map_err(|undone| undone.error)
     }
 
-    /// The same for what was asked before everything closed.
+    /// Does the same for commands that were requested before everything closed.
     pub async fn finish<C: Command>(self: &Arc<Self>, command: C) -> Result<C::Answer, Undone> {
         self.run(command).await.map_err(|broken| match broken {
             Broken::Before(failure) => Undone {
@@ -234,14 +234,14 @@ impl Sessions {
         })
     }
 
-    /// Refuses what is asked from now on, and returns when everything that was begun has ended.
+    /// Refuses new commands, and returns when all that were begun have ended.
     pub async fn settle_down(&self) {
         self.closed.cancel();
         self.running.close();
         self.running.wait().await;
     }
 
-    /// The same, and closes every connection.
+    /// Does the same, and closes every connection.
     pub async fn close(&self) {
         self.settle_down().await;
         self.pools.work.close();
@@ -250,7 +250,7 @@ impl Sessions {
 
     async fn run<C: Command>(self: &Arc<Self>, command: C) -> Result<C::Answer, Broken> {
         let sessions = Arc::clone(self);
-        // On a task of its own, so that no transaction is left in the middle.
+        // A separate task, so that no transaction is left in the middle.
         let run = self.running.spawn(async move {
             let mut tries = 1;
             let begun = Instant::now();
@@ -292,7 +292,7 @@ impl Sessions {
             }
             Err(failure) => {
                 if !matches!(failure, Failure::Silent(_)) {
-                    // Where this fails, too, the connection is thrown away.
+                    // If this fails, too, the connection is thrown away.
                     let _ = in_time(patience, turn.end("ROLLBACK")).await;
                 }
                 Err(Broken::Before(failure))
@@ -302,7 +302,7 @@ impl Sessions {
 
     async fn begin(&self, looks: bool, way: Way) -> Result<Turn, Failure> {
         let reader = match way {
-            // It is never closed.
+            // The semaphore is never closed.
             Way::Readers => self.readers.clone().acquire_owned().await.ok(),
             Way::Work | Way::Reserved => None,
         };
@@ -348,17 +348,17 @@ async fn in_time<T>(
 pub(super) type Param<'a> = (&'a (dyn ToSql + Sync), Type);
 
 impl Turn {
-    /// Rows.
+    /// Returns the rows of a query.
     pub async fn query(&self, sql: &str, params: &[Param<'_>]) -> Result<Vec<Row>, Failure> {
         Ok(self.connection().query_typed(sql, params).await?)
     }
 
-    /// The one row that there may be.
+    /// Returns the only row, if there is one.
     pub async fn find(&self, sql: &str, params: &[Param<'_>]) -> Result<Option<Row>, Failure> {
         Ok(self.connection().query_typed_opt(sql, params).await?)
     }
 
-    /// How many rows it changed.
+    /// Returns the number of rows changed.
     pub async fn execute(&self, sql: &str, params: &[Param<'_>]) -> Result<u64, Failure> {
         Ok(self.connection().execute_typed(sql, params).await?)
     }
@@ -381,7 +381,7 @@ impl Turn {
 impl Drop for Turn {
     fn drop(&mut self) {
         if let Some(connection) = self.connection.take() {
-            // Nobody may get it from the pool: who knows what is under way on it. PostgreSQL rolls back.
+            // It must not go back to the pool: something may be under way on it. PostgreSQL rolls back.
             drop(Object::take(connection));
         }
     }
@@ -390,17 +390,17 @@ impl Drop for Turn {
 // === impl Broken ===
 
 impl Broken {
-    /// Nothing happened, because somebody else has locked what it needs.
+    /// Whether nothing happened because somebody else has locked what it needs.
     fn is_locked(&self) -> bool {
         matches!(self, Self::Before(failure) if failure.is_locked())
     }
 
-    /// Nothing happened, and it may go better at once.
+    /// Whether nothing happened, and trying again at once may succeed.
     fn cost_only_time(&self) -> bool {
         match self {
             Self::Before(Failure::Raced) => true,
             Self::Before(Failure::Database(error)) => {
-                // A connection that was closed while it lay in the pool, or that was just beginning.
+                // A connection that was closed while it was idle in the pool, or was just opening.
                 error.is_closed()
                     || error.code().is_some_and(|code| {
                         *code == SqlState::T_R_SERIALIZATION_FAILURE
@@ -416,7 +416,7 @@ impl Broken {
 // === impl Failure ===
 
 impl Failure {
-    /// Somebody else has a lock, and keeps it.
+    /// Whether somebody else holds a lock and keeps it.
     pub fn is_locked(&self) -> bool {
         match self {
             Self::Database(error) => error.code() == Some(&SqlState::LOCK_NOT_AVAILABLE),
@@ -425,7 +425,7 @@ impl Failure {
         }
     }
 
-    /// PostgreSQL took offence at a value, not at the state of the world.
+    /// Whether PostgreSQL rejected a value, and not the state of the database.
     fn by_content(&self) -> bool {
         let Self::Database(error) = self else {
             return false;

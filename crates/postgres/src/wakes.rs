@@ -6,10 +6,10 @@
 //!                           └─gap─┘
 //! ```
 //!
-//! Each wake makes every idle pool of the queue ask the database for jobs. One per job would have all replicas ask
-//! as often as anybody submits, and find nothing nearly every time. A single job on an idle queue waits for nothing.
+//! Each wake makes every idle pool of the queue ask the database for jobs. With one wake per job, all replicas would
+//! ask as often as anybody submits, and nearly always find nothing. A single job on an idle queue does not wait.
 //!
-//! No timer in here: whoever has this waits until [`Wakes::next`] and then takes what is [`Wakes::due`].
+//! There is no timer in here: the caller waits until [`Wakes::next`] and then takes the queues that are [`Wakes::due`].
 
 use std::{
     collections::HashMap,
@@ -30,7 +30,7 @@ pub(super) struct Wakes {
     queues: HashMap<QueueName, Wake>,
 }
 
-/// Wakes pools of this process, by events.
+/// Wakes pools of this process by sending events.
 #[derive(Clone)]
 pub(super) struct Waker {
     wakes: Arc<Mutex<Wakes>>,
@@ -45,20 +45,20 @@ struct Wake {
     pending: bool,
 }
 
-/// The fate of a wake.
+/// When a wake happens.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum When {
     Now,
-    /// The first that has to wait until then.
+    /// At this instant: it is the first one that has to wait.
     Later(Instant),
-    /// Together with one that waits already.
+    /// Together with one that is already waiting.
     Together,
 }
 
 // === impl Wakes ===
 
 impl Wakes {
-    /// At most one wake of each queue in this time.
+    /// Allows at most one wake of each queue in this time.
     pub fn every(gap: Duration) -> Self {
         Self {
             gap,
@@ -66,7 +66,7 @@ impl Wakes {
         }
     }
 
-    /// There is a job for this queue.
+    /// Notes that there is a job for this queue.
     pub fn tell(&mut self, queue: &QueueName, now: Instant) -> When {
         match self.queues.get_mut(queue) {
             Some(wake) if wake.pending => When::Together,
@@ -81,15 +81,15 @@ impl Wakes {
         }
     }
 
-    /// When the next wake is due that had to wait.
+    /// Returns when the next delayed wake is due.
     pub fn next(&self) -> Option<Instant> {
         let pending = self.queues.values().filter(|wake| wake.pending);
         pending.map(|wake| wake.until).min()
     }
 
-    /// The queues whose wakes had to wait until now.
+    /// Returns the queues whose delayed wakes are due.
     pub fn due(&mut self, now: Instant) -> Vec<QueueName> {
-        // Those that have been quiet since are as if nobody had ever heard of them.
+        // Queues that have been quiet since their last wake are forgotten.
         self.queues
             .retain(|_, wake| wake.pending || now < wake.until);
         let due = self.queues.iter();
@@ -113,7 +113,7 @@ impl Wakes {
 // === impl Waker ===
 
 impl Waker {
-    /// Wakes whoever is subscribed, for each queue at most once in this time.
+    /// Wakes all subscribers, for each queue at most once in this time.
     pub fn new(gap: Duration, here: broadcast::Sender<Event>) -> Self {
         Self {
             wakes: Arc::new(Mutex::new(Wakes::every(gap))),
@@ -121,7 +121,7 @@ impl Waker {
         }
     }
 
-    /// There is a job for this queue. Has to be called within a runtime.
+    /// Notes that there is a job for this queue. Has to be called within a runtime.
     pub fn tell(&self, queue: QueueName) {
         let when = self.wakes().tell(&queue, Instant::now());
         match when {
@@ -139,7 +139,7 @@ impl Waker {
     }
 
     fn wake(&self, queue: QueueName) {
-        // Nobody listens: fine.
+        // It is fine if nobody listens.
         let _ = self.here.send(Event::Runnable(queue));
     }
 

@@ -1,4 +1,4 @@
-//! Who of the others is dead: whoever has been seen not to move for its whole lease.
+//! Detects dead processes: those that have been seen not to move for their whole lease.
 //!
 //! ```text
 //!   looks:   ●────●────●────●────●────●────●────●───▶      ● answered, × not
@@ -7,9 +7,9 @@
 //!   beat:    7    8    8              8    8    9          an outage: all begin anew, nobody is taken for dead
 //! ```
 //!
-//! It goes by this process' own monotonic clock, and only while the database answers: after an outage the
-//! living need a moment to show that they live. No I/O and no clock in here, so that any history can be
-//! played.
+//! It goes by this process's own monotonic clock, and only while the database answers: after an outage the
+//! living need a moment to show that they live. There is no I/O and no clock in here, so that tests can play
+//! any history.
 
 use std::{
     collections::HashMap,
@@ -18,12 +18,12 @@ use std::{
 
 use lameduck_jobs::job::ProcessId;
 
-/// What is known of the others.
+/// The other processes as they were last seen.
 #[derive(Debug)]
 pub(super) struct Watch {
     seen: HashMap<ProcessId, Seen>,
     last: Option<Instant>,
-    /// Between two looks the database may have been away, and nobody would know.
+    /// The longest time between two looks; after a longer one the database may have been away unnoticed.
     longest_gap: Duration,
 }
 
@@ -52,7 +52,7 @@ pub(super) struct StoodStill {
 // === impl Watch ===
 
 impl Watch {
-    /// Nothing is known yet.
+    /// Returns a watch that has seen nobody yet.
     pub fn new(longest_gap: Duration) -> Self {
         Self {
             seen: HashMap::new(),
@@ -61,7 +61,7 @@ impl Watch {
         }
     }
 
-    /// A look that was asked for and answered at these instants. Says who is dead.
+    /// Records a look that was asked for and answered at these instants. Returns the dead processes.
     pub fn look(&mut self, asked: Instant, answered: Instant, beats: &[Beat]) -> Vec<StoodStill> {
         let gap = self
             .last
@@ -81,7 +81,7 @@ impl Watch {
                     since: answered,
                     lease: found.lease,
                 });
-            // What is seen now was so at the latest when the question was asked.
+            // What is seen now was true at the latest when the question was asked.
             if asked.saturating_duration_since(seen.since) >= seen.lease {
                 dead.push(StoodStill {
                     process: found.process,
@@ -93,13 +93,13 @@ impl Watch {
         dead
     }
 
-    /// A look that was not answered: whoever did not move since the last one may not have been able to.
+    /// Records a look that was not answered: a process that did not move since the last one may have been unable to.
     pub fn failed(&mut self) {
         self.seen.clear();
         self.last = None;
     }
 
-    /// When the next lease is over, if nothing moves.
+    /// Returns when the next lease is over if nothing moves.
     pub fn next(&self) -> Option<Instant> {
         let over = |seen: &Seen| seen.since.checked_add(seen.lease);
         self.seen.values().filter_map(over).min()

@@ -7,16 +7,17 @@
 //!   host=db user=app password='two words' dbname=jobs                words
 //! ```
 //!
-//! Whatever libpq accepts is accepted, or refused by name with what to write instead. No error repeats any of the text: where a character of the password should have been encoded, any part of the text may be one of the password.
+//! Every string that libpq accepts is accepted, or refused by name with what to write instead. No error repeats any of
+//! the text: if a character of the password should have been encoded, any part of the text may belong to the password.
 
 use std::{collections::BTreeMap, fmt, net::IpAddr, str::FromStr};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, percent_decode_str, utf8_percent_encode};
 
-/// A connection string that was read. It is displayed without its password.
+/// A parsed connection string. It is displayed without its password.
 #[derive(Clone, PartialEq, Eq)]
 pub struct ConnectionString {
-    /// By libpq's names.
+    /// The values by libpq's names.
     parameters: BTreeMap<&'static str, String>,
 }
 
@@ -40,14 +41,14 @@ pub enum InvalidConnectionString {
     Unsupported {
         /// The name.
         name: &'static str,
-        /// What to write instead.
+        /// The replacement to write.
         instead: &'static str,
     },
     /// A parameter has a value that it can't have.
     Value {
         /// The parameter.
         name: &'static str,
-        /// What there is.
+        /// The values that are possible.
         expected: &'static str,
     },
     /// A quote is not closed, or a word has no `=`.
@@ -60,7 +61,7 @@ use InvalidConnectionString::{
     Encoding, Neither, NoHost, Port, Scheme, Separator, UnknownParameter, Unsupported, Value, Words,
 };
 
-/// The parameters that are supported, each with its possible values where there are few.
+/// The supported parameters, each with its possible values if there are few.
 const KNOWN: [(&str, &[&str], &str); 26] = [
     ("user", &[], ""),
     ("password", &[], ""),
@@ -211,7 +212,7 @@ const REFUSED: [(&str, &str); 17] = [
     ),
 ];
 
-/// The characters that are percent-encoded in a URL that is shown.
+/// The characters that are not percent-encoded in a URL that is shown.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
@@ -295,14 +296,14 @@ impl ConnectionString {
         };
         let (path, query) = rest.split_once('?').unwrap_or((rest, ""));
         let path = path.strip_prefix('/').unwrap_or_default();
-        // A slash or a question mark in the password ends what stands before the host.
+        // A slash or a question mark in the password ends the part before the host.
         if path.contains(['@', '/', ':'])
             || (user.is_none() && query.contains('@') && hosts.contains(':'))
         {
             return Err(Encoding);
         }
-        // ADO.NET writes it like this, and so does whoever forgets the '?'. What follows may be a password, and would be
-        // shown as the database's name.
+        // ADO.NET writes parameters like this, and so does anybody who forgets the '?'. The rest may be a
+        // password, and would be shown as the database's name.
         if [
             user.and_then(|user| user.split(':').next()),
             Some(hosts),
@@ -332,7 +333,7 @@ impl ConnectionString {
         for parameter in query.split('&').filter(|parameter| !parameter.is_empty()) {
             let (name, value) = parameter.split_once('=').ok_or(UnknownParameter)?;
             match (&*decoded(name)?, &*decoded(value)?) {
-                // JDBC's word, which libpq accepts.
+                // The JDBC spelling, which libpq accepts.
                 ("ssl", "true") => this.set("sslmode", "require".to_owned())?,
                 (name, value) => this.set(name, value.to_owned())?,
             }
@@ -419,7 +420,7 @@ impl ConnectionString {
         Ok(this)
     }
 
-    /// Refuses what can be known to be wrong before anybody connects.
+    /// Refuses what is known to be wrong before anybody connects.
     fn checked(self) -> Result<Self, InvalidConnectionString> {
         let hosts = self.get("host").or(self.get("hostaddr"));
         let hosts: Vec<&str> = hosts.ok_or(NoHost)?.split(',').collect();
@@ -501,7 +502,7 @@ impl FromStr for ConnectionString {
     }
 }
 
-/// A URL without the password.
+/// Writes a URL without the password.
 impl fmt::Display for ConnectionString {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let encode = |value: &str| utf8_percent_encode(value, PLAIN).to_string();
@@ -525,7 +526,7 @@ impl fmt::Display for ConnectionString {
                     true => format!("[{host}]"),
                     false => (*host).to_owned(),
                 };
-                // A single port is that of all hosts.
+                // A single port applies to all hosts.
                 match ports
                     .get(index)
                     .or(ports.first())
@@ -548,7 +549,7 @@ impl fmt::Display for ConnectionString {
             };
             if shown {
                 let value = match *name {
-                    // They are free text, which may hold anything.
+                    // These are free text, which may hold anything.
                     "options" | "application_name" | "fallback_application_name" => {
                         "***".to_owned()
                     }

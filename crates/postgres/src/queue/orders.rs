@@ -1,4 +1,4 @@
-//! What people ask for: cancel, run again, pause; and what a worker says of a suspect.
+//! Operators' commands: cancel, run again, pause; and a worker's note that a suspect is about to run.
 
 use uuid::Uuid;
 
@@ -58,10 +58,10 @@ const PAUSE: &str = "UPDATE lameduck.queues SET paused = $2 WHERE id = $1";
 
 const ALONE: &str = "UPDATE lameduck.jobs SET alone = true WHERE id = $1 AND claim = $2";
 
-/// Cancels a job that waits, works elsewhere or is dead, or asks for the end of one that runs.
+/// Cancels a job that is waiting, deferred or dead, or requests the end of a running one.
 pub(in super::super) struct Cancel(pub JobId);
 
-/// Cancels dead jobs of a queue, the first to die first.
+/// Cancels dead jobs of a queue, those that died first before the others.
 pub(in super::super) struct CancelDead {
     pub queue: QueueName,
     pub limit: usize,
@@ -70,7 +70,7 @@ pub(in super::super) struct CancelDead {
 /// Runs a dead job again.
 pub(in super::super) struct Revive(pub JobId);
 
-/// Runs dead jobs of a queue again, the first to die first.
+/// Runs dead jobs of a queue again, those that died first before the others.
 pub(in super::super) struct ReviveAll {
     pub queue: QueueName,
     pub limit: usize,
@@ -82,7 +82,7 @@ pub(in super::super) struct SetPaused {
     pub paused: bool,
 }
 
-/// Whatever crashes the process from now on was this job.
+/// Notes that this job runs alone: from now on a crash of the process is charged to this job.
 pub(in super::super) struct RunsAlone {
     pub job: JobId,
     pub token: [u8; 16],
@@ -92,7 +92,7 @@ pub(in super::super) struct RunsAlone {
 struct Found {
     seq: i64,
     state: State,
-    /// `None` where its name is none that a program of ours has written.
+    /// `None` if the name is not one that our programs have written.
     queue: Option<QueueName>,
 }
 

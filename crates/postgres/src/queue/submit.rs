@@ -1,4 +1,4 @@
-//! Submit: jobs and their idempotency keys, or reasons why not; all of a batch in a handful of statements.
+//! Submit: stores jobs and their idempotency keys, or says why not; a whole batch in a handful of statements.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -33,7 +33,7 @@ const FIND_KEYS: &str = "
     FROM unnest($1, $2) AS asked (queue, key)
     JOIN lameduck.idempotency_keys k ON k.queue = asked.queue AND k.key = asked.key";
 
-// Waits only as long as a commit takes for what others have taken and may still give back, and says what that is.
+// Waits no longer than a commit takes for keys that others have taken and may still give back, and returns those keys.
 const TAKE_KEYS: &str = "SELECT added, busy FROM lameduck.take_keys($1, $2, $3, $4, $5)";
 
 const ADD_JOBS: &str = "
@@ -46,37 +46,37 @@ const ADD_JOBS: &str = "
 
 pub(in super::super) type Answer = Result<Submitted, Rejected>;
 
-/// How much may be taken in.
+/// The quotas for stored jobs.
 #[derive(Clone, Debug)]
 pub(in super::super) struct Room {
-    /// Jobs that may wait in one queue.
+    /// Maximum number of jobs that may wait in one queue.
     pub max_waiting: u64,
-    /// Bytes that all jobs together may hold.
+    /// Maximum number of bytes that all jobs together may hold.
     pub max_bytes: u64,
 }
 
-/// Stores jobs; one answer for each.
+/// Stores jobs; returns one answer for each.
 pub(in super::super) struct Submit {
     pub jobs: Arc<Vec<NewJob>>,
     pub room: Room,
 }
 
-/// A key and where it belongs.
+/// A key and the queue that it belongs to.
 type Key = (i32, String);
 
-/// Whose a key is.
+/// The job that holds a key.
 struct Seen {
     job: JobId,
     digest: [u8; 32],
 }
 
-/// A queue, while jobs are taken in.
+/// The state of a queue while jobs are stored in it.
 struct Queue {
     id: i32,
     waiting: u64,
 }
 
-/// A job that is taken in.
+/// A job that is about to be stored.
 struct Taken<'a> {
     id: JobId,
     queue: i32,
@@ -116,7 +116,7 @@ impl Command for Submit {
                 continue;
             };
             let key = key(queue.id, job);
-            // First of all: who repeats a submission is to hear of it though there is no room any more.
+            // This check comes first: a repeated submission gets its first answer even if there is no room any more.
             if let Some(first) = key.as_ref().and_then(|key| seen.get(key)) {
                 answers.push(repeated(first, job));
                 continue;
@@ -153,7 +153,7 @@ impl Command for Submit {
             };
             taken.retain(|taken| in_use(taken.job).is_none());
             for (job, answer) in self.jobs.iter().zip(&mut answers) {
-                // Also those that were compared with the first of this batch, which is none now.
+                // This includes jobs that were compared with the first of this batch, which is refused now.
                 let counted = matches!(answer, Ok(_) | Err(Rejected::KeyReused { .. }));
                 if let Some((_, key)) = in_use(job).filter(|_| counted) {
                     *answer = Err(Rejected::InUse {
@@ -170,7 +170,7 @@ impl Command for Submit {
 }
 
 impl Submit {
-    /// The queues of the jobs, made where they are new; and those that somebody else is making just now.
+    /// Returns the queues of the jobs, creating new ones; and those that somebody else is creating just now.
     async fn queues(
         &self,
         turn: &Turn,
@@ -186,7 +186,7 @@ impl Submit {
         Ok((found, new_elsewhere.into_iter().collect()))
     }
 
-    /// Those of the jobs' keys that came before.
+    /// Returns those of the jobs' keys that were submitted before.
     async fn seen(
         &self,
         turn: &Turn,
@@ -225,7 +225,7 @@ async fn look(turn: &Turn, names: &[&str]) -> Result<HashMap<String, Queue>, Fai
     queues.collect()
 }
 
-/// Takes the keys that are new. Returns those that somebody else has taken in a transaction which has not ended.
+/// Takes the new keys. Returns those that somebody else has taken in a transaction which has not ended.
 async fn take_keys(turn: &Turn, new: &[(Key, Seen)]) -> Result<HashSet<Key>, Failure> {
     if new.is_empty() {
         return Ok(HashSet::new());
@@ -241,7 +241,7 @@ async fn take_keys(turn: &Turn, new: &[(Key, Seen)]) -> Result<HashSet<Key>, Fai
     let row = turn.find(TAKE_KEYS, keys).await?.ok_or(Failure::Raced)?;
     let (added, busy): (i64, Vec<i32>) = (row.try_get(0)?, row.try_get(1)?);
     if added.unsigned_abs() as usize + busy.len() != new.len() {
-        // Another process brought one of them at the same time. It is there by now, and the first.
+        // Another process submitted one of them at the same time. By now its key is there, and it was first.
         return Err(Failure::Raced);
     }
     let places = busy.iter().map(|place| place.unsigned_abs() as usize - 1);
@@ -257,7 +257,7 @@ async fn add_jobs(turn: &Turn, taken: &[Taken<'_>]) -> Result<(), Failure> {
     let ids: Vec<Uuid> = taken.iter().map(|taken| uuid(taken.id)).collect();
     let queues: Vec<i32> = taken.iter().map(|taken| taken.queue).collect();
     let priorities: Vec<i16> = jobs().map(|job| job.priority.get().into()).collect();
-    // Clamped, because an instant in the past would overtake everybody who waits.
+    // Clamped, because an instant in the past would overtake every waiting job.
     let now = micros(turn.now);
     let run_at = |job: &NewJob| {
         job.run_at
@@ -302,7 +302,7 @@ fn repeated(first: &Seen, job: &NewJob) -> Answer {
 // === impl Room ===
 
 impl Room {
-    /// Why there is none for anybody.
+    /// Returns why no job at all can be stored.
     async fn storage(&self, turn: &Turn) -> Result<Option<Rejected>, Failure> {
         if self.max_bytes == u64::MAX {
             return Ok(None);
@@ -317,7 +317,7 @@ impl Room {
         }))
     }
 
-    /// Why there is none in the queue.
+    /// Returns why the queue can take no more jobs.
     fn queue(&self, queue: &Queue) -> Option<Rejected> {
         let waiting = queue.waiting;
         (waiting >= self.max_waiting).then_some(Rejected::QueueFull { waiting })
