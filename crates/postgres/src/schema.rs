@@ -1,10 +1,10 @@
 //! The database's schema, and how an older one is brought up to date while others use it.
 //!
-//! In a rollout old and new programs run side by side. So a step of the schema may only bring what an older
 //! In a rollout old and new programs run side by side. So a step of the schema may only add what an older
 //! program does not notice: tables, indexes, columns that are null or have a default. A step that an older
 //! program could not live with takes two releases: the first brings a program that can live with both, the
 //! second the step, and the step raises `min_compatible` to the schema that the first release writes.
+//!
 //! | the database's schema | the program |
 //! | --- | --- |
 //! | older | brings it up to its own, in one transaction, one process after the other |

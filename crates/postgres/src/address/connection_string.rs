@@ -212,7 +212,7 @@ const REFUSED: [(&str, &str); 17] = [
     ),
 ];
 
-/// The characters that are not percent-encoded in a URL that is shown.
+/// The characters that are percent-encoded in a URL that is shown.
 const PLAIN: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
