@@ -1,8 +1,8 @@
-//! The drain ledger for whoever stands beside the process that the database belongs to, or finds it dead.
+//! The drain ledger for readers beside the process that owns the database, or after its death.
 //!
 //! Nothing is changed here, neither rows nor who has the directory. A row that is still open belongs to the
-//! living process, or to one that was killed and that nobody has buried yet: the lock on the directory tells
-//! which.
+//! living process, or to one that was killed and whose row nobody has closed yet: the lock on the directory
+//! tells which.
 
 use std::{collections::BTreeSet, fs, io, path::Path};
 
@@ -20,12 +20,12 @@ use lameduck_jobs::{
     ledger::{DrainRow, KILLED},
 };
 
-/// The latest process runs in the ledger of this data directory, at most so many, the latest first; as
-/// [`Ledger::drains`](lameduck_jobs::ledger::Ledger::drains) tells them, but a process that was killed is told
-/// as killed also before the next one finds out. Works beside a running process. Blocks.
+/// Returns the latest process runs in the ledger of this data directory, at most this many, the latest first;
+/// like [`Ledger::drains`](lameduck_jobs::ledger::Ledger::drains), but shows a killed process as killed even
+/// before the next one finds out. Works beside a running process. Blocks.
 ///
 /// # Errors
-/// Where there is no queue in this directory, or it can't be read.
+/// If there is no queue in this directory, or it can't be read.
 pub fn read_drains(directory: &Path, limit: usize) -> Result<Vec<DrainRow>, EngineError> {
     let database = Directory::database_in(directory);
     if let Err(error) = fs::metadata(&database) {
@@ -49,8 +49,8 @@ pub fn read_drains(directory: &Path, limit: usize) -> Result<Vec<DrainRow>, Engi
     if open.is_empty() || !Directory::is_free(directory)? {
         return Ok(rows);
     }
-    // Nobody who had an open row then is alive now. But it may have closed its row before it went, and
-    // somebody else may have opened one since.
+    // No process that had an open row then is alive now. But it may have closed its row before it went, and
+    // another process may have opened one since.
     let mut rows = read()?;
     for row in &mut rows {
         if row.outcome.is_none() && open.contains(&row.process) {

@@ -1,4 +1,4 @@
-//! Connections: opened the one right way, their errors said in words that help.
+//! Connections: opened in the only right way, with errors that say what to do.
 
 use std::{
     path::{Path, PathBuf},
@@ -10,15 +10,15 @@ use rusqlite::{Connection, ErrorCode, OpenFlags};
 use super::schema::{self, Found};
 use lameduck_jobs::engine::EngineError;
 
-/// Before it, a WAL reset could corrupt the database (the bug was fixed in 3.51.3).
+/// Before this version, a WAL reset could corrupt the database (the bug was fixed in 3.51.3).
 const OLDEST_SQLITE: i32 = 3_051_003;
 
-/// The connection that writes, on a database in today's schema.
+/// Opens the writing connection, and brings the database up to today's schema.
 pub(super) fn writer(database: &Path) -> Result<Connection, EngineError> {
     assert_version(rusqlite::version_number(), rusqlite::version())?;
     let unusable = |error: rusqlite::Error| unusable(explain(database, &error));
     let mut connection = open(database, OpenFlags::SQLITE_OPEN_READ_WRITE).map_err(unusable)?;
-    // Before anything is changed: WAL mode is written into the file.
+    // This comes before any change: WAL mode is written into the file.
     match schema::inspect(&connection).map_err(unusable)? {
         Found::Ours => {}
         found => return Err(refuse(database, &found)),
@@ -28,13 +28,13 @@ pub(super) fn writer(database: &Path) -> Result<Connection, EngineError> {
     Ok(connection)
 }
 
-/// A connection that reads, and sees what was committed when its statement began.
+/// Opens a reading connection, which sees what was committed when its statement began.
 pub(super) fn reader(database: &Path) -> Result<Connection, EngineError> {
     open(database, OpenFlags::SQLITE_OPEN_READ_ONLY)
         .map_err(|error| unusable(explain(database, &error)))
 }
 
-/// A connection that reads a database of today's schema beside whoever writes it, or after them.
+/// Opens a connection that reads a database of today's schema beside its writer, or after the writer's end.
 pub(super) fn beside(database: &Path) -> Result<Connection, EngineError> {
     let unusable = |error: rusqlite::Error| unusable(explain(database, &error));
     let read_only = OpenFlags::SQLITE_OPEN_READ_ONLY;
@@ -45,8 +45,8 @@ pub(super) fn beside(database: &Path) -> Result<Connection, EngineError> {
         matches!(code, Some(ErrorCode::CannotOpen | ErrorCode::ReadOnly))
     };
     if found.as_ref().is_err_and(may_not_write) && !has_wal(database) {
-        // A reader, too, wants to make the shared memory of a write-ahead log, which it may not. There is no log,
-        // and so nobody who writes one: what is in the file is all.
+        // A reader, too, tries to create the shared memory of a write-ahead log, and may not. There is no
+        // log, and so no writer: everything is in the file.
         let flags = read_only | OpenFlags::SQLITE_OPEN_URI;
         connection = open(&immutable(database), flags).map_err(unusable)?;
         found = schema::inspect(&connection);
@@ -63,14 +63,14 @@ fn has_wal(database: &Path) -> bool {
     std::fs::metadata(Path::new(&wal)).is_ok_and(|wal| wal.len() > 0)
 }
 
-/// As a URI (https://sqlite.org/uri.html): with a few of its letters escaped.
+/// Returns a URI (https://sqlite.org/uri.html), which needs a few characters escaped.
 fn immutable(database: &Path) -> PathBuf {
     let path = database.to_string_lossy();
     let path = path.replace('%', "%25").replace('?', "%3f");
     format!("file:{}?immutable=1", path.replace('#', "%23")).into()
 }
 
-/// What a failed statement means for whoever runs this.
+/// Explains to an operator what a failed statement means.
 pub(super) fn explain(database: &Path, error: &rusqlite::Error) -> String {
     let path = database.display();
     match error.sqlite_error_code() {
@@ -90,7 +90,7 @@ pub(super) fn explain(database: &Path, error: &rusqlite::Error) -> String {
             "{path}: {error}; the file and its directory have to be writable for user {}",
             rustix::process::geteuid().as_raw()
         ),
-        // Its shared memory meets a full disk as an I/O error.
+        // With a full disk, its shared memory fails with an I/O error.
         Some(ErrorCode::SystemIoFailure) if is_full(database) => {
             format!("{path}: the disk is full ({error}); free some space or enlarge the volume")
         }
@@ -107,10 +107,10 @@ fn is_full(database: &Path) -> bool {
 }
 
 fn open(database: &Path, access: OpenFlags) -> rusqlite::Result<Connection> {
-    // No mutex: each connection stays with one thread.
+    // No mutex: each connection stays on one thread.
     let connection =
         Connection::open_with_flags(database, access | OpenFlags::SQLITE_OPEN_NO_MUTEX)?;
-    // First, so that whatever follows waits for a checkpoint or a recovery instead of failing.
+    // This comes first, so that everything after it waits for a checkpoint or a recovery instead of failing.
     connection.busy_timeout(Duration::from_secs(5))?;
     connection.set_prepared_statement_cache_capacity(64);
     Ok(connection)
@@ -205,7 +205,7 @@ mod tests {
         let mode = |mode| std::fs::set_permissions(&directory, PermissionsExt::from_mode(mode));
         mode(0o500).unwrap();
 
-        // Root may write everywhere: for root the second one is what the first one comes to for others.
+        // Root may write everywhere: for root the second connection is what others get from the first.
         let beside = beside(&database);
         let immutable = open(
             &immutable(&database),

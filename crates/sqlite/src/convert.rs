@@ -1,4 +1,4 @@
-//! Between Rust's types and SQLite's.
+//! Conversions between Rust's types and SQLite's.
 
 use std::time::Duration;
 
@@ -15,18 +15,18 @@ pub(super) fn micros(instant: Timestamp) -> i64 {
     instant.as_microsecond()
 }
 
-/// An instant some time later; the end of time where there is none.
+/// Returns an instant some time later, as it is stored; the last one that can be stored if there is none.
 pub(super) fn micros_after(instant: Timestamp, delay: Duration) -> i64 {
     let delay = i64::try_from(delay.as_micros()).unwrap_or(i64::MAX);
     micros(instant).saturating_add(delay).min(*INSTANTS.end())
 }
 
-/// How long it is from one stored instant to another; nothing where that one came before.
+/// Returns the time from one stored instant to another; zero if the second came before the first.
 pub(super) fn between(from: i64, to: i64) -> Duration {
     Duration::from_micros(u64::try_from(to.saturating_sub(from)).unwrap_or(0))
 }
 
-/// A duration as it is stored; the longest where it is longer.
+/// A duration as it is stored; capped at the longest that fits.
 pub(super) fn stored_duration(duration: Duration) -> i64 {
     i64::try_from(duration.as_micros()).unwrap_or(i64::MAX)
 }
@@ -37,10 +37,10 @@ pub(super) fn read_duration(row: &Row<'_>, column: usize) -> Result<Option<Durat
     Ok(micros.map(|micros| Duration::from_micros(micros.unsigned_abs())))
 }
 
-/// A state, by its number and by whether its time has come.
+/// A state, given by its number and by whether its time has come.
 pub(super) fn state(row: &Row<'_>, column: usize, run_at: usize, now: Timestamp) -> Result<State> {
     Ok(match row.get(column)? {
-        // As a number: a job is to be cancelled also where this is no instant.
+        // Compared as numbers: a job can be cancelled even if this is not a valid instant.
         0 if row.get::<_, i64>(run_at)? > micros(now) => State::Scheduled,
         0 => State::Pending,
         1 => State::Running,

@@ -1,4 +1,4 @@
-//! The data directory: made, checked, and locked for one process.
+//! The data directory: created, checked, and locked for one process.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions, TryLockError},
@@ -14,10 +14,10 @@ use lameduck_jobs::engine::EngineError;
 
 const DATABASE: &str = "lameduck.db";
 const LOCK: &str = "lock";
-/// A command that a killed process was just about to start has the lock until its exec: some milliseconds.
+/// Maximum wait: a command that a killed process was about to start has the lock until its exec, some milliseconds.
 const LOCK_WAIT: Duration = Duration::from_millis(250);
 
-/// A data directory that is ours for as long as this lives.
+/// A data directory that belongs to this process for as long as this value lives.
 #[derive(Debug)]
 pub struct Directory {
     path: PathBuf,
@@ -27,11 +27,11 @@ pub struct Directory {
 }
 
 impl Directory {
-    /// Makes the directory if it is missing, locks it, and makes sure that the database file exists. Blocks, but
-    /// waits for nobody longer than a quarter of a second.
+    /// Creates the directory if it is missing, locks it, and makes sure that the database file exists.
+    /// Blocks, but never waits for others longer than a quarter of a second.
     ///
     /// # Errors
-    /// [`EngineError::InUse`] where another living process has it; [`EngineError::Unusable`] where it can't be used.
+    /// [`EngineError::InUse`] if another living process has it; [`EngineError::Unusable`] if it can't be used.
     pub fn claim(path: &Path) -> Result<Self, EngineError> {
         let unusable = |error| unusable(path, error);
         create(path).map_err(unusable)?;
@@ -44,7 +44,7 @@ impl Directory {
             let path = path.display().to_string();
             return Err(EngineError::InUse { path });
         }
-        // Made here and not by SQLite, so that payloads are not readable for everybody: the WAL gets the
+        // Created here and not by SQLite, so that not everybody can read payloads: the WAL gets the
         // database's permissions.
         private_file()
             .truncate(false)
@@ -57,23 +57,23 @@ impl Directory {
         })
     }
 
-    /// Where it is.
+    /// Returns the directory's path.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Where the database is.
+    /// Returns the database's path.
     pub(super) fn database(&self) -> PathBuf {
         Self::database_in(&self.path)
     }
 
-    /// Where the database of a directory is.
+    /// Returns the path of the database in a directory.
     pub(super) fn database_in(path: &Path) -> PathBuf {
         path.join(DATABASE)
     }
 
-    /// Whether no living process has this directory. Whoever wants it at this very instant waits for longer
-    /// than this takes.
+    /// Whether no living process has this directory. A process that claims it at this very instant waits for
+    /// longer than this takes.
     pub(super) fn is_free(path: &Path) -> Result<bool, EngineError> {
         let look = || match File::open(path.join(LOCK)) {
             Ok(lock) => match lock.try_lock_shared() {
@@ -95,7 +95,7 @@ impl Drop for Directory {
     }
 }
 
-/// False if another living process has it.
+/// Locks the file; returns false if another living process has it.
 fn try_lock(lock: &File) -> io::Result<bool> {
     let deadline = Instant::now() + LOCK_WAIT;
     loop {
@@ -108,7 +108,7 @@ fn try_lock(lock: &File) -> io::Result<bool> {
     }
 }
 
-/// Before anything is written there.
+/// Refuses a network file system before anything is written there.
 fn refuse_network(path: &Path) -> Result<(), EngineError> {
     match file_system::kind(path).map_err(|error| unusable(path, error))? {
         Kind::Local => Ok(()),
@@ -153,7 +153,7 @@ fn create(path: &Path) -> io::Result<()> {
     Ok(())
 }
 
-/// A new name in a directory survives a power cut only once the directory itself was synced.
+/// Syncs a directory: a new name in it survives a power cut only after that.
 fn sync(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
 }

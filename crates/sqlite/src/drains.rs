@@ -1,4 +1,4 @@
-//! The drain ledger's rows: one for each process run.
+//! The rows of the drain ledger: one for each process run.
 
 use std::time::Duration;
 
@@ -66,12 +66,12 @@ const NEWEST: &str = "
     SELECT id, opened_at, drain_at, drain_id, cause, closed_at, outcome, seconds, report
     FROM processes ORDER BY seq DESC LIMIT ?1";
 
-/// At start: every row that is still open is a dead predecessor's. Says how many.
+/// At start: closes every row that is still open, since it is a dead predecessor's. Returns how many.
 pub(super) fn bury_predecessors(connection: &Connection, now: Timestamp) -> Result<usize> {
     connection.prepare_cached(BURY)?.execute([micros(now)])
 }
 
-/// At start: this process' own row.
+/// At start: opens this process's own row.
 pub(super) fn open(
     connection: &Connection,
     process: ProcessId,
@@ -84,8 +84,8 @@ pub(super) fn open(
         .map(drop)
 }
 
-/// Keeps the newest `keep` rows of those that ended; the others live on as numbers. In one transaction,
-/// so that no total ever falls.
+/// Keeps the newest `keep` rows of processes that have ended; older ones are only counted in the totals. In
+/// one transaction, so that no total ever falls.
 pub(super) fn prune(connection: &Connection, keep: u32) -> Result<()> {
     let newest: Option<i64> = connection
         .prepare_cached(NEWEST_TO_FOLD)?
@@ -99,7 +99,7 @@ pub(super) fn prune(connection: &Connection, keep: u32) -> Result<()> {
     Ok(())
 }
 
-/// T0, or what has become known since.
+/// Records T0, or what has become known since.
 pub(super) fn mark(
     turn: &Turn<'_>,
     process: ProcessId,
@@ -118,7 +118,7 @@ pub(super) fn mark(
         .map(drop)
 }
 
-/// The end, written once.
+/// Records the end, which is written once.
 pub(super) fn close(turn: &Turn<'_>, process: ProcessId, last: &LastWord) -> Result<()> {
     turn.connection
         .prepare_cached(CLOSE)?
@@ -135,7 +135,7 @@ pub(super) fn close(turn: &Turn<'_>, process: ProcessId, last: &LastWord) -> Res
         .map(drop)
 }
 
-/// How many ended how.
+/// Returns the number of drains by outcome.
 pub(super) fn totals(connection: &Connection) -> Result<Vec<DrainTotal>> {
     let mut totals: Vec<DrainTotal> = connection
         .prepare_cached(TOTALS)?
@@ -158,7 +158,7 @@ pub(super) fn totals(connection: &Connection) -> Result<Vec<DrainTotal>> {
     Ok(totals)
 }
 
-/// The latest process runs, the living one first.
+/// Returns the latest process runs, the living one first.
 pub(super) fn newest(connection: &Connection, limit: usize) -> Result<Vec<DrainRow>> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     connection
@@ -166,7 +166,7 @@ pub(super) fn newest(connection: &Connection, limit: usize) -> Result<Vec<DrainR
         .query_map([limit], |r| {
             Ok(DrainRow {
                 process: ProcessId::from_bytes(r.get(0)?),
-                // Whoever has the volume is the only one.
+                // Only one host can have the volume.
                 host: None,
                 started_at: instant(r, 1)?,
                 began_at: instant_if_any(r, 2)?,

@@ -1,12 +1,12 @@
-//! What kind of file system a data directory is on: a local one, or somebody else's machine.
+//! The kind of file system that a data directory is on: a local disk, or a network file system.
 //!
-//! SQLite's write-ahead log needs memory that is shared, locks that hold, and syncs that sync. Over a network none of
-//! these can be relied on (<https://sqlite.org/wal.html>, <https://sqlite.org/howtocorrupt.html>): two processes on two
-//! machines both believe that the database is theirs.
+//! SQLite's write-ahead log needs shared memory, locks that hold, and syncs that sync. None of these can be
+//! relied on over a network (<https://sqlite.org/wal.html>, <https://sqlite.org/howtocorrupt.html>): two
+//! processes on two machines both believe that the database is theirs.
 
 use std::{io, path::Path};
 
-/// By the number that statfs(2) gives, from the kernel's `include/uapi/linux/magic.h` and the file systems' own headers.
+/// Network file systems by statfs(2)'s number (the kernel's `include/uapi/linux/magic.h`, the systems' own headers).
 const NETWORK: [(u64, &str); 10] = [
     (0x6969, "NFS"),
     (0x517B, "SMB"),
@@ -20,27 +20,27 @@ const NETWORK: [(u64, &str); 10] = [
     (0x7375_7245, "Coda"),
 ];
 
-/// What may be a local disk behind a virtual machine or a sandbox, or a bucket somewhere: nobody can tell.
+/// File systems that may be a local disk behind a virtual machine or a sandbox, or a remote bucket: nobody can tell.
 const DOUBTFUL: [(u64, &str); 2] = [(0x6573_5546, "FUSE"), (0x0102_1997, "9P")];
 
-/// What is known of where a directory is.
+/// What is known about the location of a directory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// A disk of this machine, or one that looks like it.
     Local,
-    /// This one is over a network.
+    /// This network file system.
     Network(&'static str),
-    /// This one may be.
+    /// This file system, which may be over a network.
     Doubtful(&'static str),
 }
 
-/// Where this directory is.
+/// Returns the kind of file system that this directory is on.
 pub(super) fn kind(directory: &Path) -> io::Result<Kind> {
     Ok(kind_of(rustix::fs::statfs(directory)?.f_type as u64))
 }
 
 fn kind_of(magic: u64) -> Kind {
-    // A number of 32 bits that some platforms extend by its sign.
+    // A 32-bit number that some platforms sign-extend.
     let magic = magic & 0xFFFF_FFFF;
     let named = |list: &[(u64, &'static str)]| {
         let found = list.iter().find(|(number, _)| *number == magic);
@@ -59,7 +59,7 @@ mod tests {
     #[test]
     fn what_is_over_a_network_is_known_by_its_number() {
         assert_eq!(kind_of(0x6969), Kind::Network("NFS"));
-        // As a signed number of 32 bits.
+        // As a signed 32-bit number.
         assert_eq!(kind_of(0xFFFF_FFFF_FF53_4D42), Kind::Network("CIFS"));
         assert_eq!(kind_of(0x6573_5546), Kind::Doubtful("FUSE"));
         for local in [0xEF53, 0x5846_5342, 0x9123_683E, 0x0102_1994, 0x794C_7630] {

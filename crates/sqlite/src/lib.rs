@@ -5,15 +5,15 @@
 //!   job, queues, …              ──▶ bounded channel ──▶ reader thread ──▶ a connection of its own
 //! ```
 //!
-//! Throughput of a durable queue is the number of fsyncs a second times the commands that share one. So
-//! there is one writer, and whatever waits while it commits goes into its next transaction together. Polls
-//! go to another connection and never wait for an fsync.
+//! The throughput of a durable queue is the number of fsyncs per second times the number of commands that
+//! share one. So there is one writer, and all commands that wait while it commits share its next transaction.
+//! Polls use another connection and never wait for an fsync.
 //!
-//! The database belongs to one process: an OS lock on a file beside it refuses a second one. A lock and not
-//! a PID file, because the kernel gives it up when the process dies, and in a container every process is
-//! PID 1. For the same reason what a predecessor still held when this one opens is free: its owner is dead.
+//! The database belongs to one process: an OS lock on a file beside it refuses a second one. It is a lock and not
+//! a PID file, because the kernel releases it when the process dies, and in a container every process is PID 1.
+//! For the same reason all jobs that a predecessor still held when this one opens are free: their owner is dead.
 //!
-//! **What time it is** the machine's clock says, as long as nobody sets it: see [`Uptime`].
+//! **The time** comes from the machine's clock, as long as nobody sets it: see [`Uptime`].
 //!
 //! The files must be on a local file system (or a block volume). SQLite's locks and its shared memory do
 //! not work over NFS.
@@ -75,40 +75,40 @@ pub struct SqliteEngine {
     events: broadcast::Sender<Event>,
     figures: Arc<Figures>,
     vitals: Vitals,
-    // Dropped in this order: the reader goes first, so that the writer's connection is the last one and
-    // folds the WAL in.
+    // These are dropped in this order: the reader goes first, so that the writer's connection is the last one
+    // and folds the WAL in.
     reader: Reader,
     writer: Writer,
 }
 
-/// What can be set; the defaults are for production.
+/// The engine's options; the defaults are for production.
 #[derive(Clone)]
 pub struct SqliteOptions {
-    /// Says what time it is; the machine's clock by default.
+    /// The clock; the machine's by default.
     pub clock: Clock,
-    /// Says how long the machine has been running, by which it is seen that the clock was set. The default is the
-    /// machine's own where the clock is; another clock without an uptime is taken to be set only when it goes back.
+    /// The machine's uptime, which shows when the clock was set. The default is the machine's own if the
+    /// clock is; with another clock and no uptime, the clock counts as set only when it goes back.
     pub uptime: Option<Uptime>,
-    /// Commands in one transaction at most. Above a few hundred the fsync hardly counts any more, and the
-    /// first command of a batch waits for the last.
+    /// Maximum number of commands in one transaction. Above a few hundred the fsync hardly counts any more,
+    /// and the first command of a batch waits for the last.
     pub batch: usize,
-    /// Commands that may wait for the writer; whoever comes then waits to be let in.
+    /// Maximum number of commands waiting for the writer; further callers wait to be let in.
     pub backlog: usize,
-    /// Ended process runs that the ledger keeps one by one; older ones are only counted.
+    /// Number of ended process runs that the ledger keeps one by one; older ones are only counted.
     pub ledger_rows: u32,
-    /// Jobs that may wait in one queue; more are refused.
+    /// Maximum number of jobs that may wait in one queue; more are refused.
     pub max_waiting: u64,
-    /// Bytes that the database may hold before jobs are refused.
+    /// Maximum size of the database in bytes; beyond it jobs are refused.
     pub max_bytes: u64,
     /// Bytes that jobs leave free on its file system, so that there is room for their outcomes.
     pub min_free: u64,
-    /// A job is dead when its process crashed so often in a row while it ran, the last time alone; 0 for
-    /// never.
+    /// Number of times in a row that a job's process may crash while it runs, the last time with it alone,
+    /// before the job is dead; 0 for no limit.
     pub max_crashes: u32,
-    /// How long what ended is kept.
+    /// How long ended jobs and their keys are kept.
     pub retention: Retention,
-    /// What tells one boot of the machine from the next; where nothing does (outside of Linux), every end counts
-    /// as a crash of nobody's.
+    /// An id that differs from one boot of the machine to the next; without one (outside of Linux), no job is
+    /// charged with a crash.
     pub boot_id: Option<String>,
 }
 
@@ -135,13 +135,13 @@ impl Default for SqliteOptions {
 // === impl SqliteEngine ===
 
 impl SqliteEngine {
-    /// Opens the queue in `directory` for this process run, and makes it if there is none. Ends what the commands
-    /// of a dead predecessor left running, and frees the jobs that it held. Blocks.
+    /// Opens the queue in `directory` for this process run, and creates it if there is none. Ends what
+    /// commands of a dead predecessor left running, and frees the jobs that it held. Blocks.
     pub fn open(directory: &Path, options: SqliteOptions) -> Result<Self, EngineError> {
         Self::open_in(Directory::claim(directory)?, options)
     }
 
-    /// The same in a directory that is ours already.
+    /// Does the same in a directory that this process has claimed already.
     pub fn open_in(directory: Directory, options: SqliteOptions) -> Result<Self, EngineError> {
         let room = Arc::new(Room {
             max_waiting: options.max_waiting,
@@ -149,7 +149,7 @@ impl SqliteEngine {
             min_free: options.min_free,
             directory: directory.path().to_owned(),
         });
-        // Before a job is free: it must not run again beside the command that still does its work.
+        // This comes before any job is free: a job must not run again beside the command that still does its work.
         leftovers::end(directory.path());
         let database = directory.database();
         let mut connection = connection::writer(&database)?;
@@ -184,23 +184,23 @@ impl SqliteEngine {
         })
     }
 
-    /// Commands that were answered after a commit.
+    /// Returns the number of commands that were answered after a commit.
     pub fn commands(&self) -> u64 {
         self.figures.commands.load(Ordering::Relaxed)
     }
 
-    /// Commits that it took; the fewer for the same commands, the better they were grouped.
+    /// Returns the number of commits; the fewer for the same commands, the better they were grouped.
     pub fn commits(&self) -> u64 {
         self.figures.commits.load(Ordering::Relaxed)
     }
 
-    /// Outcomes that came under a claim which was no longer the job's, and were not written.
+    /// Returns the number of outcomes not written because their claim was no longer the job's.
     pub fn stale_settlements(&self) -> u64 {
         self.figures.stale.load(Ordering::Relaxed)
     }
 }
 
-/// Ends what predecessors left behind and opens this process' row, all or nothing.
+/// Ends what predecessors left behind and opens this process's row, all or nothing.
 fn take_over(
     connection: &mut Connection,
     process: ProcessId,
@@ -258,7 +258,7 @@ impl Engine for SqliteEngine {
         self.vitals.failed().await
     }
 
-    /// By the writer: it waits behind a disk that hangs.
+    /// Asks the writer, so that a hanging disk holds up the answer.
     async fn ping(&self) -> Result<(), EngineError> {
         self.writer.call(|turn| lookup::ping(turn.connection)).await
     }
@@ -351,7 +351,7 @@ impl Engine for SqliteEngine {
         let (retention, time) = (self.retention.clone(), self.time.clone());
         self.writer
             .call(move |turn| {
-                // Where nobody reserves or submits.
+                // For times when nobody reserves or submits.
                 time::catch_up(turn, &time)?;
                 queue::maintain(turn, &retention)
             })

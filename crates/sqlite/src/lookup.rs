@@ -1,4 +1,4 @@
-//! What only looks: jobs, their runs, the queues in numbers, the next instant of a queue.
+//! Read-only queries: jobs, their runs, the queues in numbers, the next instant of a queue.
 
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use lameduck_jobs::{
     },
 };
 
-/// What [`record`] reads, in its order.
+/// The columns that [`record`] reads, in its order.
 macro_rules! columns {
     () => {
         "j.id, q.name, j.state, j.attempt, j.max_attempts, j.releases, j.submitted_at, j.run_at, j.ended_at, \
@@ -46,8 +46,8 @@ const RUNS: &str = "
 const CANCEL_REQUESTS: &str = "
     SELECT id FROM jobs INDEXED BY jobs_running WHERE state = 1 AND process = ?1 AND cancel_requested";
 
-// Each count walks a partial index and touches no row. What completed is in none of them but the last, and
-// there the state is a range.
+// Each count walks a partial index and touches no row. Completed jobs are only in the last one, where the
+// state is a range.
 const QUEUES: &str = "
     SELECT q.name, q.paused,
            (SELECT count(*) FROM jobs WHERE state = 0 AND queue = q.id AND run_at > ?1),
@@ -78,12 +78,12 @@ const NEXT_RUN_AT: &str = "
                   WHERE state = 0 AND queue = (SELECT id FROM q) AND priority = steps.priority))
       FROM steps";
 
-/// Whether the file can be read.
+/// Checks that the file can be read.
 pub(super) fn ping(connection: &Connection) -> Result<()> {
     connection.query_row(PING, [], |_| Ok(()))
 }
 
-/// One job, as it stands at `now`.
+/// Returns a job, as it stands at `now`.
 pub(super) fn job(
     connection: &Connection,
     id: JobId,
@@ -95,7 +95,7 @@ pub(super) fn job(
         .optional()
 }
 
-/// A job, or why its row is none: that is no failure of what else is asked.
+/// Returns a job, or why its row can't be read, which must not fail the other jobs that were asked for.
 fn readable(row: &Row<'_>, now: Timestamp) -> std::result::Result<JobRecord, Unreadable> {
     record(row, now).map_err(|error| Unreadable {
         id: job_id(row, 0).ok(),
@@ -125,7 +125,7 @@ fn record(row: &Row<'_>, now: Timestamp) -> Result<JobRecord> {
     })
 }
 
-/// The payload of a job, and its media type.
+/// Returns the payload of a job, and its media type.
 pub(super) fn payload(connection: &Connection, id: JobId) -> Result<Option<(String, Bytes)>> {
     connection
         .prepare_cached(PAYLOAD)?
@@ -135,7 +135,7 @@ pub(super) fn payload(connection: &Connection, id: JobId) -> Result<Option<(Stri
         .optional()
 }
 
-/// The runs of a job that have ended.
+/// Returns the runs of a job that have ended.
 pub(super) fn runs(connection: &Connection, id: JobId) -> Result<Vec<Run>> {
     connection
         .prepare_cached(RUNS)?
@@ -152,7 +152,7 @@ pub(super) fn runs(connection: &Connection, id: JobId) -> Result<Vec<Run>> {
         .collect()
 }
 
-/// A job with its history.
+/// Returns a job with its history.
 pub(super) fn details(
     connection: &Connection,
     id: JobId,
@@ -169,7 +169,7 @@ pub(super) fn details(
     }))
 }
 
-/// How these jobs stand at `now`, as far as they are known.
+/// Returns a short summary of these jobs at `now`, without those that are unknown.
 pub(super) fn glance(
     connection: &Connection,
     ids: &[JobId],
@@ -190,7 +190,7 @@ pub(super) fn glance(
                 ended_at: instant_if_any(r, 6)?,
             })
         });
-        // A job that can't be read is told of to whoever reads it as a whole.
+        // A job that can't be read is reported when it is read as a whole.
         seen.extend(found.ok());
     }
     Ok(seen)
@@ -208,7 +208,7 @@ fn end(row: &Row<'_>, column: usize) -> Result<RunEnd> {
     })
 }
 
-/// A page of jobs.
+/// Returns a page of jobs.
 pub(super) fn list(connection: &Connection, listing: &Listing, now: Timestamp) -> Result<Page> {
     let Some(queue) = queue_number(connection, &listing.queue)? else {
         return Ok(Page {
@@ -226,7 +226,7 @@ pub(super) fn list(connection: &Connection, listing: &Listing, now: Timestamp) -
     // One more than asked for, to see whether there is a next page.
     let limit = i64::try_from(listing.limit).unwrap_or(i64::MAX - 1) + 1;
     let mut found: Vec<(Cursor, std::result::Result<JobRecord, Unreadable>)> = Vec::new();
-    // Each part is a range of an index in its order, so that a page costs what is on it and not what waits.
+    // Each part is a range of an index in its order, so that a page costs its own rows and not all waiting ones.
     for priority in place.priorities() {
         let asked = params![queue, micros(now), after.micros, after.seq, limit, priority];
         let mut page = connection.prepare_cached(&place.sql())?;
@@ -274,7 +274,7 @@ struct Place {
     filter: &'static str,
     key: &'static str,
     forward: bool,
-    /// What waits is kept apart by priority, each in its order.
+    /// Waiting jobs are indexed separately for each priority, each in its own order.
     by_priority: bool,
 }
 
@@ -318,7 +318,7 @@ impl Place {
         }
     }
 
-    /// The parts that a page is merged from.
+    /// Returns the parts that a page is merged from.
     fn priorities(&self) -> impl Iterator<Item = Option<i8>> + use<> {
         let by_priority = Priority::RANGE.map(Some).filter({
             let by_priority = self.by_priority;
@@ -350,7 +350,7 @@ impl Place {
     }
 }
 
-/// The jobs of a process that somebody wants to end.
+/// Returns the jobs of a process that somebody has asked to cancel.
 pub(super) fn cancel_requests(connection: &Connection, process: ProcessId) -> Result<Vec<JobId>> {
     connection
         .prepare_cached(CANCEL_REQUESTS)?
@@ -358,7 +358,7 @@ pub(super) fn cancel_requests(connection: &Connection, process: ProcessId) -> Re
         .collect()
 }
 
-/// Every queue, or the one of this name, as it stands at `now`.
+/// Returns every queue, or only the one with this name, as it stands at `now`.
 pub(super) fn queues(
     connection: &Connection,
     only: Option<&QueueName>,
@@ -390,7 +390,7 @@ pub(super) fn queues(
     rows.filter_map(Result::transpose).collect()
 }
 
-/// How long until the next job of a queue is runnable.
+/// Returns the time until the next job of a queue is runnable.
 pub(super) fn next_run_in(
     connection: &Connection,
     queue: &QueueName,

@@ -1,4 +1,4 @@
-//! Reads, on a connection and a thread of their own, so that a poll never waits for an fsync.
+//! Reads, which have their own connection and thread, so that a poll never waits for an fsync.
 
 use std::{io, path::PathBuf};
 
@@ -29,7 +29,7 @@ impl Reader {
         .map(Self)
     }
 
-    /// Has `run` done; it sees everything that was answered before.
+    /// Runs a query; it sees everything that was answered before.
     pub async fn call<T, F>(&self, run: F) -> Result<T, EngineError>
     where
         T: Send + 'static,
@@ -51,7 +51,7 @@ impl Reader {
         }
     }
 
-    /// Returns when its connection is closed.
+    /// Returns when the reader's connection is closed.
     pub async fn close(&self) {
         self.0.close().await;
     }

@@ -1,8 +1,8 @@
-//! What the database looks like, and how an older one becomes like it.
+//! The database's schema, and how an older one is brought up to date.
 
 use rusqlite::{Connection, TransactionBehavior};
 
-/// "LDUK" in the header of every database of ours, so that nobody else's is taken for one.
+/// "LDUK" in the header of every database of ours, so that no other database is taken for one.
 pub(super) const APPLICATION_ID: i32 = 0x4c44_554b;
 
 /// The steps from an empty database to today's, each with the schema that it leads to. Never edit one that was
@@ -13,14 +13,14 @@ const MIGRATIONS: &[(i64, &str)] = &[
     (3, include_str!("schema/3.sql")),
 ];
 
-/// What was found in the header.
+/// The database's origin according to its header.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {
     /// Nothing yet, or an older schema of ours.
     Ours,
-    /// Written by a later version, in this schema.
+    /// A database written by a later version, in this schema.
     Newer(i64),
-    /// Somebody else's.
+    /// Another program's database.
     Foreign,
 }
 
@@ -29,7 +29,7 @@ pub(super) const fn version() -> i64 {
     MIGRATIONS[MIGRATIONS.len() - 1].0
 }
 
-/// Looks, without changing anything.
+/// Reads the header, without changing anything.
 pub(super) fn inspect(connection: &Connection) -> rusqlite::Result<Found> {
     let application: i32 = connection.query_row("PRAGMA application_id", [], |r| r.get(0))?;
     let found: i64 = connection.query_row("PRAGMA user_version", [], |r| r.get(0))?;
@@ -43,18 +43,18 @@ pub(super) fn inspect(connection: &Connection) -> rusqlite::Result<Found> {
     })
 }
 
-/// Nothing was ever written into it.
+/// Whether nothing was ever written into the database.
 pub(super) fn is_empty(connection: &Connection) -> rusqlite::Result<bool> {
     let found: i64 = connection.query_row("PRAGMA user_version", [], |r| r.get(0))?;
     Ok(found == 0)
 }
 
-/// Brings the schema up to today's, each step in a transaction of its own.
+/// Brings the schema up to date, each step in a transaction of its own.
 pub(super) fn migrate(connection: &mut Connection) -> rusqlite::Result<()> {
     let found: i64 = connection.query_row("PRAGMA user_version", [], |r| r.get(0))?;
     if found == 0 {
-        // Before the first table, or it takes a rewrite of the whole file: pages that are empty for long can go
-        // back to the file system, a few at a time.
+        // Set before the first table, because later it takes a rewrite of the whole file: pages that stay
+        // empty for long can go back to the file system, a few at a time.
         connection.pragma_update(None, "auto_vacuum", "INCREMENTAL")?;
     }
     for (step, sql) in MIGRATIONS.iter().filter(|(step, _)| *step > found) {

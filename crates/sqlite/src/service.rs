@@ -1,4 +1,4 @@
-//! A thread that owns something which can't be shared, and a bounded inbox in front of it.
+//! A thread that owns something which can't be shared, with a bounded inbox in front of it.
 
 use std::{
     io,
@@ -11,9 +11,9 @@ use tokio_util::sync::CancellationToken;
 
 use lameduck_jobs::engine::{EngineError, vital::Vitals};
 
-/// The handle on such a thread. Dropped, it lets the thread finish what it was sent and joins it.
+/// The handle on such a thread. Dropping it lets the thread finish what it was sent, and joins it.
 pub(super) struct Service<M> {
-    // Taken by `drop`, which is what ends the thread.
+    // Taken by `drop`, which ends the thread that way.
     sender: Option<mpsc::Sender<Message<M>>>,
     thread: Option<thread::JoinHandle<()>>,
     finished: CancellationToken,
@@ -21,7 +21,7 @@ pub(super) struct Service<M> {
     vitals: Vitals,
 }
 
-/// The thread's end of it.
+/// The thread's end of the inbox.
 pub(super) struct Inbox<M>(mpsc::Receiver<Message<M>>);
 
 enum Message<M> {
@@ -32,8 +32,8 @@ enum Message<M> {
 // === impl Service ===
 
 impl<M: Send + 'static> Service<M> {
-    /// Runs `serve` on a thread of its own. It has to return once its inbox has ended; where it panics, the engine is
-    /// not well.
+    /// Runs `serve` on a separate thread. It has to return once its inbox has ended; if it panics, the engine
+    /// reports that it has failed.
     pub fn spawn(
         name: &'static str,
         backlog: usize,
@@ -65,17 +65,17 @@ impl<M: Send + 'static> Service<M> {
         self.post(Message::Work(work)).await
     }
 
-    /// Lets the thread finish what it was sent, and returns when it and all that it owned is gone.
+    /// Lets the thread finish what it was sent, and returns when the thread and all that it owned are gone.
     pub async fn close(&self) {
         self.closing.store(true, Ordering::SeqCst);
-        // An error means that it is closing already.
+        // An error means that it is already closing.
         let _ = self.post(Message::Close).await;
         self.finished.cancelled().await;
     }
 
-    /// Why the thread has not answered what it was sent.
+    /// Returns the reason why the thread has not answered.
     pub async fn gone(&self) -> EngineError {
-        // Only a panic leaves something unanswered, and it is noted when the thread is at its end.
+        // Only a panic leaves a message unanswered, and it is noted when the thread ends.
         self.finished.cancelled().await;
         self.vitals.gone()
     }
@@ -94,7 +94,7 @@ impl<M> Drop for Service<M> {
     fn drop(&mut self) {
         drop(self.sender.take());
         if let Some(thread) = self.thread.take() {
-            // A panic over there has been reported over there.
+            // The thread has reported its own panic.
             let _ = thread.join();
         }
     }
@@ -103,7 +103,7 @@ impl<M> Drop for Service<M> {
 // === impl Inbox ===
 
 impl<M> Inbox<M> {
-    /// Waits for work; `None` when none will come any more.
+    /// Waits for work; `None` when there will be no more.
     pub fn next(&mut self) -> Option<M> {
         loop {
             match self.0.blocking_recv()? {
@@ -113,7 +113,7 @@ impl<M> Inbox<M> {
         }
     }
 
-    /// Work that waits already.
+    /// Returns work that is already waiting.
     pub fn next_waiting(&mut self) -> Option<M> {
         loop {
             match self.0.try_recv().ok()? {

@@ -1,4 +1,4 @@
-//! The queue's time: it passes as fast as real time does, whatever somebody does to the machine's clock.
+//! The queue's time: it passes as fast as real time does, even if somebody changes the machine's clock.
 //!
 //! ```text
 //!   machine's clock   ──12:00──12:01──┤ put back by an hour ├──11:01──11:02──▶
@@ -9,14 +9,14 @@
 //! Instants are stored in the queue's time. As long as nobody has set the clock the two are the same. When it is set, the
 //! queue's time goes on, and the shift between the two changes:
 //!
-//! - What waits for a span of time (a delay, a backoff, the outcome of a deferred job, what is kept for an hour) waits for
-//!   just that span.
-//! - What waits for an instant that its submitter named (`run_at`) follows the machine's clock: [`follow`].
-//! - What is shown is shown by the machine's clock as it goes now, earlier instants included.
+//! - A wait for a span of time (a delay, a backoff, the outcome of a deferred job, a retention of an hour)
+//!   takes just that span.
+//! - A job that waits for an instant that its submitter named (`run_at`) follows the machine's clock: [`follow`].
+//! - Every instant is shown by the machine's clock as it goes now, earlier ones included.
 //!
-//! That the clock was set is seen by a second one, which counts from the machine's boot and can't be set. It also spans
-//! the time between two processes on one boot. From one boot to the next nobody can tell a clock that was put forward
-//! from time that has passed; one that was put back is seen, and the queue's time goes on from where it was.
+//! A second clock, which counts from the machine's boot and can't be set, shows that the first one was set. It also
+//! spans the time between two processes on one boot. From one boot to the next nobody can tell a clock that was put
+//! forward from time that has passed; one that was put back is noticed, and the queue's time goes on from where it was.
 
 use std::{
     sync::{Arc, LazyLock, Mutex, PoisonError},
@@ -34,24 +34,24 @@ use lameduck_jobs::{
     ledger::DrainRow,
 };
 
-/// Says how long the machine has been running, time in which it slept included. Nobody can set it.
+/// Returns how long the machine has been running, including time in which it slept. Nobody can set it.
 pub type Uptime = Arc<dyn Fn() -> Duration + Send + Sync>;
 
 /// The machine's clock, which somebody may set.
 pub(super) static MACHINE: LazyLock<Clock> = LazyLock::new(|| Arc::new(Timestamp::now));
 
-/// By so much a clock has to jump to have been set, in microseconds. Whoever corrects a clock by less bends it, and the
-/// uptime with it.
+/// Minimum jump that counts as setting the clock, in microseconds. Smaller corrections slow the clock down or
+/// speed it up, and the uptime with it.
 const STEP: i64 = 100_000;
 
-/// A jump of which the log tells, in microseconds.
+/// Minimum jump that is logged, in microseconds.
 const TOLD: i64 = 1_000_000;
 
-/// The two clocks are read within so many microseconds, or again: a process that was stopped between them has seen no
-/// jump.
+/// Maximum time between reading the two clocks, in microseconds; otherwise they are read again: a process
+/// that was stopped between them has seen no jump.
 const AT_ONCE: i64 = 10_000;
 
-/// Attempts to read them at once.
+/// Maximum number of attempts to read both at once.
 const READS: usize = 5;
 
 const LATEST: &str = "
@@ -71,7 +71,7 @@ const SHIFT: &str = "SELECT shift FROM clock";
 pub(super) const FOLLOW: &str = "
     UPDATE jobs SET run_at = max(?2, min(?3, run_at - ?1)) WHERE state = 0 AND by_clock";
 
-/// Says what time it is for the queue.
+/// The queue's clock.
 pub(super) struct QueueTime {
     clock: Clock,
     uptime: Option<Uptime>,
@@ -87,11 +87,11 @@ struct Seen {
     shift: Shift,
 }
 
-/// By how many microseconds the machine's clock is ahead of the queue's time.
+/// The time by which the machine's clock is ahead of the queue's time, in microseconds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Shift(i64);
 
-/// What an earlier process left.
+/// The time and the shift that an earlier process stored.
 struct Known {
     at: i64,
     boot_id: Option<String>,
@@ -99,7 +99,7 @@ struct Known {
     shift: i64,
 }
 
-/// How long this machine has been running, where that can be told.
+/// Returns the uptime of this machine, if it is known.
 pub(super) fn machine_uptime() -> Option<Uptime> {
     #[cfg(target_os = "linux")]
     return Some(Arc::new(|| {
@@ -114,8 +114,8 @@ pub(super) fn machine_uptime() -> Option<Uptime> {
 // === impl QueueTime ===
 
 impl QueueTime {
-    /// Goes on where the queue's time was, and writes down where that is. What follows the machine's clock does so from
-    /// here on.
+    /// Continues the queue's time from where it was, and stores where that is. From here on, jobs that follow
+    /// the machine's clock do so.
     pub fn open(
         connection: &Connection,
         clock: Clock,
@@ -135,7 +135,7 @@ impl QueueTime {
         let (wall, since_boot, _) = read(&clock, uptime.as_ref());
         let shift = known.as_ref().map_or(0, |known| known.shift);
         let passed = known.and_then(|known| known.passed(boot_id.as_deref(), since_boot));
-        // Never back: what could run before can run.
+        // Never back: a job that could run before can still run.
         let at = passed.unwrap_or(wall.saturating_sub(shift)).max(latest);
         let at = at.clamp(*INSTANTS.start(), *INSTANTS.end());
         let jump = wall.saturating_sub(at).saturating_sub(shift);
@@ -160,13 +160,13 @@ impl QueueTime {
         Ok(time)
     }
 
-    /// The queue's time, and what it is off the machine's clock.
+    /// Returns the queue's time, and its offset from the machine's clock.
     pub fn now(&self) -> (Timestamp, Shift) {
         let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let (wall, since_boot, at_once) = read(&self.clock, self.uptime.as_ref());
         seen.at = match (seen.uptime, since_boot) {
             (Some(before), Some(now)) => seen.at.saturating_add((now - before).max(0)),
-            // Where nothing else tells, a clock that goes back was set, and one that goes on was not.
+            // Without an uptime, a clock that goes back was set, and one that goes on was not.
             _ => seen.at.max(wall.saturating_sub(seen.shift.0)),
         };
         seen.uptime = since_boot;
@@ -178,12 +178,12 @@ impl QueueTime {
         (instant(seen.at), seen.shift)
     }
 
-    /// The machine's clock is so much ahead.
+    /// Returns how far the machine's clock is ahead.
     pub fn shift(&self) -> Shift {
         self.now().1
     }
 
-    /// The queue's time as a clock.
+    /// Returns the queue's time as a clock.
     pub fn as_clock(self: &Arc<Self>) -> Clock {
         let time = self.clone();
         Arc::new(move || time.now().0)
@@ -197,7 +197,7 @@ impl QueueTime {
 }
 
 impl Known {
-    /// The queue's time now, if it is still the same boot of the machine.
+    /// Returns the queue's time now, if it is still the same boot of the machine.
     fn passed(&self, boot_id: Option<&str>, since_boot: Option<i64>) -> Option<i64> {
         let same = boot_id.is_some() && self.boot_id.as_deref() == boot_id;
         let passed = since_boot?.checked_sub(self.uptime?)?;
@@ -205,8 +205,8 @@ impl Known {
     }
 }
 
-/// Has what waits for an instant of the machine's clock follow it, if it was set since the last time. For every command
-/// that reserves or stores jobs.
+/// Moves jobs that wait for an instant of the machine's clock along with it, if it was set since the last
+/// time. For every command that reserves or stores jobs.
 pub(super) fn catch_up(turn: &Turn<'_>, time: &QueueTime) -> Result<Shift> {
     if follow(turn.connection, time)? {
         time.keep(turn.connection)?;
@@ -228,7 +228,7 @@ fn follow(connection: &Connection, time: &QueueTime) -> Result<bool> {
     Ok(true)
 }
 
-/// Both clocks in microseconds, and whether they were read at once.
+/// Reads both clocks in microseconds; returns whether they were read at once.
 fn read(clock: &Clock, uptime: Option<&Uptime>) -> (i64, Option<i64>, bool) {
     let Some(uptime) = uptime else {
         return (micros(clock()), None, true);
@@ -266,13 +266,13 @@ fn instant(micros: i64) -> Timestamp {
 // === impl Shift ===
 
 impl Shift {
-    /// The one that was last written down; none in a database of an older version.
+    /// Returns the shift that was last stored; zero in a database of an older version.
     pub fn of(connection: &Connection) -> Self {
         let shift = connection.query_row(SHIFT, [], |r| r.get(0));
         Self(shift.unwrap_or(0))
     }
 
-    /// An instant of the queue's time, as people see it.
+    /// Returns an instant of the queue's time as people see it.
     pub fn shown(self, at: Timestamp) -> Timestamp {
         if self.0 == 0 {
             return at;
@@ -280,7 +280,7 @@ impl Shift {
         instant(micros(at).saturating_add(self.0))
     }
 
-    /// When it is in the queue's time, for which it is `now`.
+    /// Converts an instant to the queue's time, given that it is `now` in the queue's time.
     pub fn when(self, when: When, now: Timestamp) -> Timestamp {
         let at = match when {
             When::After(_) => when.instant(now),
@@ -290,7 +290,7 @@ impl Shift {
         instant(micros(at))
     }
 
-    /// A job as people see it.
+    /// Returns a job as people see it.
     pub fn job(self, mut job: JobRecord) -> JobRecord {
         job.submitted_at = self.shown(job.submitted_at);
         job.run_at = self.shown(job.run_at);
@@ -298,14 +298,14 @@ impl Shift {
         job
     }
 
-    /// A run as people see it.
+    /// Returns a run as people see it.
     pub fn run(self, mut run: Run) -> Run {
         run.started_at = self.shown(run.started_at);
         run.ended_at = self.shown(run.ended_at);
         run
     }
 
-    /// A job and its history as people see them.
+    /// Returns a job and its history as people see them.
     pub fn details(self, details: Details) -> Details {
         let runs = details.runs.into_iter();
         Details {
@@ -315,14 +315,14 @@ impl Shift {
         }
     }
 
-    /// A job at a glance, as people see it.
+    /// Returns the summary of a job as people see it.
     pub fn glance(self, mut job: Glance) -> Glance {
         job.run_at = self.shown(job.run_at);
         job.ended_at = job.ended_at.map(|at| self.shown(at));
         job
     }
 
-    /// A row of the ledger as people see it.
+    /// Returns a row of the ledger as people see it.
     pub fn drain(self, mut row: DrainRow) -> DrainRow {
         row.started_at = self.shown(row.started_at);
         row.began_at = row.began_at.map(|at| self.shown(at));

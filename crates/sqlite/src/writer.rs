@@ -1,4 +1,4 @@
-//! Group commit: whatever waits goes into one transaction, and is answered after its one fsync.
+//! Group commit: all waiting commands share one transaction, and are answered after its one fsync.
 //!
 //! ```text
 //!   BEGIN IMMEDIATE
@@ -9,7 +9,7 @@
 //!          ── failed  ──▶ every command gets the error, and nobody knows whether it happened
 //! ```
 //!
-//! What a command does is none of this file's business.
+//! This file does not know what a command does.
 
 use std::{
     io,
@@ -34,13 +34,13 @@ use super::{
 use lameduck_jobs::engine::{Clock, EngineError, Event, common::Effects, vital::Vitals};
 use lameduck_lifecycle::LogThrottle;
 
-/// How often to say that nothing can be written: whoever waits tries again four times a second.
+/// Time between two log lines about failing writes: waiting callers try again four times a second.
 const TELL_AGAIN: Duration = Duration::from_secs(10);
 
 /// The handle on the writer's thread.
 pub(super) struct Writer(Service<Box<dyn Command>>);
 
-/// What the thread says of writes that fail.
+/// Returns the throttle for log lines about failing writes.
 pub(super) const fn told() -> LogThrottle {
     LogThrottle::every(TELL_AGAIN)
 }
@@ -53,24 +53,24 @@ pub(super) struct Desk {
     pub events: broadcast::Sender<Event>,
     pub figures: Arc<Figures>,
     pub told: LogThrottle,
-    /// Kept to the very end: the lock may go only when nothing is written any more.
+    /// Kept to the very end: the lock may be released only when nothing is written any more.
     pub directory: Kept,
 }
 
-/// The directory, which stays locked until the process ends where the thread panics: its handlers are still at work,
-/// and another process must not free their jobs.
+/// The directory, which stays locked until the process ends if the thread panics: its handlers are still at
+/// work, and another process must not free their jobs.
 pub(super) struct Kept(Option<Directory>);
 
-/// What a command gets to work with.
+/// An open transaction, with which a command works.
 pub(super) struct Turn<'a> {
     pub connection: &'a Connection,
-    /// The same for a whole batch.
+    /// The queue's time, the same for a whole batch.
     pub now: Timestamp,
-    /// What the world is to be told if this becomes durable.
+    /// The events to publish if this becomes durable.
     pub effects: &'a mut Effects,
 }
 
-/// What the writer counts.
+/// The writer's counters.
 #[derive(Debug, Default)]
 pub(super) struct Figures {
     pub commands: AtomicU64,
@@ -78,29 +78,29 @@ pub(super) struct Figures {
     pub stale: AtomicU64,
 }
 
-/// Why a command did not happen, as often as it has to be said.
+/// The reason why a command did not happen; cloned for each command of a failed batch.
 #[derive(Clone)]
 struct Failure(String);
 
 /// How a transaction went wrong.
 enum Broken {
-    /// One command took it down, and it was rolled back: certainly nothing happened.
+    /// One command made the transaction fail, and it was rolled back: certainly nothing happened.
     ByOne(Failure),
-    /// It could not begin, or failed at its COMMIT: then it may have happened.
+    /// The transaction could not begin, or failed at its COMMIT: in that case it may have happened.
     AsAWhole(Failure),
 }
 
 trait Command: Send {
-    /// True when nobody waits for the answer any more.
+    /// Whether nobody waits for the answer any more.
     fn abandoned(&self) -> bool;
 
-    /// Does the work, keeps the answer. May be called again after a rollback.
+    /// Does the work and keeps the answer. May be called again after a rollback.
     fn run(&mut self, turn: &mut Turn<'_>) -> rusqlite::Result<()>;
 
-    /// Says why it did not happen instead.
+    /// Replaces the answer by the reason why the command did not happen.
     fn fail(&mut self, failure: Failure);
 
-    /// Gives the answer away.
+    /// Sends the answer.
     fn answer(self: Box<Self>);
 }
 
@@ -119,7 +119,7 @@ impl Writer {
         Service::spawn("queue-writer", backlog, vitals, serve).map(Self)
     }
 
-    /// Has `run` done in the next transaction; returns when it is durable.
+    /// Runs a command in the next transaction; returns when it is durable.
     pub async fn call<T, F>(&self, run: F) -> Result<T, EngineError>
     where
         T: Send + 'static,
@@ -136,7 +136,7 @@ impl Writer {
         }
     }
 
-    /// Returns when what was sent is durable, the files are closed and the directory is free.
+    /// Returns when everything that was sent is durable, the files are closed and the directory is free.
     pub async fn close(&self) {
         self.0.close().await;
     }
@@ -169,19 +169,19 @@ impl Desk {
             {
                 batch.push(next);
             }
-            // Nothing has been done for these yet, and nobody would know of their claims.
+            // Nothing has been done for these yet, and nobody is waiting for their claims any more.
             batch.retain(|command| !command.abandoned());
             self.settle(batch);
         }
         self.close();
     }
 
-    /// Runs a batch to its answers.
+    /// Runs a batch and sends the answers.
     fn settle(&self, mut batch: Vec<Box<dyn Command>>) {
         match self.transact(&mut batch) {
             Ok(effects) => self.publish(effects),
-            // One command took the whole transaction with it (a full disk does that). Alone, its
-            // neighbours may still go through: an outcome needs less room than a submission.
+            // One command made the whole transaction fail (a full disk does that). Alone, its neighbours may
+            // still succeed: an outcome needs less room than a submission.
             Err(Broken::ByOne(_)) if batch.len() > 1 => {
                 return batch.into_iter().for_each(|one| self.settle(vec![one]));
             }
@@ -214,7 +214,7 @@ impl Desk {
             effects.merge(self.step(command.as_mut(), now)?);
         }
         if let Err(failure) = self.execute("COMMIT") {
-            // It may have rolled back already, and there is nothing to be done if this fails too.
+            // It may have rolled back already, and nothing can be done if this fails too.
             let _ = self.execute("ROLLBACK");
             return Err(Broken::AsAWhole(failure));
         }
@@ -225,7 +225,7 @@ impl Desk {
         Ok(effects)
     }
 
-    /// Runs one command so that its failure is its own.
+    /// Runs one command so that its failure does not affect the others.
     fn step(&self, command: &mut dyn Command, now: Timestamp) -> Result<Effects, Broken> {
         let mut effects = Effects::default();
         let mut turn = Turn {
@@ -241,7 +241,7 @@ impl Desk {
         if let Err(error) = command.run(&mut turn) {
             let failure = self.failure(&error);
             command.fail(failure.clone());
-            // SQLite rolls everything back by itself when a disk is full, I/O or memory fail.
+            // SQLite rolls everything back by itself if the disk is full, or if I/O or memory fails.
             if self.connection.is_autocommit() {
                 return Err(Broken::ByOne(failure));
             }
@@ -257,7 +257,7 @@ impl Desk {
             .stale
             .fetch_add(effects.stale, Ordering::Relaxed);
         for event in effects.into_events() {
-            // Nobody listens: fine.
+            // It is fine if nobody listens.
             let _ = self.events.send(event);
         }
     }
@@ -316,7 +316,7 @@ where
         let result = self
             .result
             .map_err(|failure| EngineError::Storage(failure.0));
-        // A caller that went away meanwhile is no concern: what it asked for is durable, and a
+        // It does not matter if the caller went away meanwhile: what it asked for is durable, and a
         // reservation is found again by the process that holds it.
         let _ = self.reply.send(result);
     }

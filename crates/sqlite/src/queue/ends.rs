@@ -1,14 +1,14 @@
-//! When a process ends: what it held is free again, and a crash is charged to those who may have caused it.
+//! The end of a process: its jobs become free again, and a crash is charged to those that may have caused it.
 //!
 //! ```text
 //!   ran in a crash ─▶ again ─▶ suspect: waits, runs alone ─▶ crashes alone ─▶ waits longer … ─▶ dead
 //!                       └── any outcome that is written clears it of all suspicion
 //! ```
 //!
-//! A suspect waits a second before it runs again, and twice as long after each crash that follows, up to a
-//! minute: between its crashes the others get their work done.
+//! A suspect waits a second before it runs again, and twice as long after each further crash, up to a minute:
+//! between its crashes the other jobs get their work done.
 //!
-//! A process that was killed in its drain, or that went down with its machine, was not crashed by its jobs.
+//! A process that was killed during its drain, or that went down with its machine, was not crashed by its jobs.
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -37,7 +37,7 @@ pub(super) const RELEASE_HELD: &str = "
     WHERE state = 1 AND process = ?1
     RETURNING id, (SELECT name FROM queues WHERE queues.id = jobs.queue), state";
 
-// Where one ran alone, the others had not begun.
+// If one job ran alone, the others had not begun.
 const CHARGE: &str = "
     UPDATE jobs INDEXED BY jobs_running
     SET crashes = crashes + 1,
@@ -100,7 +100,7 @@ pub(in super::super) fn release_held(
     Ok(ids)
 }
 
-/// At start, before the dead processes' rows are closed: what crashed with them is under suspicion.
+/// At start, before the dead processes' rows are closed: puts the jobs that crashed with them under suspicion.
 pub(in super::super) fn charge_crashes(
     connection: &Connection,
     boot_id: Option<&str>,
@@ -111,9 +111,9 @@ pub(in super::super) fn charge_crashes(
         .execute(params![boot_id, micros(now), SUSPECT])
 }
 
-/// At start: every job that runs is a dead predecessor's, since this process has not reserved any. Says how
-/// many are free, and how many dead because they crashed too often. Also before the rows are closed: nobody is
-/// dead because of an end that was no crash.
+/// At start: frees every running job, which is a dead predecessor's, since this process has not reserved any.
+/// Returns how many are free, and how many are dead because they crashed too often. Also called before the
+/// rows are closed: no job may be dead because of an end that was no crash.
 pub(in super::super) fn take_from_the_dead(
     connection: &Connection,
     boot_id: Option<&str>,

@@ -1,4 +1,4 @@
-//! Housekeeping, in pieces that hold up nobody: overdue, outlived, unused.
+//! Housekeeping, in pieces small enough to block nobody: overdue jobs, those past their retention, unused pages.
 
 use std::time::Duration;
 
@@ -17,10 +17,10 @@ use lameduck_jobs::{
     job::{JobId, Maintained, QueueName, Retention, RunEnd},
 };
 
-/// Rows in one piece.
+/// Maximum number of rows in one piece.
 const PIECE: i64 = 500;
 
-/// Pages that one piece gives back to the file system.
+/// Maximum number of pages that one piece gives back to the file system.
 const PAGES: i64 = 256;
 
 pub(super) const FIND_OVERDUE: &str = "
@@ -50,7 +50,7 @@ pub(super) const FORGET_KEYS: &str = "
         WHERE created_at < ?1 AND NOT EXISTS (SELECT 1 FROM jobs WHERE jobs.id = k.job) LIMIT ?2
     )";
 
-/// One piece of it.
+/// Does one piece of housekeeping.
 pub(in super::super) fn maintain(turn: &mut Turn<'_>, retention: &Retention) -> Result<Maintained> {
     let expired = expire(turn)?;
     let connection = turn.connection;
@@ -78,7 +78,7 @@ fn before(now: Timestamp, kept: Duration) -> i64 {
     micros(now).saturating_sub(stored_duration(kept))
 }
 
-/// Fails what was deferred and is overdue.
+/// Fails deferred jobs that are overdue.
 fn expire(turn: &mut Turn<'_>) -> Result<u64> {
     let now = micros(turn.now);
     let mut find = turn.connection.prepare_cached(FIND_OVERDUE)?;
@@ -128,7 +128,7 @@ fn prune(connection: &Connection, state: i64, before: i64) -> Result<u64> {
     Ok(outlived.len() as u64)
 }
 
-/// What was removed leaves empty pages. Those that will not be filled again soon go back to the file system.
+/// Gives empty pages, which removed rows leave, back to the file system if they will not be filled again soon.
 fn give_pages_back(connection: &Connection) -> Result<()> {
     let pragma = |name: &str| {
         let mut statement = connection.prepare_cached(&format!("PRAGMA {name}"))?;

@@ -1,4 +1,4 @@
-//! What changes jobs, a file for each verb.
+//! Commands that change jobs, a file for each verb.
 
 mod ends;
 mod housekeeping;
@@ -14,7 +14,7 @@ pub(super) use reserve::reserve;
 pub(super) use settle::settle;
 pub(super) use submit::{Room, submit};
 
-/// A queue's number; made where it is new.
+/// Returns a queue's number; creates the queue if it is new.
 fn queue_number(
     connection: &rusqlite::Connection,
     name: &lameduck_jobs::job::QueueName,

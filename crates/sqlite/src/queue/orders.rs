@@ -1,4 +1,4 @@
-//! What people ask for: cancel, run again, pause; and what a worker says of a suspect.
+//! Operators' commands: cancel, run again, pause; and a worker's note that a suspect is about to run.
 
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
@@ -37,11 +37,11 @@ struct Found {
     seq: i64,
     state: State,
     runs: i64,
-    /// `None` where its name is none that a program of ours has written.
+    /// `None` if the name is not one that our programs have written.
     queue: Option<QueueName>,
 }
 
-/// Cancels a job that waits, works elsewhere or is dead, or asks for the end of one that runs.
+/// Cancels a job that is waiting, deferred or dead, or requests the end of a running one.
 pub(in super::super) fn cancel(turn: &mut Turn<'_>, id: JobId) -> Result<Option<Cancelled>> {
     let Some(job) = find(turn, id)? else {
         return Ok(None);
@@ -76,7 +76,7 @@ pub(in super::super) fn cancel(turn: &mut Turn<'_>, id: JobId) -> Result<Option<
     Ok(Some(Cancelled::Now))
 }
 
-/// Cancels dead jobs of a queue, the first to die first.
+/// Cancels dead jobs of a queue, those that died first before the others.
 pub(in super::super) fn cancel_dead(
     turn: &mut Turn<'_>,
     queue: &QueueName,
@@ -111,7 +111,7 @@ pub(in super::super) fn revive(turn: &mut Turn<'_>, id: JobId) -> Result<Option<
     Ok(Some(Revived::Now))
 }
 
-/// Runs dead jobs of a queue again, the first to die first.
+/// Runs dead jobs of a queue again, those that died first before the others.
 pub(in super::super) fn revive_all(
     turn: &mut Turn<'_>,
     queue: &QueueName,
@@ -156,7 +156,7 @@ pub(in super::super) fn set_paused(
     Ok(())
 }
 
-/// Whatever crashes the process from now on was this job.
+/// Notes that this job runs alone: from now on a crash of the process is charged to this job.
 pub(in super::super) fn runs_alone(
     connection: &Connection,
     claim: &(JobId, [u8; 16]),

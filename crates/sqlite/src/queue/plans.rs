@@ -1,4 +1,4 @@
-//! What SQLite makes of the statements: none may take longer because there is history.
+//! Tests of SQLite's query plans: no statement may take longer because there is history.
 
 use rusqlite::Connection;
 
@@ -11,7 +11,7 @@ use super::{
 };
 use crate::schema;
 
-/// The steps of a statement on an empty database, a line each.
+/// Returns the steps of a statement on an empty database, a line each.
 pub(in super::super) fn plan(sql: &str) -> String {
     let mut connection = Connection::open_in_memory().unwrap();
     schema::migrate(&mut connection).unwrap();

@@ -1,7 +1,7 @@
-//! Reserve: the runnable jobs of a queue in their order.
+//! Reserve: takes the runnable jobs of a queue in order.
 //!
-//! Each priority's jobs are a range of one index, already in their order. So the first few of each are
-//! read, and merged by the instant from which each could run, moved back by what its priority is worth.
+//! Each priority's jobs are a range of one index, already in order. So the first few of each are read, and
+//! merged by the instant from which each could run, moved back by what its priority is worth.
 
 use rusqlite::{Connection, OptionalExtension, Result, Row, params};
 
@@ -17,7 +17,7 @@ use lameduck_jobs::{
 
 pub(super) const FIND_QUEUE: &str = "SELECT id FROM queues WHERE name = ?1 AND NOT paused";
 
-/// The priorities that there are, by a seek for each: ?1 is the queue's number.
+/// The priorities in use, found by a seek for each: ?1 is the queue's number.
 pub(in super::super) const PRIORITIES: &str = "
     WITH RECURSIVE steps (priority) AS (
         SELECT max(priority) FROM jobs WHERE state = 0 AND queue = ?1
@@ -96,7 +96,7 @@ fn read(row: &Row<'_>, queue: &QueueName) -> Result<Job> {
     })
 }
 
-/// Dead, with the reason: what can't be read can't be run, and must not keep the others from it.
+/// Marks a job as dead, with the reason: one that can't be read can't be run, and must not block the others.
 fn condemn(
     turn: &mut Turn<'_>,
     seq: i64,
@@ -112,7 +112,7 @@ fn condemn(
     Ok(())
 }
 
-/// The first ones, as they come by the order.
+/// Returns the first runnable jobs in this order.
 fn runnable(turn: &Turn<'_>, queue: &QueueName, order: Order, limit: usize) -> Result<Vec<i64>> {
     let mut find = turn.connection.prepare_cached(FIND_QUEUE)?;
     let Some(queue) = find

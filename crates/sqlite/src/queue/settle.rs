@@ -1,4 +1,4 @@
-//! Settle: the outcome of a run, written under its claim.
+//! Settle: writes the outcome of a run under its claim.
 
 use rusqlite::{Connection, Error, ErrorCode, OptionalExtension, Result, params};
 
@@ -36,13 +36,13 @@ const POSTPONE: &str = "
                     process = NULL, claim = NULL, settled_claim = ?2, crashes = 0, runs = runs + 1
     WHERE seq = ?1";
 
-// It keeps its place: it has waited already. `min`, because the clock may have been set back meanwhile.
+// A released job keeps its place. `min`, because the clock may have been set back meanwhile.
 const RELEASE: &str = "
     UPDATE jobs SET state = 0, run_at = min(run_at, ?3), attempt = attempt - 1, releases = releases + 1,
                     process = NULL, claim = NULL, settled_claim = ?2, crashes = 0, runs = runs + 1
     WHERE seq = ?1";
 
-// The claim stays, and the process for the history.
+// The claim stays, and so does the process, for the history.
 const DEFER: &str = "UPDATE jobs SET state = 5, run_at = ?2, crashes = 0 WHERE seq = ?1";
 
 const ADD_RUN: &str = "
@@ -56,11 +56,11 @@ struct Claimed {
     seq: i64,
     cancel_requested: bool,
     runs: i64,
-    /// `None` where its name is none that a program of ours has written.
+    /// `None` if the name is not one that our programs have written.
     queue: Option<QueueName>,
 }
 
-/// Writes outcomes; one answer for each.
+/// Writes outcomes; returns one answer for each.
 pub(in super::super) fn settle(
     turn: &mut Turn<'_>,
     shift: Shift,
@@ -113,7 +113,7 @@ fn settle_one(turn: &mut Turn<'_>, shift: Shift, settlement: &Settlement) -> Res
     Ok(Settled::Stale)
 }
 
-/// Whether SQLite took offence at a value, and not at the state of the world.
+/// Whether SQLite rejected a value, and not the state of the database.
 fn by_content(error: &Error) -> bool {
     matches!(
         error.sqlite_error_code(),
@@ -121,7 +121,7 @@ fn by_content(error: &Error) -> bool {
     )
 }
 
-/// The same outcome with nothing in it that somebody could take offence at.
+/// Returns the same outcome without any content that the database could reject.
 fn without_text(outcome: &Outcome, why: &str) -> Outcome {
     let instead = |error: &str| {
         let why: String = why.chars().filter(|c| !c.is_control()).take(300).collect();
@@ -236,7 +236,7 @@ pub(super) fn add_run(
     Ok(())
 }
 
-/// As it is stored.
+/// Returns the end of a run as it is stored.
 pub(in super::super) const fn end_number(end: RunEnd) -> i64 {
     match end {
         RunEnd::Completed => 0,

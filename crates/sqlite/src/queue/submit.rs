@@ -1,4 +1,4 @@
-//! Submit: a job, its payload and its idempotency key, or a reason why not.
+//! Submit: stores a job, its payload and its idempotency key, or says why not.
 
 use rusqlite::{Connection, OptionalExtension, Result, params};
 
@@ -32,12 +32,12 @@ const WAITING: &str = "SELECT waiting FROM queues WHERE id = ?1";
 
 type Answer = std::result::Result<Submitted, Rejected>;
 
-/// How much may be taken in.
+/// The quotas for stored jobs.
 #[derive(Clone, Debug)]
 pub(in super::super) struct Room {
-    /// Jobs that may wait in one queue.
+    /// Maximum number of jobs that may wait in one queue.
     pub max_waiting: u64,
-    /// Bytes of the database.
+    /// Maximum size of the database in bytes.
     pub max_bytes: u64,
     /// Bytes that are left free on its file system, so that outcomes can be written when it fills up.
     pub min_free: u64,
@@ -45,7 +45,7 @@ pub(in super::super) struct Room {
     pub directory: std::path::PathBuf,
 }
 
-/// Stores jobs; one answer for each.
+/// Stores jobs; returns one answer for each.
 pub(in super::super) fn submit(
     turn: &mut Turn<'_>,
     time: &QueueTime,
@@ -72,7 +72,7 @@ fn submit_one(
     }
     let queue = queue_number(connection, &job.queue)?;
     let id = JobId::random();
-    // First of all: who repeats a submission is to hear of it though there is no room any more.
+    // This check comes first: a repeated submission gets its first answer even if there is no room any more.
     if let Some(key) = &job.idempotency_key
         && let Some(answer) = seen_before(connection, queue, key, job)?
     {
@@ -93,7 +93,7 @@ fn submit_one(
             micros(turn.now)
         ])?;
     }
-    // Clamped, because an instant in the past would overtake everybody who waits.
+    // Clamped, because an instant in the past would overtake every waiting job.
     let run_at = job.run_at.map(|when| shift.when(when, turn.now));
     let run_at = run_at.map_or(turn.now, |at| at.max(turn.now));
     let by_clock = matches!(job.run_at, Some(When::At(_))) && run_at > turn.now;
@@ -148,7 +148,7 @@ fn seen_before(
 // === impl Room ===
 
 impl Room {
-    /// Why there is none in the database.
+    /// Returns why the database can take no more jobs.
     fn storage(&self, connection: &Connection) -> Result<Option<Rejected>> {
         let pragma = |name: &str| {
             let mut statement = connection.prepare_cached(&format!("PRAGMA {name}"))?;
@@ -162,7 +162,7 @@ impl Room {
                 self.max_bytes
             ))));
         }
-        // Where the system does not say, the write itself will.
+        // If the system does not say, the write itself will fail.
         let free = rustix::fs::statvfs(&self.directory).map(|fs| fs.f_bavail * fs.f_frsize);
         Ok(free.ok().filter(|free| *free < self.min_free).map(|free| {
             Rejected::StorageFull(format!(
@@ -172,7 +172,7 @@ impl Room {
         }))
     }
 
-    /// Why there is none in the queue.
+    /// Returns why the queue can take no more jobs.
     fn queue(&self, connection: &Connection, queue: i64) -> Result<Option<Rejected>> {
         let mut find = connection.prepare_cached(WAITING)?;
         let waiting = find
