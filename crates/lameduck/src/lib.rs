@@ -40,7 +40,7 @@
 //!
 //! # More than one listener
 //!
-//! [`Lifecycle`] is the builder behind [`serve`]. Rooms add themselves by methods of their own:
+//! [`Lifecycle`] is the builder behind [`serve`]. The other crates add methods of their own to it:
 //!
 //! ```no_run
 //! use lameduck::{kubernetes::Kubernetes, prelude::*};
@@ -62,11 +62,11 @@
 //! # }
 //! ```
 //!
-//! A handler learns how far the drain has come from a [`Drain`]: with axum by the extractor [`http::CurrentDrain`],
-//! otherwise from the [`http::Origin`] in its request's extensions. So what has no end of its own, an event stream or a
-//! long poll, ends when clients are asked to leave.
+//! A handler learns how far the drain has come from a [`Drain`]: with axum by the extractor
+//! [`http::CurrentDrain`], otherwise from the [`http::Origin`] in its request's extensions. So an answer
+//! without an end of its own, such as an event stream or a long poll, ends when clients are asked to leave.
 //!
-//! How a drain goes, moment by moment, is told in [`lifecycle`] and, with the reason for every default, in
+//! The drain is described moment by moment in [`lifecycle`] and, with the reason for every default, in
 //! `docs/architecture.md`.
 
 #[cfg(feature = "api")]
@@ -95,8 +95,8 @@ pub mod jobs {
     }
 }
 
-/// What a program that puts a [`Lifecycle`] together imports: the builder, and the methods by which each room adds
-/// itself to it.
+/// The imports of a program that builds a [`Lifecycle`]: the builder, and the methods that the other crates
+/// add to it.
 pub mod prelude {
     #[cfg(feature = "http")]
     pub use lameduck_http::ServeHttp as _;
@@ -120,8 +120,8 @@ use prelude::*;
 /// router. After it returns, the process should end: the watchdog ends it at its deadline.
 ///
 /// # Errors
-/// What was cut at the deadline, which teardown hook failed, or that the system refused signal handlers: see
-/// [`Error`]. A drain that lost nothing is `Ok`.
+/// The work that was cut at the deadline, the teardown hook that failed, or the system's refusal of signal
+/// handlers: see [`Error`]. A drain that lost nothing is `Ok`.
 #[cfg(feature = "http")]
 pub async fn serve(
     listener: impl Into<http::Listener>,
@@ -135,7 +135,7 @@ pub async fn serve(
     lifecycle.run().await
 }
 
-/// In a pod somebody routes here, and without the feature nobody looks: then the drain waits by the clock.
+/// In a pod clients may be routed here, and without the feature nobody looks: then the drain waits by the clock.
 #[cfg(all(feature = "http", not(feature = "kubernetes")))]
 fn by_the_clock_in_a_cluster(lifecycle: Lifecycle) -> Lifecycle {
     if std::env::var_os("KUBERNETES_SERVICE_HOST").is_none() {

@@ -54,7 +54,7 @@ pub(super) struct Address {
     pub tls: MakeRustlsConnect,
 }
 
-/// What the server's certificate has to prove.
+/// The proof that the server's certificate has to give.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Trust {
     Anybody,

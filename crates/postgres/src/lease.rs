@@ -52,7 +52,7 @@ const RENEW: &str = "
 #[derive(Clone)]
 pub(super) struct Identity(Arc<RwLock<ProcessId>>);
 
-/// What a process records about itself.
+/// The facts that a process records about itself.
 #[derive(Clone)]
 pub(super) struct About {
     pub node: Option<String>,

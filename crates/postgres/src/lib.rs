@@ -11,8 +11,8 @@
 //!
 //! **Ownership of jobs** is recorded in one lease row for each process, whose beat goes up while it lives. A
 //! process that has itself seen a beat stand still for the whole lease, on its own clock and with the database
-//! answering all that while, reaps it: the dead process's jobs are free, and its claims write nothing any more.
-//! So nobody steals the jobs of the living after an outage, and replicas' clocks need not agree.
+//! answering all that while, reaps it: the dead process's jobs are free, and its claims write nothing any more. So
+//! nobody steals the jobs of the living after an outage, and replicas' clocks need not agree.
 //!
 //! **The time** comes from the database, for everybody and everything: delays, backoffs and deadlines arrive here as
 //! spans of time and are added to its clock; ages and waits leave as spans. No replica's clock is compared with it.

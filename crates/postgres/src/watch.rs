@@ -81,7 +81,7 @@ impl Watch {
                     since: answered,
                     lease: found.lease,
                 });
-            // What is seen now was true at the latest when the question was asked.
+            // A beat seen now was current at the latest when the question was asked.
             if asked.saturating_duration_since(seen.since) >= seen.lease {
                 dead.push(StoodStill {
                     process: found.process,

@@ -1,19 +1,19 @@
 //! The children that this process started, told apart from the orphans that it adopted.
 //!
-//! A child that has ended stays a zombie until its parent reaps it, and whoever reaps it takes its exit status. So an
-//! orphan may be reaped by anybody, but a child that was started here only by whoever waits for it. The kernel does not
-//! tell the two apart; this list does:
+//! A child that has ended stays a zombie until its parent reaps it, and the code that reaps it takes its exit
+//! status. So anybody may reap an orphan, but only its owner may reap a child that was started here. The
+//! kernel does not tell the two apart; this list does:
 //!
 //! ```text
 //!   start begins ─▶ (the child may live, or have ended, and is not in the list yet) ─▶ awaited ─▶ reaped, out of the list
 //! ```
 //!
-//! A zombie that is not in the list may therefore be the child of a start that is under way. It is an orphan for certain
-//! once every start that was under way when it was first seen has come to its end, and it is still not in the list. No
-//! lock is held while a command is started, so a start that hangs delays nobody else's.
+//! A zombie that is not in the list may therefore be the child of a start that is under way. It is certainly
+//! an orphan once every start that was under way when it was first seen has finished, and it is still not in
+//! the list. No lock is held while a command is started, so a start that hangs delays no others.
 //!
-//! Process ids cannot be mixed up on the way: as long as a zombie is not reaped its id is nobody else's, and whenever
-//! one of our own is reaped, what was seen under its id is forgotten.
+//! Process ids cannot be mixed up on the way: until a zombie is reaped nobody else gets its id, and whenever
+//! one of our own is reaped, the notes about its id are dropped.
 
 use std::{
     collections::{BTreeSet, HashMap, HashSet},
@@ -34,7 +34,7 @@ pub struct Children(Mutex<State>);
 
 #[derive(Default)]
 struct State {
-    /// Nothing may be started any more.
+    /// Whether nothing may be started any more.
     closed: bool,
     /// The number of the next start.
     next: u64,
@@ -45,8 +45,8 @@ struct State {
     left_to_runtime: HashSet<Pid>,
     /// Zombies that are not in the list, with the number of the next start when each was first seen.
     seen: HashMap<Pid, u64>,
-    /// Groups whose leader was started here and has been reaped; kept while they have members, and only for a reaper
-    /// that asks for them.
+    /// Groups whose leader was started here and has been reaped; kept while they have members, and only for a
+    /// reaper that asks for them.
     ended_groups: Option<HashSet<Pid>>,
 }
 
@@ -54,40 +54,40 @@ struct State {
 pub struct Starting {
     children: &'static Children,
     number: u64,
-    /// Whether there may have been a child all the same where it fails.
+    /// Whether a failed start may have had a child all the same.
     had_child: bool,
 }
 
-/// A child in the list. It leaves the list when it was reaped.
+/// A child in the list. It leaves the list when it has been reaped.
 pub struct Awaited {
     children: &'static Children,
     pid: Pid,
     reaped: bool,
 }
 
-/// What a process id in the list of our children stands for.
+/// The meaning of a process id among our children.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Sight {
-    /// One that lives, that somebody waits for, or that is gone.
+    /// A child that is alive, that somebody waits for, or that is gone.
     NotForUs,
     /// A zombie that may be the child of a start which is under way.
     Doubtful,
-    /// An orphan's zombie, unless somebody else in this process starts children and does not enter them here.
+    /// An orphan's zombie, unless other code in this process starts children and does not enter them here.
     Orphan,
 }
 
 /// A command that the reaper of orphans leaves to its owner; see [`spawn`].
 pub struct Child {
     inner: tokio::process::Child,
-    // Behind `inner`: dropped unreaped, it goes to the runtime first.
+    // Declared after `inner`: a child that is dropped unreaped goes to the runtime first.
     awaited: Awaited,
 }
 
-/// Starts a command of which the exit status is certain not to be taken by
-/// [`reap_orphans`](crate::reap_orphans). Every child that such a process starts must be started so.
+/// Starts a command whose exit status [`reap_orphans`](crate::reap_orphans) will certainly not take. A
+/// process that reaps orphans must start every child this way.
 ///
 /// # Errors
-/// Where it can't be started, or the process is about to end.
+/// If the command can't be started, or the process is about to end.
 pub fn spawn(command: &mut Command) -> io::Result<Child> {
     let mut starting = Children::of_this_process()
         .starting()
@@ -98,20 +98,20 @@ pub fn spawn(command: &mut Command) -> io::Result<Child> {
 // === impl Child ===
 
 impl Child {
-    /// Its process id.
+    /// Returns its process id.
     pub fn pid(&self) -> Pid {
         self.awaited.pid
     }
 
-    /// Its ends of the pipes that were asked for; there once.
+    /// Returns our ends of the pipes that were asked for, the first time only.
     pub fn pipes(&mut self) -> (Option<ChildStdout>, Option<ChildStderr>) {
         (self.inner.stdout.take(), self.inner.stderr.take())
     }
 
-    /// Waits for its end. Once it has returned, the process id may be anybody's.
+    /// Waits for its end. Afterwards the process id may belong to anybody.
     ///
     /// # Errors
-    /// Where somebody else took the exit status.
+    /// If somebody else took the exit status.
     pub async fn wait(&mut self) -> io::Result<ExitStatus> {
         let status = self.inner.wait().await;
         self.awaited.reaped();
@@ -122,13 +122,13 @@ impl Child {
 // === impl Children ===
 
 impl Children {
-    /// The ones of this process.
+    /// Returns the children of this process.
     pub fn of_this_process() -> &'static Self {
         static CHILDREN: LazyLock<Children> = LazyLock::new(Children::default);
         &CHILDREN
     }
 
-    /// Announces a child. `None` where nothing may be started any more.
+    /// Announces a child. `None` if nothing may be started any more.
     pub fn starting(&'static self) -> Option<Starting> {
         let mut state = self.state();
         if state.closed {
@@ -144,7 +144,7 @@ impl Children {
         })
     }
 
-    /// Lets no child be started any more.
+    /// Forbids starting children from now on.
     pub fn close(&self) {
         self.state().closed = true;
     }
@@ -159,21 +159,21 @@ impl Children {
         self.state().ended_groups.get_or_insert_default();
     }
 
-    /// The leader of this group is about to be reaped.
+    /// Notes that the leader of this group is about to be reaped.
     pub fn group_ended(&self, id: Pid) {
         if let Some(groups) = &mut self.state().ended_groups {
             groups.insert(id);
         }
     }
 
-    /// Whether this group was ours and may still have members. Its id is nobody else's as long as it has any.
+    /// Whether this group was ours and may still have members. Nobody else gets its id as long as it has any.
     pub fn was_group(&self, id: Pid) -> bool {
         let state = self.state();
         let groups = state.ended_groups.as_ref();
         groups.is_some_and(|groups| groups.contains(&id))
     }
 
-    /// Forgets what is over: groups without members, and children that the runtime has reaped.
+    /// Forgets groups without members, and children that the runtime has reaped.
     pub fn tidy(&self) {
         let mut state = self.state();
         if let Some(groups) = &mut state.ended_groups {
@@ -186,7 +186,7 @@ impl Children {
             .retain(|pid| !matches!(look_at(*pid), Err(Errno::CHILD)));
     }
 
-    /// Those of these process ids that nobody here waits for.
+    /// Returns those of these process ids that nobody here waits for.
     pub fn not_awaited(&self, pids: Vec<Pid>) -> Vec<Pid> {
         let state = self.state();
         let mut pids = pids;
@@ -194,31 +194,31 @@ impl Children {
         pids
     }
 
-    /// Says what this child is.
+    /// Returns what this child is.
     pub fn look(&self, pid: Pid) -> Sight {
         self.state().look(pid)
     }
 
-    /// Reaps a zombie that was [seen](Self::look) and that nobody here waits for, unless its id may have changed hands
-    /// since. With `certain` a doubtful one is reaped, too.
+    /// Reaps a zombie that was [seen](Self::look) and that nobody here waits for, unless its id may have
+    /// changed hands since. If `certain`, a doubtful one is reaped, too.
     pub fn reap(&self, pid: Pid, certain: bool) -> bool {
         let mut state = self.state();
-        // Seen before, and never forgotten since: it is still the same zombie.
+        // If it was seen before and never forgotten since, it is still the same zombie.
         let is_same = state.seen.contains_key(&pid);
         match state.look(pid) {
             Sight::Orphan => {}
             Sight::Doubtful if certain && is_same => {}
             Sight::Doubtful | Sight::NotForUs => return false,
         }
-        // Still under the lock: nobody of ours can have become this process id meanwhile.
+        // Still under the lock: no child of ours can have got this process id meanwhile.
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
         let reaped = rustix::process::waitid(WaitId::Pid(pid), options);
         state.seen.remove(&pid);
         matches!(reaped, Ok(Some(_)))
     }
 
-    /// Reaps every zombie where nobody waits for any child: for a process that can't list its children. Says how many
-    /// there were.
+    /// Reaps every zombie if nobody waits for any child: for a process that can't list its children. Returns
+    /// how many there were.
     pub fn reap_all_if_none_is_awaited(&self) -> usize {
         let state = self.state();
         let none = state.starting.is_empty()
@@ -259,7 +259,7 @@ impl State {
 // === impl Starting ===
 
 impl Starting {
-    /// Starts the command, and enters it into the list. It counts as being started until this is dropped.
+    /// Starts the command, and enters it into the list. The start lasts until this value is dropped.
     pub fn start(&mut self, command: &mut Command) -> io::Result<Child> {
         let inner = command.spawn().inspect_err(|error| {
             // Without a process or a descriptor nothing was forked.
@@ -291,7 +291,7 @@ impl Drop for Starting {
         let mut state = self.children.state();
         state.starting.remove(&self.number);
         if self.had_child {
-            // It was reaped where it failed, and its id was never told.
+            // It was reaped where the start failed, and its id is unknown.
             state.seen.clear();
         }
     }
@@ -300,7 +300,7 @@ impl Drop for Starting {
 // === impl Awaited ===
 
 impl Awaited {
-    /// It was waited for: its process id may be anybody's now.
+    /// Notes that its owner has reaped it: its process id may be anybody's now.
     pub fn reaped(&mut self) {
         let mut state = self.children.state();
         state.awaited.remove(&self.pid);
@@ -312,7 +312,7 @@ impl Awaited {
 impl Drop for Awaited {
     fn drop(&mut self) {
         if !self.reaped {
-            // The runtime reaps what is dropped unreaped. It goes by the process id, so nobody else may reap it first.
+            // The runtime reaps a child dropped unreaped. It goes by the process id, so nobody else may reap it first.
             let mut state = self.children.state();
             state.awaited.remove(&self.pid);
             state.left_to_runtime.insert(self.pid);
@@ -336,7 +336,7 @@ mod tests {
         Box::leak(Box::default())
     }
 
-    /// A child that is in no list, and has ended.
+    /// Returns a child that is in no list, and has ended.
     #[allow(clippy::zombie_processes, reason = "a zombie is what is asked for")]
     fn zombie() -> Pid {
         let child = std::process::Command::new("true").spawn().unwrap();
@@ -387,7 +387,7 @@ mod tests {
         assert_eq!(children.look(pid), Sight::Doubtful);
         assert!(!children.reap(pid, false));
 
-        // One that began later can't be its parent.
+        // A start that began later can't have started it.
         let _second = children.starting().unwrap();
         let mut child = first.start(&mut Command::new("true")).unwrap();
         drop(first);
@@ -408,7 +408,7 @@ mod tests {
         assert!(first.start(&mut Command::new("/nowhere/at-all")).is_err());
         drop(first);
 
-        // It may be the second one's by now, for all that is known.
+        // It may be the second one's by now, as far as anybody knows.
         assert_eq!(children.look(pid), Sight::Doubtful);
         assert!(children.reap(pid, true), "unless it is certain otherwise");
     }

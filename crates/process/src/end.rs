@@ -1,4 +1,4 @@
-//! The end of a child, seen without reaping it.
+//! Detects the end of a child without reaping it.
 
 use std::{os::fd::OwnedFd, time::Duration};
 
@@ -7,11 +7,11 @@ use tokio::io::{Interest, unix::AsyncFd};
 
 use crate::children::look_at;
 
-/// How often to look where the kernel can't tell (no pidfd: before Linux 5.3, or forbidden).
+/// Time between two looks if the kernel can't tell (no pidfd: before Linux 5.3, or forbidden).
 const LOOK: Duration = Duration::from_millis(20);
 
-/// Sees when a child has ended, and leaves it unreaped: until it is reaped its process id is nobody else's, and its
-/// group can be signalled.
+/// Detects when a child has ended, and leaves it unreaped: until it is reaped nobody else gets its process
+/// id, and its group can be signalled.
 #[derive(Debug)]
 pub struct EndWatch {
     pid: Pid,
@@ -21,18 +21,18 @@ pub struct EndWatch {
 // === impl EndWatch ===
 
 impl EndWatch {
-    /// Watches a child of this process. To be called within a runtime.
+    /// Watches a child of this process. Must be called within a runtime.
     pub fn new(pid: Pid) -> Self {
         let pidfd = pidfd(pid);
         Self { pid, pidfd }
     }
 
-    /// The same where the kernel can't tell.
+    /// Watches a child by looking from time to time, for when the kernel can't tell.
     pub fn by_looking(pid: Pid) -> Self {
         Self { pid, pidfd: None }
     }
 
-    /// Returns when it has ended.
+    /// Returns when the child has ended.
     pub async fn ended(&self) {
         while !self.has_ended() {
             match &self.pidfd {
@@ -46,7 +46,7 @@ impl EndWatch {
         }
     }
 
-    /// Whether it has ended.
+    /// Whether the child has ended.
     pub fn has_ended(&self) -> bool {
         match look_at(self.pid) {
             Ok(ended) => ended,
@@ -55,7 +55,7 @@ impl EndWatch {
     }
 }
 
-/// A descriptor that is readable when the process has ended.
+/// Returns a descriptor that is readable when the process has ended.
 fn pidfd(pid: Pid) -> Option<AsyncFd<OwnedFd>> {
     #[cfg(target_os = "linux")]
     {

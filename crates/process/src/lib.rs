@@ -1,4 +1,4 @@
-//! Processes that are started: who waits for them, who reaps what they leave behind, and why one can't be started.
+//! Child processes: who waits for them, who reaps what they leave behind, and why one can't be started.
 //!
 //! ```text
 //!   spawn ─▶ Children: those that somebody waits for
@@ -6,8 +6,8 @@
 //!   SIGCHLD ─▶ reaper ─▶ zombies that nobody waits for: orphans, adopted by PID 1 or a subreaper ─▶ reaped
 //! ```
 //!
-//! Whoever reaps a child takes its exit status. So every child of the program is started by [`spawn`], or entered into
-//! [`Children`], and the reaper takes only what is not among them.
+//! Reaping a child takes its exit status. So every child of the program is started by [`spawn`], or entered
+//! into [`Children`], and the reaper takes only children that are not among them.
 
 mod children;
 mod end;

@@ -1,8 +1,8 @@
-//! Whether a program can be started, as far as its files tell without starting it.
+//! Checks whether a program can be started, as far as its files show without starting it.
 //!
-//! The kernel says only "No such file or directory" where a script's interpreter or a binary's loader is missing, and
-//! "Exec format error" for everything that it does not know. This goes the kernel's own way, as execve(2) and
-//! execvp(3) describe it, and names what is lacking.
+//! The kernel reports only "No such file or directory" if a script's interpreter or a binary's loader is
+//! missing, and "Exec format error" for every format that it does not know. This check takes the kernel's own
+//! steps, as execve(2) and execvp(3) describe them, and names what is missing.
 //!
 //! ```text
 //!   name ─▶ PATH ─▶ file: regular, executable, not on noexec ─┬─ ELF ─▶ machine, loader (PT_INTERP)
@@ -27,11 +27,11 @@ mod tests;
 
 pub use elf::Machine;
 
-/// What execvp(3) searches where there is no `PATH`.
+/// The directories that execvp(3) searches if there is no `PATH`.
 const DEFAULT_PATH: &str = "/bin:/usr/bin";
-/// How much of a file the kernel looks at to see what it is (`BINPRM_BUF_SIZE`).
+/// Number of bytes that the kernel reads to see what a file is (`BINPRM_BUF_SIZE`).
 const HEAD: usize = 256;
-/// How many scripts deep an interpreter may be (`exec_binprm` in fs/exec.c).
+/// Maximum depth of scripts that interpret scripts (`exec_binprm` in fs/exec.c).
 const DEEPEST: usize = 5;
 
 /// Why a program can't be started.
@@ -39,29 +39,29 @@ const DEEPEST: usize = 5;
 pub enum Unfit {
     /// No command is configured.
     NoCommand,
-    /// No file of that name is there.
+    /// There is no file of that name.
     NotFound {
         /// As it was configured.
         program: String,
-        /// Where a path that is not absolute was looked for.
+        /// The directory in which a relative path was looked for.
         directory: Option<PathBuf>,
     },
     /// The file that was found can't be started.
     File {
         /// The file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// Its defect.
         defect: Defect,
     },
 }
 
-/// What is wrong with a file that is to be started.
+/// A defect of a file that is to be started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Defect {
     /// It is not there.
     Missing,
-    /// Its path can't be followed; why not.
+    /// Its path can't be followed, for this reason.
     Unreachable(String),
     /// It is a directory.
     Directory,
@@ -74,24 +74,24 @@ pub enum Defect {
     },
     /// Nothing on its file system may be executed.
     NoExecMount,
-    /// There is nothing in it.
+    /// It is empty.
     Empty,
     /// It ends before its header does.
     CutShort,
     /// It is for another processor.
     OtherMachine {
-        /// What it is for.
+        /// The machine that it is for.
         built_for: Machine,
-        /// What is here.
+        /// The machine that this is.
         here: Machine,
     },
     /// It is for another operating system.
     OtherSystem(&'static str),
-    /// It is text, and its first line does not say what runs it.
+    /// It is text, and its first line does not name an interpreter.
     NoInterpreterLine,
-    /// A byte order mark stands before its `#!`.
+    /// There is a byte order mark before its `#!`.
     ByteOrderMark,
-    /// Nothing stands behind its `#!`.
+    /// There is nothing after its `#!`.
     NoInterpreterNamed,
     /// Its first line is longer than the kernel reads.
     LineTooLong,
@@ -99,23 +99,23 @@ pub enum Defect {
     UnknownFormat,
     /// Interpreters lead to interpreters without an end.
     TooDeep,
-    /// What its first line names can't be started.
+    /// The interpreter on its first line can't be started.
     Interpreter {
         /// As the line names it.
         name: String,
-        /// What is wrong with that.
+        /// The interpreter's defect.
         defect: Box<Defect>,
     },
     /// The loader of its C library can't be started.
     Loader {
         /// As the file names it.
         name: String,
-        /// What is wrong with that.
+        /// The loader's defect.
         defect: Box<Defect>,
     },
 }
 
-/// What is known beside the file itself.
+/// The knowledge besides the file itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Known {
     /// Nothing was tried: an emulator may run what the processor can't.
@@ -124,7 +124,7 @@ pub enum Known {
     Refused,
 }
 
-/// Says why this program can't be started, or nothing where no reason is seen.
+/// Returns why this program can't be started, or `Ok` if no reason is found.
 pub fn examine(program: Option<&str>, known: Known) -> Result<(), Unfit> {
     let program = program
         .filter(|program| !program.is_empty())
@@ -141,8 +141,8 @@ pub fn examine(program: Option<&str>, known: Known) -> Result<(), Unfit> {
     }
 }
 
-/// As execvp(3) does: a name with a slash is a path; another is looked for in `PATH`, past whatever is missing or may
-/// not be executed. `None` where there is no file at all.
+/// Searches like execvp(3): a name with a slash is a path; another is looked for in `PATH`, skipping files
+/// that are missing or may not be executed. `None` if there is no file at all.
 fn search(program: &str, known: Known, depth: usize) -> Result<(), Option<(PathBuf, Defect)>> {
     if program.contains('/') {
         let path = PathBuf::from(program);
@@ -168,7 +168,7 @@ fn search(program: &str, known: Known, depth: usize) -> Result<(), Option<(PathB
     Err(first)
 }
 
-/// Whether this file can be started.
+/// Checks that this file can be started.
 fn file(path: &Path, known: Known, depth: usize) -> Result<(), Defect> {
     if depth > DEEPEST {
         return Err(Defect::TooDeep);
@@ -193,7 +193,7 @@ fn file(path: &Path, known: Known, depth: usize) -> Result<(), Defect> {
             },
         });
     }
-    // What may be executed and not be read can't be judged.
+    // A file that may be executed but not read can't be judged.
     let Ok(mut file) = File::open(path) else {
         return Ok(());
     };
@@ -246,8 +246,8 @@ fn what_it_is(head: &[u8]) -> Defect {
     }
 }
 
-/// Whether the kernel was told of programs that run what it can't run itself (binfmt_misc), such as an emulator. In a
-/// container this is mostly not to be seen.
+/// Whether the kernel has programs that run what it can't run itself (binfmt_misc), such as an emulator.
+/// Inside a container they are usually not visible.
 fn others_may_run_it() -> bool {
     let Ok(entries) = fs::read_dir("/proc/sys/fs/binfmt_misc") else {
         return false;
@@ -260,7 +260,7 @@ fn others_may_run_it() -> bool {
 // === impl Defect ===
 
 impl Defect {
-    /// Whether execvp(3) goes on to the next directory of `PATH`: where execve(2) says ENOENT or EACCES.
+    /// Whether execvp(3) goes on to the next directory of `PATH`: where execve(2) returns ENOENT or EACCES.
     fn is_passed_over(&self) -> bool {
         match self {
             Self::Missing

@@ -1,23 +1,23 @@
 //! Reaps what this process adopts.
 //!
-//! Whoever's parent ends is adopted: by PID 1, which this program is in most containers, or by the nearest ancestor that
-//! is a subreaper (`PR_SET_CHILD_SUBREAPER`). Commands leave such orphans behind (`setsid -f`, daemons, the rest of a
-//! killed group), and so do others in the container: exec probes, `kubectl exec`. Each stays a zombie until it is reaped,
-//! and holds a process id; a container that has none left can start nothing.
+//! A process whose parent ends is adopted: by PID 1, which this program is in most containers, or by the nearest
+//! ancestor that is a subreaper (`PR_SET_CHILD_SUBREAPER`). Commands leave such orphans behind (`setsid -f`,
+//! daemons, the rest of a killed group), and so do others in the container: exec probes, `kubectl exec`. Each
+//! stays a zombie until it is reaped, and holds a process id; a container that has none left can start nothing.
 //!
 //! ```text
 //!   SIGCHLD ─▶ thread ─▶ children of the main thread ─▶ zombies that nobody here waits for ─▶ reaped
 //! ```
 //!
-//! The kernel gives orphans to the main thread of the process that adopts them. What other threads started is not even
-//! looked at, and of the rest [`Children`] knows what somebody waits for.
+//! The kernel gives orphans to the main thread of the process that adopts them. Children of other threads are
+//! not even looked at, and among the rest [`Children`] knows which ones somebody waits for.
 //!
-//! | in | reaped is |
+//! | in | it reaps |
 //! | --- | --- |
-//! | the program, and whoever calls [`reap_orphans`] | every child that was not started by [`spawn`](crate::spawn) or by a handler |
-//! | another program that runs commands by this handler | what is in another session, or in a group that a command left behind |
+//! | the program, and any caller of [`reap_orphans`] | every child that was not started by [`spawn`](crate::spawn) or by a handler |
+//! | another program that runs commands by this handler | orphans in another session, or in a group that a command left behind |
 //!
-//! The thread is there from the start: when it is needed there may be no process id for it.
+//! The thread is there from the start: when it is needed there may be no process id left for it.
 
 use std::{
     fs::{self, File},
@@ -39,9 +39,9 @@ use crate::{
     seen::Seen,
 };
 
-/// Between two looks at least: many ends are one look.
+/// Minimum time between two looks: many ends are handled by one look.
 const PAUSE: Duration = Duration::from_millis(5);
-/// Between two looks at most, while there are zombies that are not reaped yet.
+/// Maximum time between two looks, while there are zombies that are not reaped yet.
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Whether every child that nobody is known to wait for is an orphan.
@@ -49,12 +49,12 @@ static ALL: AtomicBool = AtomicBool::new(false);
 /// Whether the thread runs.
 static RUNNING: Mutex<bool> = Mutex::new(false);
 
-/// Reaps every orphan that this process adopts from now on, as an init does, and makes it a subreaper where it is not
-/// PID 1. For a program of which every child is started by [`spawn`](crate::spawn), or entered into [`Children`] in another way: the
-/// exit status of any other child would be taken.
+/// Reaps every orphan that this process adopts from now on, as an init does, and makes it a subreaper unless
+/// it is PID 1. For a program that starts every child by [`spawn`](crate::spawn), or enters it into
+/// [`Children`] in another way: the exit status of any other child would be taken.
 ///
 /// # Errors
-/// Where the system refuses a thread, or the signal's handler.
+/// If the system refuses a thread, or the signal's handler.
 pub fn reap_orphans() -> io::Result<()> {
     ALL.store(true, Ordering::SeqCst);
     run()?;
@@ -64,14 +64,14 @@ pub fn reap_orphans() -> io::Result<()> {
         if !this.is_init()
             && let Err(error) = rustix::process::set_child_subreaper(Some(this))
         {
-            // Orphans then go to somebody else, whose duty they are.
+            // In that case orphans go to another process, which has to reap them.
             tracing::debug!(%error, "this process can't become a subreaper");
         }
     }
     Ok(())
 }
 
-/// Reaps what commands of this handler leave behind, where this process adopts it.
+/// Reaps the processes that commands of this handler leave behind, if this process adopts them.
 pub fn reap_leftovers_of_commands() {
     if adopts_orphans()
         && let Err(error) = run()
@@ -80,7 +80,7 @@ pub fn reap_leftovers_of_commands() {
     }
 }
 
-/// True for PID 1, and for a subreaper.
+/// Whether this process is PID 1 or a subreaper.
 fn adopts_orphans() -> bool {
     #[cfg(target_os = "linux")]
     if rustix::process::child_subreaper().is_ok_and(|subreaper| subreaper.is_some()) {
@@ -89,7 +89,7 @@ fn adopts_orphans() -> bool {
     rustix::process::getpid().is_init()
 }
 
-/// Starts the thread, unless it runs.
+/// Starts the thread, unless it is running.
 fn run() -> io::Result<()> {
     let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
     if *running {
@@ -105,9 +105,9 @@ fn run() -> io::Result<()> {
 
 struct Reaper {
     children: &'static Children,
-    /// A byte for each SIGCHLD, or for some of them.
+    /// Receives a byte for each SIGCHLD, or for some of them.
     signals: UnixStream,
-    /// Open from the start: later there may be no descriptor to be had.
+    /// Open from the start: later no descriptor may be available.
     main_thread: Option<File>,
 }
 
@@ -129,13 +129,13 @@ impl Reaper {
         let mut pause = PAUSE;
         loop {
             let reaped = self.look();
-            // So that one look serves for many ends.
+            // One look handles many ends.
             thread::sleep(PAUSE);
             if reaped > 0 {
                 pause = PAUSE;
                 tracing::debug!(processes = reaped, "reaped orphans");
             }
-            // One that somebody waits for, one that is doubtful, or one that came while we looked.
+            // A zombie that somebody waits for, that is doubtful, or that came while we looked.
             let patience = has_zombies().then_some(pause);
             pause = match patience {
                 Some(_) => (pause * 2).min(LONGEST_PAUSE),
@@ -145,20 +145,20 @@ impl Reaper {
         }
     }
 
-    /// Waits until a child has ended, or for so long.
+    /// Waits until a child has ended, or for at most this long.
     fn wait(&mut self, patience: Option<Duration>) {
-        // Refused only for a time of zero.
+        // Only a time of zero is refused.
         let _ = self.signals.set_read_timeout(patience);
         let mut bytes = [0; 256];
         match self.signals.read(&mut bytes) {
             Ok(1..) => {}
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {}
-            // Nobody tells us any more: look from time to time.
+            // There are no signals any more: look from time to time.
             Ok(_) | Err(_) => thread::sleep(patience.unwrap_or(LONGEST_PAUSE)),
         }
     }
 
-    /// Reaps the orphans there are. Says how many.
+    /// Reaps the orphans that there are. Returns how many.
     fn look(&self) -> usize {
         let all = ALL.load(Ordering::SeqCst);
         self.children.tidy();
@@ -179,8 +179,8 @@ impl Reaper {
         pids.iter().filter(|pid| reap(pid)).count()
     }
 
-    /// Whether it is no child of this process by what it inherited: whoever is started here is in our session, and in
-    /// our group or in one of its own.
+    /// Whether inherited ids show that this is no child of ours: a process started here is in our session,
+    /// and in our group or in one of its own.
     fn is_known_orphan(&self, pid: Pid) -> bool {
         let (Some(this), Some(child)) = (Seen::look(rustix::process::getpid()), Seen::look(pid))
         else {
@@ -194,7 +194,7 @@ impl Reaper {
         !is_leader && group.is_some_and(|group| self.children.was_group(group))
     }
 
-    /// The children of the main thread. `None` where there is no `/proc` of ours.
+    /// Returns the children of the main thread. `None` if there is no `/proc` of ours.
     fn list(&self) -> Option<Vec<Pid>> {
         let mut listed = String::new();
         if let Some(file) = &self.main_thread
@@ -216,7 +216,7 @@ impl Reaper {
     }
 }
 
-/// `None` in a kernel without `CONFIG_PROC_CHILDREN`.
+/// Returns `None` in a kernel without `CONFIG_PROC_CHILDREN`.
 fn open_children_of_main_thread() -> Option<File> {
     let this = rustix::process::getpid().as_raw_nonzero();
     proc_is_ours()
@@ -224,13 +224,13 @@ fn open_children_of_main_thread() -> Option<File> {
         .flatten()
 }
 
-/// Whether the numbers in `/proc` are those of our own namespace of process ids.
+/// Whether the numbers in `/proc` are those of our own PID namespace.
 fn proc_is_ours() -> bool {
     let this = rustix::process::getpid().as_raw_nonzero().to_string();
     fs::read_link("/proc/self").is_ok_and(|link| link.as_os_str() == this.as_str())
 }
 
-/// From the beginning, whatever was read of it before.
+/// Reads a file from the beginning, whatever was read of it before.
 fn read_whole(file: &File, text: &mut String) -> io::Result<()> {
     let mut bytes = Vec::new();
     let mut piece = [0; 4096];

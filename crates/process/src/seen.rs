@@ -1,6 +1,6 @@
-//! What `/proc` says of processes: as much as it takes to know one again.
+//! Facts about processes from `/proc`: as many as it takes to recognise one again.
 //!
-//! Where there is no `/proc` (outside of Linux) nobody is seen.
+//! Without a `/proc` (outside of Linux) no process is seen.
 
 use std::fs;
 
@@ -17,22 +17,22 @@ pub struct Seen {
     pub group: i32,
     /// Its session.
     pub session: i32,
-    /// In ticks since boot. With the process id it is nobody else's: an id comes back only after all others.
+    /// Its start, in ticks since boot. Unique together with the process id, which comes back only after all others.
     pub start: u64,
-    /// It has ended, and waits for its parent to hear of it.
+    /// Whether it has ended and has not been reaped by its parent.
     pub ended: bool,
 }
 
 // === impl Seen ===
 
 impl Seen {
-    /// One process, if it is there.
+    /// Returns a process, if it is there.
     pub fn look(pid: Pid) -> Option<Self> {
         let stat = fs::read_to_string(file(pid, "stat")).ok()?;
         Self::parse(pid, &stat)
     }
 
-    /// Everybody that we may see.
+    /// Returns all processes that we may see.
     pub fn all() -> Vec<Self> {
         let Ok(entries) = fs::read_dir("/proc") else {
             return Vec::new();
@@ -47,7 +47,7 @@ impl Seen {
 
     fn parse(pid: Pid, stat: &str) -> Option<Self> {
         // proc_pid_stat(5): the name, which may contain anything, ends at the last parenthesis. The field
-        // behind it is the third.
+        // after it is the third.
         let (_, fields) = stat.rsplit_once(") ")?;
         let mut fields = fields.split(' ');
         let state = fields.next()?;
@@ -65,8 +65,8 @@ impl Seen {
         })
     }
 
-    /// The value of a variable of the environment that it was started with. `None` where it has none of that name, wiped
-    /// its environment, or is not ours to look at.
+    /// Returns the value of a variable in the environment that it was started with. `None` if it has none of
+    /// that name, wiped its environment, or is not ours to look at.
     pub fn variable(&self, name: &str) -> Option<String> {
         let environment = fs::read(file(self.pid, "environ")).ok()?;
         let mut variables = environment.split(|byte| *byte == 0);

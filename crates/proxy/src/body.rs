@@ -1,4 +1,4 @@
-//! Bodies on their way through: as they come, in neither direction held as a whole.
+//! Bodies on their way through: passed on as they come, and never held as a whole in either direction.
 
 use std::{
     pin::Pin,
@@ -12,30 +12,30 @@ use hyper::body::Incoming;
 
 use crate::{gate::Inside, upstream::Lent};
 
-/// What is sent to the program.
+/// The body that is sent to the program.
 #[derive(Debug, Default)]
 pub(crate) enum ToProgram {
-    /// Nothing.
+    /// An empty body.
     #[default]
     Empty,
     /// The client's body.
     Streamed(Incoming),
 }
 
-/// What is sent to the client.
+/// The body that is sent to the client.
 #[derive(Debug)]
 pub struct ToClient(Source);
 
 #[derive(Debug)]
 enum Source {
-    /// Said by the proxy itself.
+    /// A text of the proxy itself.
     Own(Full<Bytes>),
     /// The program's answer.
     Streamed {
         body: Incoming,
-        /// Given back when the body has come to its end, and closed where it has not.
+        /// Given back when the body has been read to its end, and closed otherwise.
         connection: Option<Lent>,
-        /// The request is inside of the gate until the last byte of its answer.
+        /// Keeps the request inside the gate until the last byte of its answer.
         inside: Option<Inside>,
     },
 }
@@ -74,12 +74,12 @@ impl Body for ToProgram {
 // === impl ToClient ===
 
 impl ToClient {
-    /// A text of the proxy's own.
+    /// Returns a text of the proxy's own.
     pub(crate) fn own(text: String) -> Self {
         Self(Source::Own(Full::from(text)))
     }
 
-    /// The program's answer, by this connection.
+    /// Returns the program's answer, which comes by this connection.
     pub(crate) fn streamed(body: Incoming, connection: Lent, inside: Inside) -> Self {
         let mut this = Self(Source::Streamed {
             body,
@@ -125,7 +125,7 @@ impl Body for ToClient {
                 match &frame {
                     None => this.ended(true),
                     Some(Err(_)) => this.ended(false),
-                    // The server asks for no frame more where it knows that there is none.
+                    // The server asks for no more frames if it knows that there are none.
                     Some(Ok(_)) if this.is_end_stream() => this.ended(true),
                     Some(Ok(_)) => {}
                 }

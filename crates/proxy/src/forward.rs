@@ -25,10 +25,10 @@ use crate::{
     upstream::{Answer, Unanswered, Upstream},
 };
 
-/// Between two lines of the log about a program that does not answer.
+/// Time between two log lines about a program that does not answer.
 const TELL_AGAIN: Duration = Duration::from_secs(10);
 
-/// Passes requests through a gate on to a program. A tower service, for `lameduck-http` to serve.
+/// Passes requests through a gate on to a program. It is a tower service, for `lameduck-http` to serve.
 ///
 /// | answer of its own | when |
 /// | --- | --- |
@@ -37,7 +37,7 @@ const TELL_AGAIN: Duration = Duration::from_secs(10);
 /// | 501 | CONNECT |
 /// | 200 | OPTIONS or TRACE whose `Max-Forwards` is 0 |
 ///
-/// Where the program's connection ends in the middle of an answer, the client's is cut, so that it sees as much.
+/// If the program's connection ends in the middle of an answer, the client's is cut, so that the client notices.
 #[derive(Clone, Debug)]
 pub struct Proxy {
     upstream: Upstream,
@@ -48,7 +48,7 @@ pub struct Proxy {
 // === impl Proxy ===
 
 impl Proxy {
-    /// Passes requests on to this program through this gate. Its figures go to the drain's registry.
+    /// Passes requests on to this program through this gate. Its metrics go to the drain's registry.
     pub fn new(upstream: Upstream, gate: Gate, drain: &Drain) -> Self {
         Self {
             upstream,
@@ -79,7 +79,7 @@ impl Proxy {
                 return own(StatusCode::NOT_IMPLEMENTED, said.to_owned());
             }
         };
-        // Of the server's, and of no meaning to the client's side.
+        // The extensions are the server's, and mean nothing to the client's side.
         parts.extensions.clear();
         let body = match body.is_end_stream() {
             true => ToProgram::Empty,
@@ -159,7 +159,7 @@ fn refused() -> Response<ToClient> {
     response
 }
 
-/// As the last one who may look at the message (RFC 9110, section 7.6.2).
+/// Answers as the last recipient of the message (RFC 9110, section 7.6.2).
 fn last_hop() -> Response<ToClient> {
     let mut response = own(StatusCode::OK, String::new());
     let methods = "GET, HEAD, POST, PUT, DELETE, PATCH, OPTIONS, TRACE";

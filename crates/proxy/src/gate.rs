@@ -7,13 +7,13 @@ use std::sync::{
 
 use tokio_util::sync::CancellationToken;
 
-/// The bit that says that the gate is closed; the others count who is inside.
+/// The bit that is set once the gate is closed; the others count the requests inside.
 const CLOSED: usize = 1 << (usize::BITS - 1);
 
 /// Lets requests in until it is closed, and knows when the last one has left.
 ///
-/// Whether it is open and how many are inside is one number, so that nobody can slip in between "closed and nobody
-/// inside" and whatever follows from it.
+/// One number holds both whether it is open and how many are inside, so that nobody can slip in between
+/// "closed and nobody inside" and the steps that follow from it.
 #[derive(Clone, Debug, Default)]
 pub struct Gate(Arc<State>);
 
@@ -24,7 +24,7 @@ struct State {
     empty: CancellationToken,
 }
 
-/// A request inside of a gate. Dropped, it has left.
+/// A request inside a gate. Dropping it means that the request has left.
 #[derive(Debug)]
 #[must_use = "the request has left when this is dropped"]
 pub struct Inside(Arc<State>);
@@ -32,7 +32,7 @@ pub struct Inside(Arc<State>);
 // === impl Gate ===
 
 impl Gate {
-    /// An open gate.
+    /// Returns an open gate.
     pub fn new() -> Self {
         Self::default()
     }
@@ -44,7 +44,7 @@ impl Gate {
         entered.is_ok().then(|| Inside(self.0.clone()))
     }
 
-    /// Closes it for good. Whoever is inside stays until they leave.
+    /// Closes it for good. Requests that are inside stay until they leave.
     pub fn close(&self) {
         if self.0.number.fetch_or(CLOSED, SeqCst) & !CLOSED == 0 {
             self.0.empty.cancel();
@@ -56,7 +56,7 @@ impl Gate {
         self.0.number.load(SeqCst) & CLOSED != 0
     }
 
-    /// How many are inside.
+    /// Returns the number of requests inside.
     pub fn inside(&self) -> usize {
         self.0.number.load(SeqCst) & !CLOSED
     }

@@ -1,11 +1,11 @@
-//! What a proxy changes in a message, and nothing else (RFC 9110, section 7.6; RFC 9112; RFC 9113).
+//! The changes that a proxy makes to a message, and no others (RFC 9110, section 7.6; RFC 9112; RFC 9113).
 //!
 //! | field | to the program | to the client |
 //! | --- | --- | --- |
 //! | `Connection` and what it names, `Keep-Alive`, `Proxy-Connection`, `Transfer-Encoding` | removed: they are about one connection | removed |
 //! | `Upgrade` with `Connection: upgrade` | kept | kept with a 101 |
 //! | `TE` | `trailers` alone is kept | |
-//! | `Host` | as it came; from the target where that is in absolute form, or HTTP/2's `:authority` | |
+//! | `Host` | as it came; from the target if that is in absolute form, or HTTP/2's `:authority` | |
 //! | `Cookie`, several in HTTP/2 | joined into one (RFC 9113, section 8.2.3) | |
 //! | `Max-Forwards` of OPTIONS and TRACE | one less | |
 //! | `Via`, `Forwarded`, `X-Forwarded-…` | as they came; none is added | as they came; none is added |
@@ -24,21 +24,21 @@ use http::{
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 
-/// What becomes of a request.
+/// The decision about a request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Onward {
     /// It goes to the program.
     Forward {
-        /// With the wish to speak another protocol afterwards.
+        /// Whether the client wishes to speak another protocol afterwards.
         upgrade: bool,
     },
-    /// It goes no further: `Max-Forwards` has come to nothing (RFC 9110, section 7.6.2).
+    /// It goes no further: `Max-Forwards` has reached 0 (RFC 9110, section 7.6.2).
     LastHop,
-    /// A tunnel to anywhere is no business of a proxy in front of one program.
+    /// It asks for a tunnel, which a proxy in front of one program does not offer.
     Connect,
 }
 
-/// Makes a request into what the program gets.
+/// Turns a request into the one that the program gets.
 pub(crate) fn to_program(parts: &mut request::Parts) -> Onward {
     if parts.method == Method::CONNECT {
         return Onward::Connect;
@@ -77,7 +77,7 @@ pub(crate) fn to_program(parts: &mut request::Parts) -> Onward {
     }
 }
 
-/// Makes the program's answer into what the client gets.
+/// Turns the program's answer into the one that the client gets.
 pub(crate) fn to_client(parts: &mut response::Parts, upgraded: bool) {
     let upgrade = parts.headers.get(UPGRADE).cloned().filter(|_| upgraded);
     remove_hop_by_hop(&mut parts.headers);
@@ -94,14 +94,14 @@ fn max_forwards(headers: &HeaderMap) -> Option<u64> {
     headers.get(MAX_FORWARDS)?.to_str().ok()?.parse().ok()
 }
 
-/// The protocol that an HTTP/1.1 client wants to change to (RFC 9110, section 7.8).
+/// Returns the protocol that an HTTP/1.1 client wants to change to (RFC 9110, section 7.8).
 fn wanted_upgrade(parts: &request::Parts) -> Option<HeaderValue> {
     let may = parts.version == Version::HTTP_11;
     let wants = may && mentions(&parts.headers, &CONNECTION, "upgrade");
     parts.headers.get(UPGRADE).cloned().filter(|_| wants)
 }
 
-/// Whether a field that is a list has this member.
+/// Whether a list field has this member.
 fn mentions(headers: &HeaderMap, field: &HeaderName, member: &str) -> bool {
     members(headers, field).any(|one| one.eq_ignore_ascii_case(member))
 }
@@ -114,8 +114,8 @@ fn members<'a>(headers: &'a HeaderMap, field: &HeaderName) -> impl Iterator<Item
         .map(str::trim)
 }
 
-/// Removes what is about one connection, and what `Connection` says is (RFC 9110, section 7.6.1). What a message is
-/// read by stays, whatever `Connection` says: a stranger could remove it otherwise.
+/// Removes fields about one connection, and those that `Connection` names (RFC 9110, section 7.6.1). Fields that
+/// are needed to read a message stay, whatever `Connection` says: otherwise a stranger could remove them.
 fn remove_hop_by_hop(headers: &mut HeaderMap) {
     let named: Vec<HeaderName> = members(headers, &CONNECTION)
         .filter_map(|name| name.parse().ok())
@@ -150,10 +150,10 @@ fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
-/// Path and query as they came, byte for byte; the authority goes into `Host` (RFC 9112, section 3.2.2).
+/// Keeps path and query as they came, byte for byte; the authority goes into `Host` (RFC 9112, section 3.2.2).
 fn to_origin_form(parts: &mut request::Parts) {
     if let Some(authority) = parts.uri.authority() {
-        // A part of it before an `@` is no name of a host.
+        // A part of it before an `@` does not belong to the host name.
         let host = authority.as_str().rsplit('@').next().unwrap_or_default();
         if let Ok(host) = HeaderValue::from_str(host) {
             parts.headers.insert(HOST, host);

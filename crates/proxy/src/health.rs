@@ -11,14 +11,14 @@ use tokio::{
 
 use crate::{body::ToProgram, upstream::Upstream};
 
-/// Between two looks until the program is ready for the first time: what a start takes longer by.
+/// Time between two looks until the program is first ready, which a start may take longer because of it.
 const STARTING: Duration = Duration::from_millis(50);
-/// Between two looks afterwards, as often as the kubelet looks by default at the most.
+/// Time between two looks afterwards: no more often than the kubelet looks by default.
 const RUNNING: Duration = Duration::from_secs(5);
-/// How long the program may take to answer.
+/// Maximum time for the program to answer.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// What is known of a program's health: whether it was well at the latest look.
+/// The health of a program: whether it was well at the latest look.
 #[derive(Clone, Debug)]
 pub struct Health(Arc<watch::Sender<bool>>);
 
@@ -30,17 +30,17 @@ impl Health {
         *self.0.borrow()
     }
 
-    /// Waits until it is not.
+    /// Waits until the program is not well.
     pub async fn failed(&self) {
-        // Open as long as `self` is.
+        // The channel is open as long as `self` is.
         let _ = self.0.subscribe().wait_for(|well| !well).await;
     }
 }
 
-/// Looks after a program from now on: readiness fails while it is not well. With a path it is asked for that, and has
-/// to answer 2xx; without, it is enough that it accepts connections.
+/// Watches a program from now on: readiness fails while it is not well. With a path, the program has to
+/// answer a request for it with 2xx; without one, it is enough that it accepts connections.
 ///
-/// The looks are to be made for as long as the process lives, by the future that is returned.
+/// The returned future makes the looks, and has to run for as long as the process lives.
 pub fn watch_health(
     upstream: Upstream,
     path: Option<String>,

@@ -7,12 +7,12 @@
 //! ```
 //!
 //! **The program is told last.** It serves, unaware, until routing has ended and clients have left. Then the [`Gate`]
-//! closes in one step: a request either is inside, and comes to its end, or is refused. Only when nobody is inside any
-//! more, or at the soft deadline, does the program get its stop signal, and the rest of the budget.
+//! closes in one step: a request is either inside and runs to its end, or it is refused. Only when no request is
+//! inside any more, or at the soft deadline, does the program get its stop signal, and the rest of the budget.
 //!
-//! **The proxy makes no error of its own.** A request that must not be repeated goes on a connection that was opened
-//! for it, because one that was kept may be closing at that very instant. Nothing is repeated that the program may have
-//! processed (RFC 9110, section 9.2.2), and no body is held in memory as a whole.
+//! **The proxy causes no errors of its own.** A request that must not be repeated goes on a connection that
+//! was opened for it, because a kept one may be closing at that very instant. A request that the program may
+//! have processed is never repeated (RFC 9110, section 9.2.2), and no body is held in memory as a whole.
 
 mod body;
 mod forward;

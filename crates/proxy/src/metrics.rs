@@ -1,4 +1,4 @@
-//! The figures of a proxy: the four golden signals beside what the drain tells.
+//! The metrics of a proxy: the four golden signals beside those of the drain.
 
 use std::{sync::Arc, time::Duration};
 
@@ -8,12 +8,12 @@ use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, Opts, core
 
 use crate::upstream::Unanswered;
 
-/// In seconds: from a lookup in memory to a report that takes a minute.
+/// Upper bounds in seconds: from a lookup in memory to a report that takes a minute.
 const BUCKETS: [f64; 12] = [
     0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1.0, 5.0, 20.0, 60.0,
 ];
 
-/// What a proxy counts.
+/// The counters of a proxy.
 #[derive(Clone, Debug)]
 pub(crate) struct Metrics(Arc<Families>);
 
@@ -29,12 +29,12 @@ struct Families {
 // === impl Metrics ===
 
 impl Metrics {
-    /// The figures that this drain's registry exports; one set for all proxies of a process.
+    /// Returns the metrics that this drain's registry exports; one set for all proxies of a process.
     pub(crate) fn of(drain: &Drain) -> Self {
         Self(drain.kept(|| Families::register(drain)))
     }
 
-    /// The head of an answer goes to the client, so long after its request had come.
+    /// Counts the head of an answer sent to the client, this long after its request had come.
     pub(crate) fn answered(&self, status: StatusCode, took: Duration) {
         let class = match status.as_u16() / 100 {
             1 => "1xx",
@@ -47,7 +47,7 @@ impl Metrics {
         self.0.seconds.observe(took.as_secs_f64());
     }
 
-    /// The program gave no answer.
+    /// Counts a request that the program did not answer.
     pub(crate) fn unanswered(&self, why: &Unanswered) {
         let reason = match why {
             Unanswered::Unreachable { .. } => "unreachable",
@@ -56,12 +56,12 @@ impl Metrics {
         self.0.errors.with_label_values(&[reason]).inc();
     }
 
-    /// The gate was closed.
+    /// Counts a request that met a closed gate.
     pub(crate) fn refused(&self) {
         self.0.refused.inc();
     }
 
-    /// An answer came by a fresh connection, or by a kept one.
+    /// Counts an answer that came by a fresh connection, or by a kept one.
     pub(crate) fn connected(&self, reused: bool) {
         let kind = if reused { "reused" } else { "fresh" };
         self.0.connections.with_label_values(&[kind]).inc();
@@ -119,7 +119,7 @@ impl Families {
             Box::new(families.connections.clone()),
         ];
         for collector in collectors {
-            // Refused only where somebody else took the name.
+            // Refused only if somebody else took the name.
             if let Err(error) = drain.registry().register(collector) {
                 tracing::warn!(%error, "a figure of the proxy can't be exported");
             }

@@ -13,18 +13,18 @@ use signal_hook::{
 
 use crate::program::Running;
 
-/// What is passed on. Not among them are what begins a drain, what is about this process alone (SIGCHLD, SIGPIPE,
-/// SIGTTIN, SIGTTOU, faults), and what can't be caught.
+/// The signals that are passed on. Those that begin a drain are not among them, nor those about this process
+/// alone (SIGCHLD, SIGPIPE, SIGTTIN, SIGTTOU, faults), nor those that can't be caught.
 const PASSED_ON: [i32; 12] = [
     SIGALRM, SIGCONT, SIGHUP, SIGIO, SIGPROF, SIGQUIT, SIGTSTP, SIGURG, SIGUSR1, SIGUSR2,
     SIGVTALRM, SIGWINCH,
 ];
 
-/// Passes signals on to a program's first process from now on, but for those in `kept`, which somebody else takes. What
-/// this process was told to ignore when it was started (`nohup`) the program inherits so, and it stays ignored.
+/// Passes signals on to a program's first process from now on, except those in `kept`, which other code handles.
+/// Signals that this process was started to ignore (`nohup`) stay ignored, and the program inherits that.
 ///
 /// # Errors
-/// Where the system refuses a thread or a handler.
+/// If the system refuses a thread or a handler.
 pub fn pass_signals_on(running: &Running, kept: &[i32]) -> io::Result<()> {
     let ignored = ignored();
     let passed_on = PASSED_ON.into_iter().filter(|signal| {
@@ -49,7 +49,7 @@ pub fn pass_signals_on(running: &Running, kept: &[i32]) -> io::Result<()> {
     Ok(())
 }
 
-/// The signals that this process ignores, a bit each: proc_pid_status(5). None where there is no `/proc`.
+/// Returns the signals that this process ignores, a bit each: proc_pid_status(5). None if there is no `/proc`.
 fn ignored() -> u64 {
     let status = fs::read_to_string("/proc/self/status").unwrap_or_default();
     let mask = status.lines().find_map(|line| line.strip_prefix("SigIgn:"));

@@ -1,4 +1,4 @@
-//! The program behind: started, told last, waited for, and ended at the hard deadline.
+//! The program behind: started, told last, waited for, and killed at the hard deadline.
 //!
 //! ```text
 //!   serving ──T0──▶ unaware ──nobody routes here, clients have left──▶ the gate closes ──nobody inside, or soft──▶
@@ -30,14 +30,14 @@ use tokio::{
 
 use crate::{body::ToProgram, gate::Gate, health::Health, signal, terminal, upstream::Upstream};
 
-/// What is left for requests and reports once the program has gone: it can serve nobody any more, and whoever started
-/// us starts it again the sooner.
+/// Time left for requests and reports once the program has gone: it can serve nobody any more, and the sooner
+/// we end, the sooner our parent starts us again.
 const WITHOUT_PROGRAM: Duration = Duration::from_secs(2);
 
-/// How long the program may take to answer the request that tells it of T0.
+/// Maximum time for the program to answer the request that announces T0.
 const TELL_PATIENCE: Duration = Duration::from_secs(5);
 
-/// What no shell and no kernel could start, as shells report it.
+/// The exit statuses of shells for a program that could not be started.
 const NOT_FOUND: u8 = 127;
 const NOT_EXECUTABLE: u8 = 126;
 
@@ -52,19 +52,19 @@ pub struct Program {
     tell: Tell,
 }
 
-/// What a program hears of T0.
+/// The way in which a program is told of T0.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum Tell {
-    /// Nothing: it is told last.
+    /// The program is not told: it only gets its stop signal, last of all.
     #[default]
     Last,
-    /// This signal. Where it is the stop signal, no other one follows.
+    /// With this signal. If it is the stop signal, no other one follows.
     Signal(Signal),
-    /// A POST request for this path, over its own HTTP.
+    /// With a POST request for this path, over its own HTTP.
     Request(String),
 }
 
-/// Why a program can't be started.
+/// Reason why a program can't be started.
 #[derive(Debug, thiserror::Error)]
 #[error("{why}")]
 pub struct CannotStart {
@@ -85,14 +85,14 @@ pub struct Running {
     ended: watch::Sender<Option<Ended>>,
 }
 
-/// The program's first process, for whoever has a signal for it.
+/// The program's first process, which other code may signal.
 #[derive(Clone, Debug)]
 pub(crate) struct Leader(Arc<Mutex<Option<Pid>>>);
 
 // === impl Program ===
 
 impl Program {
-    /// This command line: the program, then its arguments.
+    /// Creates a program from this command line: the program, then its arguments.
     pub fn new(argv: Vec<OsString>) -> Self {
         Self {
             argv,
@@ -110,36 +110,36 @@ impl Program {
         self
     }
 
-    /// Keeps a variable from it that it would inherit.
+    /// Removes a variable that it would inherit.
     pub fn without_variable(mut self, name: impl Into<OsString>) -> Self {
         self.removed.push(name.into());
         self
     }
 
-    /// The signal by which it is told to stop; SIGTERM by default.
+    /// Sets the signal that tells it to stop; SIGTERM by default.
     pub fn stop_signal(mut self, signal: Signal) -> Self {
         self.stop_signal = signal;
         self
     }
 
-    /// Tells all processes of its group to stop, and not its first one alone. Servers that fork tell their workers
-    /// themselves, and take a second word for impatience.
+    /// Signals all processes of its group to stop, and not only its first one. Servers that fork tell their
+    /// workers themselves, and take a second signal for impatience.
     pub fn signal_group(mut self, yes: bool) -> Self {
         self.whole_group = yes;
         self
     }
 
-    /// What it hears of T0.
+    /// Sets the way in which it is told of T0.
     pub fn tell(mut self, tell: Tell) -> Self {
         self.tell = tell;
         self
     }
 
-    /// Starts it, in a process group of its own, which gets the terminal where there is one. To be called within a
-    /// runtime.
+    /// Starts it, in a process group of its own, which gets the terminal if there is one. Must be called
+    /// within a runtime.
     ///
     /// # Errors
-    /// Where it can't be started, with the reason as far as its files tell it.
+    /// If it can't be started, with the reason as far as its files show it.
     pub fn start(self) -> Result<Running, CannotStart> {
         let (name, arguments) = match self.argv.split_first() {
             Some((name, arguments)) => (name.as_os_str(), arguments),
@@ -182,7 +182,7 @@ impl CannotStart {
         Self { why, status }
     }
 
-    /// The exit status that shells have for it: 127 where there is no such program, 126 where it can't be executed.
+    /// Returns the exit status that shells use: 127 if there is no such program, 126 if it can't be executed.
     pub fn status(&self) -> u8 {
         self.status
     }
@@ -191,14 +191,14 @@ impl CannotStart {
 // === impl Ended ===
 
 impl Ended {
-    /// The exit status by which to pass this on: its own, or 128 and the number of the signal that killed it.
+    /// Returns the exit status that passes this on: its own, or 128 plus the number of the signal that killed it.
     pub fn status(&self) -> u8 {
         let signal = self.0.signal().map(|signal| signal + 128);
         let status = self.0.code().or(signal).unwrap_or(1);
         u8::try_from(status).unwrap_or(u8::MAX)
     }
 
-    /// It ended by itself, and says that all went well.
+    /// Whether it ended by itself and with success.
     pub fn is_success(&self) -> bool {
         self.0.success()
     }
@@ -206,7 +206,7 @@ impl Ended {
 
 impl fmt::Display for Ended {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // As in "exit status: 3", "signal: 9 (SIGKILL)".
+        // For example "exit status: 3", "signal: 9 (SIGKILL)".
         fmt::Display::fmt(&self.0, f)
     }
 }
@@ -214,17 +214,17 @@ impl fmt::Display for Ended {
 // === impl Running ===
 
 impl Running {
-    /// Its first process, for signals that are passed on to it.
+    /// Returns its first process, to which signals are passed on.
     pub(crate) fn leader(&self) -> Leader {
         self.leader.clone()
     }
 
-    /// How it ended, once it has.
+    /// Returns how it ended, once it has.
     pub fn ended(&self) -> watch::Receiver<Option<Ended>> {
         self.ended.subscribe()
     }
 
-    /// Kills what is left of its group, for a process that is about to end by force. Callable from any thread.
+    /// Kills what is left of its group, for a process that is about to be ended by force. Callable from any thread.
     pub fn killer(&self) -> impl FnOnce() + Send + 'static {
         let leader = self.leader();
         move || leader.signal(Signal::KILL, true)
@@ -232,11 +232,11 @@ impl Running {
 
     /// Sees it through: returns when it has ended and nothing of its group is left. A drain waits for that.
     ///
-    /// If it ends before it was told to, nobody can be served any more. The gate closes, and a drain begins that does
-    /// not take long.
+    /// If it ends before it was told to, nobody can be served any more. The gate closes, and a short drain
+    /// begins.
     ///
     /// # Errors
-    /// Where it ended by itself, and not well.
+    /// If it ended by itself, and not with success.
     pub async fn attend(
         mut self,
         drain: Drain,
@@ -244,7 +244,7 @@ impl Running {
         upstream: Option<Upstream>,
         health: Option<Health>,
     ) -> Result<(), BoxError> {
-        // As if it were a job, which nobody else can take: the drain waits for its end.
+        // It counts as a job that nobody else can take: the drain waits for its end.
         let held = drain.work("program").hold();
         let told = self.until_told(&drain, &gate, upstream, health).await;
         if told {
@@ -255,7 +255,7 @@ impl Running {
                 }
             }
         }
-        // Whatever the program left in its group goes with it, while its process id is still nobody else's.
+        // Processes that the program left in its group are killed with it, while nobody else can have its process id.
         self.leader.signal(Signal::KILL, true);
         self.end.ended().await;
         self.leader.gone();
@@ -302,7 +302,7 @@ impl Running {
                 let now = phases.last();
                 now.is_some_and(|(phase, _)| *phase >= Phase::Draining)
             };
-            // Fails only where the drain is gone, and what it returns is a lock.
+            // This fails only if the drain is gone, and it returns a lock.
             drop(phases.wait_for(is_draining).await);
         };
         tokio::select! {
@@ -341,7 +341,7 @@ impl Running {
         true
     }
 
-    /// Tells the program that a drain has begun, where it wants to hear of it.
+    /// Tells the program that a drain has begun, if it wants to be told.
     async fn tell_of_t0(&self, upstream: Option<Upstream>) {
         match (&self.program.tell, upstream) {
             (Tell::Last, _) => {}
@@ -357,7 +357,7 @@ impl Running {
     }
 }
 
-/// Tells the program by a request. It goes on being waited for whatever it answers.
+/// Tells the program by a request. The drain waits for the program whatever it answers.
 async fn ask(upstream: Upstream, path: &str) {
     let request = Request::post(path)
         .header(HOST, upstream.address().to_string())
@@ -386,7 +386,7 @@ async fn ask(upstream: Upstream, path: &str) {
 impl Leader {
     /// Signals it, or all of its group, unless it is gone.
     pub(crate) fn signal(&self, signal: Signal, whole_group: bool) {
-        // Under the lock it is not reaped: its process id is its own, and so is its group's.
+        // Under the lock it is not reaped: nobody else can have its process id or its group's.
         let pid = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(pid) = *pid else { return };
         let sent = match whole_group {
@@ -405,10 +405,10 @@ impl Leader {
     }
 }
 
-/// A port of the loopback's that nobody uses, for a program that takes its port from `PORT`.
+/// Returns an unused loopback port, for a program that takes its port from `PORT`.
 ///
 /// # Errors
-/// Where the system has none.
+/// If the system has none.
 pub fn free_port() -> io::Result<u16> {
     let listener = std::net::TcpListener::bind(("127.0.0.1", 0))?;
     Ok(listener.local_addr()?.port())

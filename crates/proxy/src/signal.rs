@@ -1,8 +1,8 @@
-//! Signals by their names, as people write them.
+//! Signals by their usual names.
 
 use rustix::process::Signal;
 
-/// Those that a program can be sent and can answer in its own way.
+/// The signals that a program can be sent and can handle in its own way.
 const NAMES: [(&str, Signal); 14] = [
     ("ALRM", Signal::ALARM),
     ("CONT", Signal::CONT),
@@ -20,17 +20,17 @@ const NAMES: [(&str, Signal); 14] = [
     ("WINCH", Signal::WINCH),
 ];
 
-/// A text that is no name of a signal that a program can answer.
+/// Error when a text is not the name of a signal that a program can handle.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("'{text}' is no signal that a program can answer; there are {}", names().join(", "))]
 pub struct UnknownSignal {
     text: String,
 }
 
-/// The signal of this name, as in TERM or SIGTERM.
+/// Returns the signal of this name, such as TERM or SIGTERM.
 ///
 /// # Errors
-/// Where there is none that a program can answer.
+/// If there is no such signal that a program can handle.
 pub fn signal_of_name(text: &str) -> Result<Signal, UnknownSignal> {
     let upper = text.trim().to_ascii_uppercase();
     let name = upper.strip_prefix("SIG").unwrap_or(&upper);
@@ -42,7 +42,7 @@ pub fn signal_of_name(text: &str) -> Result<Signal, UnknownSignal> {
         })
 }
 
-/// How a signal is called in the log.
+/// Returns the name of a signal for the log.
 pub(crate) fn name(signal: Signal) -> &'static str {
     let found = NAMES.iter().find(|(_, known)| *known == signal);
     found.map_or("KILL", |(name, _)| name)

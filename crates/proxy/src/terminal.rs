@@ -1,4 +1,4 @@
-//! The terminal, where there is one: whoever is in its foreground gets its keys, and Ctrl-C.
+//! The terminal, if there is one: its foreground group gets its keys, and Ctrl-C.
 
 use std::io::{self, IsTerminal};
 
@@ -7,7 +7,7 @@ use rustix::{
     termios::{tcgetpgrp, tcsetpgrp},
 };
 
-/// Puts a group into the foreground of the terminal that is the standard input, where this process is there now: so that
+/// Puts a group into the foreground of the terminal on standard input, if this process is there now: so that
 /// the program has the terminal as if it had been started without us, as `tini` does it.
 pub(crate) fn hand_over(group: Pid) {
     let terminal = io::stdin();
@@ -18,6 +18,6 @@ pub(crate) fn hand_over(group: Pid) {
         tracing::warn!(%error, "the program does not get the terminal");
         return;
     }
-    // It may have read from the terminal before it had it, and have been stopped for that.
+    // It may have read from the terminal too early, and have been stopped for that.
     let _ = kill_process_group(group, Signal::CONT);
 }

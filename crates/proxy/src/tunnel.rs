@@ -1,4 +1,4 @@
-//! A connection that speaks another protocol than HTTP by now, such as a websocket: bytes in both directions.
+//! A connection that has changed to another protocol than HTTP, such as a websocket: bytes in both directions.
 
 use hyper::upgrade::OnUpgrade;
 use hyper_util::rt::TokioIo;
@@ -6,8 +6,8 @@ use tokio::io::copy_bidirectional;
 
 use crate::gate::Inside;
 
-/// Passes bytes on in both directions, once both sides have changed the protocol, until both have closed or one is
-/// gone. It is inside of the gate all that time.
+/// Passes bytes on in both directions, once both sides have changed the protocol, until both have closed or
+/// one is gone. It stays inside the gate all that time.
 pub(crate) fn open(client: OnUpgrade, program: OnUpgrade, inside: Inside) {
     tokio::spawn(async move {
         let _inside = inside;

@@ -5,8 +5,8 @@
 //!   any other                      ─▶ a fresh one
 //! ```
 //!
-//! A connection that was kept may be closed by the program at the very instant at which a request is written to it,
-//! and then nobody knows whether that was read. On a fresh connection nothing was ever idle.
+//! The program may close a kept connection at the very instant at which a request is written to it, and then
+//! nobody knows whether the request was read. A fresh connection was never idle.
 
 use std::{
     fmt, io,
@@ -30,25 +30,25 @@ use tokio::{
 
 use crate::body::ToProgram;
 
-/// How long a connection is kept that is not used: shorter than the 5 s after which Node and uvicorn close theirs.
+/// How long an unused connection is kept: shorter than the 5 s after which Node and uvicorn close theirs.
 const KEPT: Duration = Duration::from_secs(4);
 
-/// Connections that are kept at the most.
+/// Maximum number of connections kept.
 const MOST_KEPT: usize = 256;
 
-/// Where the program listens: HOST:PORT.
+/// The address at which the program listens: HOST:PORT.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Address {
     host: String,
     port: u16,
 }
 
-/// A text that is no address.
+/// Error when a text is not an address.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("'{0}' is not HOST:PORT; write it as in 127.0.0.1:3000 or [::1]:3000")]
 pub struct InvalidAddress(String);
 
-/// The program, as requests reach it.
+/// The program as the target of requests.
 #[derive(Clone, Debug)]
 pub struct Upstream(Arc<Shared>);
 
@@ -66,30 +66,30 @@ struct Kept {
     since: Instant,
 }
 
-/// A connection that is in use. Dropped, it is closed.
+/// A connection that is in use. Dropping it closes it.
 #[derive(Debug)]
 pub(crate) struct Lent {
     sender: Sender,
     upstream: Upstream,
 }
 
-/// Why there is no answer.
+/// Reason why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Unanswered {
-    /// Nobody accepts connections there.
+    /// Nobody accepts connections at the address.
     #[error("it can't be reached at {address}: {error}")]
     Unreachable {
-        /// Where.
+        /// The address.
         address: Address,
-        /// What the system says.
+        /// The system's error.
         error: io::Error,
     },
-    /// The connection ended before the head of an answer had come, or what came is no HTTP.
+    /// The connection ended before the head of an answer had come, or the bytes were not HTTP.
     #[error("it did not answer: {0}")]
     Broken(hyper::Error),
 }
 
-/// An answer, the connection that it comes by, and whether that was a kept one.
+/// An answer, the connection that it comes by, and whether that connection was a kept one.
 pub(crate) struct Answer {
     pub(crate) response: Response<Incoming>,
     pub(crate) connection: Lent,
@@ -108,7 +108,7 @@ impl FromStr for Address {
             .strip_prefix('[')
             .and_then(|host| host.strip_suffix(']'));
         let host = bare.unwrap_or(host);
-        // An IPv6 address has colons of its own, and so stands in brackets.
+        // An IPv6 address has colons of its own, and so is written in brackets.
         if host.is_empty() || (bare.is_none() && host.contains(':')) {
             return Err(invalid());
         }
@@ -130,7 +130,7 @@ impl From<SocketAddr> for Address {
 }
 
 impl Address {
-    /// The port.
+    /// Returns the port.
     pub fn port(&self) -> u16 {
         self.port
     }
@@ -148,18 +148,18 @@ impl fmt::Display for Address {
 // === impl Upstream ===
 
 impl Upstream {
-    /// A program that listens there.
+    /// Creates the target for a program at this address.
     pub fn new(address: Address) -> Self {
         let kept = Mutex::default();
         Self(Arc::new(Shared { address, kept }))
     }
 
-    /// Where it listens.
+    /// Returns the address at which it listens.
     pub fn address(&self) -> &Address {
         &self.0.address
     }
 
-    /// Opens a connection, and nothing more.
+    /// Opens a connection, and does nothing more.
     pub(crate) async fn connect(&self) -> Result<TcpStream, Unanswered> {
         let Address { host, port } = self.address();
         let connected = async {
@@ -185,7 +185,7 @@ impl Upstream {
         };
         let mut request = request;
         while let Some(mut sender) = self.take_kept() {
-            // It may have been closed, or still be busy with the end of the answer before.
+            // It may have been closed, or still be busy with the end of the previous answer.
             if sender.ready().await.is_err() {
                 continue;
             }
@@ -197,7 +197,7 @@ impl Upstream {
                         reused: true,
                     });
                 }
-                // Repeated: the program may have closed it while the request was on its way.
+                // Repeated: the program may have closed the connection while the request was on its way.
                 Err(error)
                     if error.is_canceled() || error.is_incomplete_message() || is_io(&error) =>
                 {
@@ -220,7 +220,7 @@ impl Upstream {
             .await
             .map_err(Unanswered::Broken)?;
         tokio::spawn(async move {
-            // How it ended is seen by whoever reads the answer.
+            // The reader of the answer sees how the connection ended.
             let _ = connection.with_upgrades().await;
         });
         let response = sender
@@ -241,7 +241,7 @@ impl Upstream {
         }
     }
 
-    /// The connection that was used last: the others may grow old.
+    /// Returns the connection that was used last, so that the others may grow old.
     fn take_kept(&self) -> Option<Sender> {
         let mut kept = self.kept();
         kept.retain(|one| one.since.elapsed() < KEPT && !one.sender.is_closed());
@@ -267,8 +267,8 @@ impl Lent {
     }
 }
 
-/// What it takes to send a request once more, where that does no harm (RFC 9110, section 9.2.2): its method is
-/// idempotent, and no byte of a body was taken from the client.
+/// Returns what it takes to send a request once more, if that does no harm (RFC 9110, section 9.2.2): its
+/// method is idempotent, and no byte of a body was taken from the client.
 fn repeatable(request: &Request<ToProgram>) -> Option<Request<()>> {
     let idempotent = matches!(
         *request.method(),
@@ -294,8 +294,8 @@ fn is_io(error: &hyper::Error) -> bool {
     cause.is_some_and(|cause| cause.is::<io::Error>())
 }
 
-/// From an address of this machine other than loopback, where there is one: programs trust what comes from loopback,
-/// and whatever comes by this way comes from anywhere.
+/// Connects from an address of this machine other than loopback, if there is one: programs trust loopback,
+/// and requests that come this way come from anywhere.
 async fn connect_to(address: SocketAddr) -> io::Result<TcpStream> {
     let socket = match address {
         SocketAddr::V4(_) => TcpSocket::new_v4()?,
@@ -304,14 +304,14 @@ async fn connect_to(address: SocketAddr) -> io::Result<TcpStream> {
     if address.ip().is_loopback()
         && let Some(own) = own_address(&address)
     {
-        // Where it can't be, loopback has to do.
+        // If it can't be bound, loopback has to do.
         let _ = socket.bind(SocketAddr::new(own, 0));
     }
     socket.connect(address).await
 }
 
-/// The address from which this machine speaks to others. Nothing is sent: a connected datagram socket only asks the
-/// routing table. The targets are addresses for documentation (RFC 5737, RFC 3849).
+/// Returns the address from which this machine speaks to others. Nothing is sent: a connected datagram socket
+/// only asks the routing table. The targets are addresses for documentation (RFC 5737, RFC 3849).
 fn own_address(like: &SocketAddr) -> Option<IpAddr> {
     let (from, to) = match like {
         SocketAddr::V4(_) => ("0.0.0.0:0", "192.0.2.1:9"),

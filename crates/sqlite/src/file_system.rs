@@ -23,7 +23,7 @@ const NETWORK: [(u64, &str); 10] = [
 /// File systems that may be a local disk behind a virtual machine or a sandbox, or a remote bucket: nobody can tell.
 const DOUBTFUL: [(u64, &str); 2] = [(0x6573_5546, "FUSE"), (0x0102_1997, "9P")];
 
-/// What is known about the location of a directory.
+/// The location of a directory, as far as it is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
     /// A disk of this machine, or one that looks like it.

@@ -1,4 +1,4 @@
-//! What the header of an ELF file says: for which machine it is, and which loader it needs.
+//! Checks the header of an ELF file: the machine that it is for, and the loader that it needs.
 //!
 //! The layout is that of elf(5): the first 16 bytes are the same for all machines and say how to read the rest.
 
@@ -8,9 +8,9 @@ use super::{Defect, Known, file, others_may_run_it};
 
 pub(super) const MAGIC: &[u8] = b"\x7fELF";
 
-/// The program header of the path of the loader (`PT_INTERP`).
+/// The type of the program header with the loader's path (`PT_INTERP`).
 const INTERPRETER: u32 = 3;
-/// Longer than any path: the kernel refuses it.
+/// Longer than any path: the kernel refuses such a path.
 const PATH_MAX: u64 = 4096;
 
 /// A kind of processor, by its number in an ELF file and by the width of its addresses.
@@ -26,7 +26,7 @@ struct Header<'a> {
     little: bool,
 }
 
-/// Whether this file is for this machine, and its loader is there.
+/// Checks that this file is for this machine, and that its loader is there.
 pub(super) fn examine(head: &[u8], whole: &File, known: Known, depth: usize) -> Result<(), Defect> {
     let header = Header::read(head).ok_or(Defect::CutShort)?;
     let machine = header.machine().ok_or(Defect::CutShort)?;
@@ -34,7 +34,7 @@ pub(super) fn examine(head: &[u8], whole: &File, known: Known, depth: usize) -> 
     if let Some(here) = here
         && !(machine == here && header.little == cfg!(target_endian = "little"))
     {
-        // An emulator may run it; or the kernel itself, in a mode of the processor.
+        // An emulator may run it, or the kernel itself in a mode of the processor.
         let may_run =
             known == Known::Nothing && (machine.is_a_mode_of(here) || others_may_run_it());
         return match may_run {
@@ -75,7 +75,7 @@ impl<'a> Header<'a> {
         })
     }
 
-    /// The path of its loader. `None` for a static program, and where it can't be read.
+    /// Returns the path of its loader. `None` for a static program, and if it can't be read.
     fn loader(&self, whole: &File) -> Option<String> {
         let (offset, size, count) = match self.wide {
             true => (self.long(32)?, self.short(54)?, self.short(56)?),
@@ -132,7 +132,7 @@ impl Machine {
     const X86_64: u16 = 62;
     const AARCH64: u16 = 183;
 
-    /// What this program itself is built for. `None` for one that is not in the table.
+    /// Returns the machine that this program itself is built for. `None` for one that is not in the table.
     pub(super) fn here() -> Option<Self> {
         let number = match std::env::consts::ARCH {
             "x86" => Self::X86,
@@ -153,7 +153,7 @@ impl Machine {
         Some(Self { number, bits })
     }
 
-    /// Whether processors of the other kind have a mode for these programs, which the kernel may know.
+    /// Whether the other kind of processor has a mode for these programs, which the kernel may support.
     fn is_a_mode_of(self, here: Self) -> bool {
         matches!(
             (self.number, here.number),

@@ -1,10 +1,10 @@
-//! What the first line of a script says, read as the kernel does (fs/binfmt_script.c), and `env` after it.
+//! Checks the first line of a script, read as the kernel does (fs/binfmt_script.c), and the program that `env` starts.
 
 use std::path::Path;
 
 use super::{Defect, HEAD, Known, file, search};
 
-/// Whether what runs this script is there.
+/// Checks that the script's interpreter is there.
 pub(super) fn examine(head: &[u8], known: Known, depth: usize) -> Result<(), Defect> {
     let line = match head.iter().position(|byte| *byte == b'\n') {
         Some(end) => &head[2..end],
@@ -36,11 +36,11 @@ pub(super) fn examine(head: &[u8], known: Known, depth: usize) -> Result<(), Def
     }
 }
 
-/// What `env` is to start. The kernel hands over the rest of the line in one piece; with `-S` it is split.
+/// Returns the program that `env` starts. The kernel passes the rest of the line in one piece; `-S` splits it.
 fn named_for_env(argument: &str) -> Option<String> {
     let argument = argument.trim_matches([' ', '\t']);
     let Some(words) = argument.strip_prefix("-S") else {
-        // Other options are not for this line.
+        // Other options are not supported in such a line.
         return (!argument.is_empty() && !argument.starts_with('-')).then(|| argument.to_owned());
     };
     let mut words = words.split([' ', '\t']).filter(|word| !word.is_empty());

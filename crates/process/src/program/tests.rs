@@ -1,4 +1,4 @@
-//! Files that can't be started, and what is said of each.
+//! Files that can't be started, and the defect found in each.
 
 use std::os::unix::fs::PermissionsExt;
 
@@ -23,7 +23,7 @@ impl Place {
         path.to_str().unwrap().to_owned()
     }
 
-    /// What is said of a program with this content.
+    /// Returns the defect of a program with this content.
     fn defect(&self, content: &[u8]) -> Defect {
         let path = self.program("program", content);
         match examine(Some(&path), Known::Refused) {
@@ -33,7 +33,7 @@ impl Place {
     }
 }
 
-/// A header of 64 bits for this machine, with the path of a loader where there is one.
+/// Returns a 64-bit header for this machine, with the path of a loader if there is one.
 fn elf(machine: u16, loader: Option<&str>) -> Vec<u8> {
     let mut bytes = vec![0; 64 + 56];
     bytes[..7].copy_from_slice(b"\x7fELF\x02\x01\x01");
