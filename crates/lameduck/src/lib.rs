@@ -85,7 +85,7 @@ pub use lameduck_proxy as proxy;
 pub mod jobs {
     pub use lameduck_jobs::*;
 
-    /// Where jobs are kept: one small contract, one engine a crate.
+    /// The storage of jobs: one small contract, and a crate for each engine.
     pub mod engine {
         pub use lameduck_jobs::engine::*;
         #[cfg(feature = "postgres")]
@@ -110,7 +110,7 @@ pub mod prelude {
 #[cfg(feature = "http")]
 use prelude::*;
 
-/// Serves a listener until SIGTERM or SIGINT, drains, and returns: the one call.
+/// Serves a listener until SIGTERM or SIGINT, drains, and returns, all in one call.
 ///
 /// The service is any tower service: an axum `Router`, a tonic server's, one of your own. It is cloned for
 /// each request. In a pod (with the feature `kubernetes`) the drain follows the pod's own EndpointSlices and

@@ -2,9 +2,9 @@
 //!
 //! | `sslmode` in the URL | the connection is | the server is |
 //! | --- | --- | --- |
-//! | `disable` | plain | believed |
-//! | `prefer` (default) | encrypted where the server can | believed |
-//! | `require` | encrypted | believed |
+//! | `disable` | plain | trusted without a check |
+//! | `prefer` (default) | encrypted where the server can | trusted without a check |
+//! | `require` | encrypted | trusted without a check |
 //! | `verify-full` | encrypted | checked: its certificate is for this host, by an authority of the system or of `sslrootcert` |
 //!
 //! These are libpq's words, with the same meaning. [`connection_string`] reads the other parameters.
@@ -47,7 +47,7 @@ const OURS: [&str; 10] = [
 /// A connection for the caller to drive.
 type Driver = Connection<Socket, <MakeRustlsConnect as MakeTlsConnect<Socket>>::Stream>;
 
-/// How to get a connection.
+/// The configuration of connections to the database.
 #[derive(Clone)]
 pub(super) struct Address {
     pub config: Config,

@@ -32,7 +32,7 @@ pub(super) trait Item: Clone + Send + Sync + 'static {
 type Work<I, A> =
     Box<dyn Fn(Arc<Vec<I>>) -> BoxFuture<'static, Result<Vec<A>, Undone>> + Send + Sync>;
 
-/// The way into the next batch.
+/// The handle that puts calls into the next batch.
 pub(super) struct Batcher<I, A> {
     calls: mpsc::Sender<Call<I, A>>,
     close: CancellationToken,
@@ -135,7 +135,7 @@ async fn settle<I: Item, A>(batch: Vec<Call<I, A>>, work: &Work<I, A>) {
             let mut answers = answers.into_iter();
             for call in batch {
                 let own = answers.by_ref().take(call.items.len()).collect();
-                // A caller that went away meanwhile is no concern: what it asked for is durable.
+                // It does not matter if the caller went away meanwhile: what it asked for is durable.
                 let _ = call.reply.send(Ok(own));
             }
         }

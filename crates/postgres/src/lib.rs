@@ -199,7 +199,7 @@ fn first_line(path: &str) -> Option<String> {
 // === impl PostgresEngine ===
 
 impl PostgresEngine {
-    /// Opens the queue for this process run, and makes or updates its tables (in the schema `lameduck`) unless
+    /// Opens the queue for this process run, and creates or updates its tables (in the schema `lameduck`) unless
     /// the options say otherwise.
     ///
     /// # Errors
@@ -469,7 +469,7 @@ async fn write_outcome(
         Err(undone) if undone.by_content => undone,
         done => return done,
     };
-    // In characters that every encoding has.
+    // Only characters that every encoding has.
     let why: String = undone.error.to_string().chars().take(300).collect();
     let why = why.replace(|c: char| !(c == ' ' || c.is_ascii_graphic()), "?");
     tracing::warn!(error = %undone.error, "an outcome's text could not be stored; it is written without");

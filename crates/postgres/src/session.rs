@@ -108,7 +108,7 @@ pub(super) struct Turn {
     _reader: Option<OwnedSemaphorePermit>,
 }
 
-/// Why a command did not happen.
+/// The reason why a command did not happen.
 #[derive(Debug)]
 pub(super) enum Failure {
     /// PostgreSQL reported an error, or the connection to it broke.
@@ -119,7 +119,7 @@ pub(super) enum Failure {
     Silent(Duration),
     /// Somebody else was faster, and everything has to be read again.
     Raced,
-    /// Somebody else is making this queue, in a transaction that has not ended.
+    /// Somebody else is creating this queue, in a transaction that has not ended.
     NewQueue(QueueName),
     /// There is something in the database that this program does not understand.
     Unreadable(String),
@@ -134,7 +134,7 @@ pub(super) struct Undone {
     pub in_doubt: bool,
 }
 
-/// Where a transaction failed.
+/// The point at which a transaction failed.
 enum Broken {
     /// Before its COMMIT was sent: certainly nothing happened.
     Before(Failure),

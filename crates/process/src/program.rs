@@ -34,14 +34,14 @@ const HEAD: usize = 256;
 /// Maximum depth of scripts that interpret scripts (`exec_binprm` in fs/exec.c).
 const DEEPEST: usize = 5;
 
-/// Why a program can't be started.
+/// The reason why a program can't be started.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Unfit {
     /// No command is configured.
     NoCommand,
     /// There is no file of that name.
     NotFound {
-        /// As it was configured.
+        /// The program as configured.
         program: String,
         /// The directory in which a relative path was looked for.
         directory: Option<PathBuf>,
@@ -101,14 +101,14 @@ pub enum Defect {
     TooDeep,
     /// The interpreter on its first line can't be started.
     Interpreter {
-        /// As the line names it.
+        /// Its name on that line.
         name: String,
         /// The interpreter's defect.
         defect: Box<Defect>,
     },
     /// The loader of its C library can't be started.
     Loader {
-        /// As the file names it.
+        /// Its name in the file.
         name: String,
         /// The loader's defect.
         defect: Box<Defect>,

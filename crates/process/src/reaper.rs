@@ -46,7 +46,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 
 /// Whether every child that nobody is known to wait for is an orphan.
 static ALL: AtomicBool = AtomicBool::new(false);
-/// Whether the thread runs.
+/// Whether the thread is running.
 static RUNNING: Mutex<bool> = Mutex::new(false);
 
 /// Reaps every orphan that this process adopts from now on, as an init does, and makes it a subreaper unless

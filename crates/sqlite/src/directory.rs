@@ -131,7 +131,7 @@ fn refuse_network(path: &Path) -> Result<(), EngineError> {
     }
 }
 
-/// Makes the directory and its parents, and makes their names durable.
+/// Creates the directory and its parents, and makes their names durable.
 fn create(path: &Path) -> io::Result<()> {
     if path.is_dir() {
         return Ok(());

@@ -28,9 +28,9 @@ const DOUBTFUL: [(u64, &str); 2] = [(0x6573_5546, "FUSE"), (0x0102_1997, "9P")];
 pub(super) enum Kind {
     /// A disk of this machine, or one that looks like it.
     Local,
-    /// This network file system.
+    /// On this network file system.
     Network(&'static str),
-    /// This file system, which may be over a network.
+    /// On this file system, which may be over a network.
     Doubtful(&'static str),
 }
 

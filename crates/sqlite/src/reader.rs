@@ -29,7 +29,7 @@ impl Reader {
         .map(Self)
     }
 
-    /// Runs a query; it sees everything that was answered before.
+    /// Calls `run`, which sees everything that was answered before.
     pub async fn call<T, F>(&self, run: F) -> Result<T, EngineError>
     where
         T: Send + 'static,

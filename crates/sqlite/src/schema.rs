@@ -16,7 +16,7 @@ const MIGRATIONS: &[(i64, &str)] = &[
 /// The database's origin according to its header.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Found {
-    /// Nothing yet, or an older schema of ours.
+    /// An empty database, or one with an older schema of ours.
     Ours,
     /// A database written by a later version, in this schema.
     Newer(i64),

@@ -82,7 +82,7 @@ pub(super) struct Figures {
 #[derive(Clone)]
 struct Failure(String);
 
-/// How a transaction went wrong.
+/// The way in which a transaction failed.
 enum Broken {
     /// One command made the transaction fail, and it was rolled back: certainly nothing happened.
     ByOne(Failure),
@@ -119,7 +119,7 @@ impl Writer {
         Service::spawn("queue-writer", backlog, vitals, serve).map(Self)
     }
 
-    /// Runs a command in the next transaction; returns when it is durable.
+    /// Calls `run` in the next transaction; returns when it is durable.
     pub async fn call<T, F>(&self, run: F) -> Result<T, EngineError>
     where
         T: Send + 'static,

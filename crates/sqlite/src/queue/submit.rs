@@ -41,7 +41,7 @@ pub(in super::super) struct Room {
     pub max_bytes: u64,
     /// Bytes that are left free on its file system, so that outcomes can be written when it fills up.
     pub min_free: u64,
-    /// Where the database is.
+    /// The directory of the database.
     pub directory: std::path::PathBuf,
 }
 
