@@ -1,4 +1,4 @@
-//! The words of the queue: jobs, claims, outcomes.
+//! The types of the queue: jobs, claims, outcomes.
 //!
 //! ```text
 //!                 submit                reserve                      settle
@@ -9,10 +9,10 @@
 //!                              └── its time is over ◀─────────────────────────┘ ──▶ completed, dead, …
 //! ```
 //!
-//! Cancelled is a job that was cancelled while it waited or was dead, or that did not complete after it was cancelled.
+//! Cancelled jobs were cancelled while they waited or were dead, or were to be cancelled and did not complete.
 //!
-//! A [`Claim`] exists once for every reservation and is consumed by the outcome written under it: the
-//! compiler refuses a second outcome. The [`Settlement`] that comes out of it may be *written* as often as
+//! There is exactly one [`Claim`] for every reservation, and the outcome written under it consumes it: the
+//! compiler refuses a second outcome. The resulting [`Settlement`] may be *written* as often as
 //! needed, because a COMMIT whose answer was lost must be repeatable.
 
 use std::{fmt, str::FromStr, time::Duration};
@@ -24,13 +24,13 @@ use uuid::Uuid;
 
 use super::bounds::OutOfBounds;
 
-/// Identifies a job for ever. UUIDv7, so that ids sort roughly by submission; never used as a cursor,
-/// because ids are not in commit order.
+/// Identifies a job forever. It is a UUIDv7, so that ids sort roughly by submission; it is never used as a
+/// cursor, because ids are not in commit order.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct JobId(Uuid);
 
-/// Identifies one run of one process. A restarted pod is a new process; an id never comes back.
+/// Identifies one run of one process. A restarted pod is a new process; an id is never used again.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ProcessId(Uuid);
@@ -40,103 +40,103 @@ pub struct ProcessId(Uuid);
 #[serde(transparent)]
 pub struct QueueName(String);
 
-/// Why a string is not a queue name.
+/// Error for a string that is not a queue name.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
     "'{0}' is not a queue name: use 1 to 63 characters of a-z, 0-9, '-' and '_', beginning with a letter or a digit"
 )]
 pub struct InvalidQueueName(String);
 
-/// How urgent a job is: -9 to 9, higher first, 0 where nobody says.
+/// How urgent a job is: -9 to 9, higher first, 0 by default.
 ///
-/// No priority starves another. In a queue that goes by [`Order::Priority`] each step is worth
-/// [`STEP`](Priority::STEP) of waiting: a job overtakes those of one step less that became runnable less than
-/// that before it, and nobody else.
+/// No priority starves another. In a queue with [`Order::Priority`], each step is worth
+/// [`STEP`](Priority::STEP) of waiting: a job overtakes a job of one step less only if that job became runnable
+/// less than that long before it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize)]
 #[serde(transparent)]
 pub struct Priority(i8);
 
-/// Why a number is not a priority.
+/// Error for a number that is not a priority.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("'{0}' is not a priority: use a whole number from -9 to 9, higher first")]
 pub struct InvalidPriority(String);
 
-/// In which order a queue's runnable jobs are reserved.
+/// The order in which a queue's runnable jobs are reserved.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Order {
-    /// By the instant from which each could run, and its [`Priority`].
+    /// Ordered by the instant from which each job could run, and by its [`Priority`].
     #[default]
     Priority,
-    /// By that instant alone.
+    /// Ordered by that instant alone.
     RunAt,
 }
 
-/// When something may happen, by the clock of the storage and by no other.
+/// When something may happen, by the storage's clock and no other.
 ///
-/// Clocks of machines differ. So a span of time is handed on as a span, and the storage adds it to its own time; only
-/// who is given an instant by a person hands on an instant.
+/// The clocks of machines differ. A span of time is therefore passed on as a span, and the storage adds it to its own
+/// time; an instant is passed on only if a person gave one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum When {
-    /// So long after the storage has taken it.
+    /// This long after the storage has accepted it.
     After(Duration),
     /// Not before this instant.
     At(Timestamp),
 }
 
-/// What a submitter asks for.
+/// A job as a submitter asks for it.
 #[derive(Clone, Debug)]
 pub struct NewJob {
-    /// The queue that it goes to.
+    /// The queue that the job goes to.
     pub queue: QueueName,
-    /// Handed to the handler as it is.
+    /// The payload, passed to the handler unchanged.
     pub payload: Bytes,
-    /// The payload's media type; `application/octet-stream` where the submitter gave none.
+    /// The payload's media type; `application/octet-stream` if the submitter gave none.
     pub content_type: String,
-    /// Not before then; `None` means now, and so does an instant in the past: it overtakes nobody.
+    /// The earliest time to run; `None` means now, and so does an instant in the past: it overtakes no other job.
     pub run_at: Option<When>,
-    /// How urgent it is.
+    /// How urgent the job is.
     pub priority: Priority,
     /// How long a run may take; `None` leaves it to the queue's settings at that time.
     pub timeout: Option<Duration>,
-    /// Attempts in all before the job is dead; at least 1.
+    /// Total number of attempts before the job is dead; at least 1.
     pub max_attempts: u32,
-    /// Makes a repeated submission harmless: the same key and payload answer with the first job again.
+    /// Makes a repeated submission harmless: the same key and payload are answered with the first job again.
     /// The scope of a key is its queue.
     pub idempotency_key: Option<String>,
     /// The submitter's trace context (W3C `traceparent`), handed on to the handler.
     pub traceparent: Option<String>,
 }
 
-/// What a handler gets to see of a job.
+/// A job as its handler sees it.
 #[derive(Clone, Debug)]
 pub struct Job {
-    /// The same over all attempts.
+    /// The job's id, the same for all attempts.
     pub id: JobId,
-    /// Where it came from.
+    /// The queue that the job came from.
     pub queue: QueueName,
-    /// 1 for the first attempt. A release counts none, so the next run may carry the same number.
+    /// The number of this attempt, starting at 1. A release does not count, so the next run may have the same number.
     pub attempt: u32,
-    /// Attempts in all before the job is dead.
+    /// Total number of attempts before the job is dead.
     pub max_attempts: u32,
-    /// As submitted.
+    /// The payload as submitted.
     pub payload: Bytes,
-    /// As submitted.
+    /// The payload's media type as submitted.
     pub content_type: String,
-    /// As submitted.
+    /// The timeout of a run as submitted.
     pub timeout: Option<Duration>,
-    /// As submitted.
+    /// The trace context as submitted.
     pub traceparent: Option<String>,
-    /// Since when it could have run.
+    /// The instant from which the job could have run.
     pub run_at: Timestamp,
-    /// Its process has crashed so often while it ran that it has to run alone.
+    /// Whether its process has crashed so often while it ran that it has to run alone.
     pub suspect: bool,
 }
 
 /// The right to write one outcome for one reservation.
 ///
-/// Deliberately neither `Clone` nor `Copy`: whoever holds it is the only one who may end the job, and
-/// ends it once. It fences rows in the database; side effects of a handler it cannot fence.
+/// It is deliberately neither `Clone` nor `Copy`: only its holder may end the job, and only
+/// once. It fences rows in the database; it cannot fence a handler's side effects.
 #[derive(Debug, PartialEq, Eq)]
 #[must_use = "a claim that is dropped leaves its job running until the process ends"]
 pub struct Claim {
@@ -147,60 +147,60 @@ pub struct Claim {
 /// A reserved job, and the claim under which it runs.
 #[derive(Debug)]
 pub struct Reserved {
-    /// For the handler.
+    /// The job, for the handler.
     pub job: Job,
-    /// For the outcome.
+    /// The claim, for the outcome.
     pub claim: Claim,
-    /// Which process run it belongs to: the engine's own at that instant. Once the engine has another one, it is
-    /// somebody else's.
+    /// The process run that it belongs to: the engine's own at that instant. Once the engine has another one, the job
+    /// belongs to somebody else.
     pub process: ProcessId,
-    /// For how long it could have run, by the storage's clock.
+    /// How long ago it became runnable, by the storage's clock.
     pub waited: Duration,
 }
 
-/// What became of one reservation.
+/// The outcome of one reservation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Outcome {
-    /// Done; the result is kept for whoever asks.
+    /// The job is done; its result is kept for anyone who asks.
     Completed {
-        /// What the handler answered, already bounded by the handler.
+        /// The handler's answer, already limited in size by the handler.
         result: Bytes,
     },
-    /// The attempt counts.
+    /// The attempt failed, and counts.
     Failed {
-        /// For people: the last error is kept with the job.
+        /// The error, for people; the last one is kept with the job.
         error: String,
-        /// What now.
+        /// Whether and when the job is tried again.
         then: AfterFailure,
     },
-    /// Given back. The attempt does not count, the release does. Only for a handler that has provably
+    /// The job is given back. The attempt does not count, the release does. Only for a handler that has provably
     /// ended: the job is runnable at once.
     Released,
-    /// Could not be begun. The attempt does not count, the release does.
+    /// The job could not be begun. The attempt does not count, the release does.
     Postponed {
-        /// For people: the last error is kept with the job.
+        /// The error, for people; the last one is kept with the job.
         error: String,
-        /// Not before then.
+        /// The earliest time to try again.
         until: When,
     },
-    /// Goes on outside of this process, under the same claim, which may settle it once more. Written again,
-    /// it moves the instant.
+    /// The job goes on outside of this process, under the same claim, which may settle it once more. Writing this
+    /// again moves the instant.
     Deferred {
-        /// When no word has come by then, the attempt has failed.
+        /// The attempt has failed if no outcome has arrived by then.
         until: When,
     },
 }
 
-/// What follows a failed attempt.
+/// The consequence of a failed attempt.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AfterFailure {
-    /// Try again, not before then; an instant in the past means now.
+    /// The job is tried again, not before then; an instant in the past means now.
     RetryAt(When),
-    /// No attempt left, or none would help.
+    /// No attempt is left, or none would help.
     Dead,
 }
 
-/// An outcome under its claim: may be written again and again, takes effect once.
+/// An outcome under its claim. It may be written any number of times, and takes effect once.
 #[derive(Debug)]
 #[must_use = "an outcome that is not written is a job that runs again"]
 pub struct Settlement {
@@ -209,14 +209,14 @@ pub struct Settlement {
     outcome: Outcome,
 }
 
-/// What writing a [`Settlement`] did.
+/// The effect of writing a [`Settlement`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Settled {
-    /// Durably written now.
+    /// The outcome is now durably written.
     Written,
-    /// The very same claim had ended the job before: a repeated COMMIT. Nothing was written.
+    /// The same claim had already ended the job: a repeated COMMIT. Nothing was written.
     Repeated,
-    /// The claim is no longer the job's: somebody else owns or ended it. Nothing was written.
+    /// The claim is no longer the job's: somebody else owns the job or ended it. Nothing was written.
     Stale,
 }
 
@@ -225,15 +225,15 @@ pub enum Settled {
 pub struct Submitted {
     /// The job's id.
     pub id: JobId,
-    /// True where the idempotency key had been seen: the first submission's id, nothing new was stored.
+    /// Whether the idempotency key had been seen before: then `id` is the first submission's, and nothing was stored.
     pub repeated: bool,
 }
 
-/// Why a submission was not taken; nothing was stored.
+/// Why a submission was rejected; nothing was stored.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum Rejected {
-    /// The key came before, with another payload or content type.
+    /// The key was used before, with another payload or content type.
     #[error(
         "this Idempotency-Key was used for job {first} with another payload; use a new key for a new job"
     )]
@@ -241,20 +241,20 @@ pub enum Rejected {
         /// The job that the key belongs to.
         first: JobId,
     },
-    /// As many jobs wait in the queue as may.
+    /// As many jobs as allowed are already waiting in the queue.
     #[error("the queue has {waiting} jobs waiting, as many as it may (setting 'max-queue-length')")]
     QueueFull {
-        /// How many wait.
+        /// How many jobs wait.
         waiting: u64,
     },
-    /// The disk, or the share of it that the queue may use, is as full as it may get.
+    /// The disk, or the share of it that the queue may use, has reached its limit.
     #[error("{0}")]
     StorageFull(String),
     /// Something about the job is out of bounds.
     #[error("{0}")]
     OutOfBounds(#[from] OutOfBounds),
-    /// Somebody else's transaction in the database has used the key, or the new queue, and has not ended: whether this
-    /// job is a new one will only be known then.
+    /// Somebody else's transaction in the database has used the key, or the new queue, and has not ended. Only its end
+    /// will show whether this job is a new one.
     #[error(
         "another transaction in the database has used {what} and has not ended yet, so it can't be said whether this \
          job is a new one; repeat the request"
@@ -285,14 +285,14 @@ pub enum State {
     Cancelled,
 }
 
-/// Why a word is not a state.
+/// Error for a word that is not a state.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
     "'{0}' is not a state; there are pending, scheduled, running, deferred, completed, dead and cancelled"
 )]
 pub struct InvalidState(String);
 
-/// Why a string is not a place in a list.
+/// Error for a string that is not a place in a list.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error("this is not a place in a list; use 'next' of the page before as it is")]
 pub struct InvalidCursor;
@@ -300,35 +300,35 @@ pub struct InvalidCursor;
 /// Everything that is known about a job.
 #[derive(Clone, Debug)]
 pub struct JobRecord {
-    /// Its id.
+    /// The job's id.
     pub id: JobId,
-    /// Its queue.
+    /// The queue that the job is in.
     pub queue: QueueName,
-    /// Where it stands.
+    /// The state of the job.
     pub state: State,
-    /// How urgent it is.
+    /// How urgent the job is.
     pub priority: Priority,
-    /// How long a run may take, where the submitter said so.
+    /// How long a run may take, if the submitter set a timeout.
     pub timeout: Option<Duration>,
     /// Attempts that counted so far, the running one included.
     pub attempt: u32,
-    /// Attempts in all before it is dead.
+    /// Total number of attempts before it is dead.
     pub max_attempts: u32,
     /// How often it was given back without an attempt counted.
     pub releases: u32,
-    /// How often in a row its process crashed while it ran.
+    /// How many times in a row its process crashed while it ran.
     pub crashes: u32,
-    /// Somebody asked for its end while it ran.
+    /// Whether a cancellation was requested while it ran.
     pub cancel_requested: bool,
     /// When it was accepted.
     pub submitted_at: Timestamp,
-    /// Not before; of a deferred job, until when its outcome is waited for.
+    /// The earliest time to run; for a deferred job, the time until which its outcome is waited for.
     pub run_at: Timestamp,
     /// When it completed, died or was cancelled.
     pub ended_at: Option<Timestamp>,
     /// Why the last attempt failed.
     pub last_error: Option<String>,
-    /// What the handler answered.
+    /// The handler's answer.
     pub result: Option<Bytes>,
     /// The payload's media type.
     pub content_type: String,
@@ -339,7 +339,7 @@ pub struct JobRecord {
 /// One run of a job, for its history.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Run {
-    /// The attempt, which a release leaves uncounted.
+    /// The number of the attempt; a release does not count as one.
     pub attempt: u32,
     /// The process that ran it.
     pub process: ProcessId,
@@ -357,40 +357,40 @@ pub struct Run {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RunEnd {
-    /// Well.
+    /// The job was done.
     Completed,
-    /// The attempt counted.
+    /// The attempt failed, and counted.
     Failed,
-    /// Given back by its process.
+    /// The job was given back by its process.
     Released,
-    /// Not begun.
+    /// The job could not be begun.
     Postponed,
-    /// By a cancellation.
+    /// The run was ended by a cancellation.
     Cancelled,
-    /// Its process ended without a word: killed in or out of a drain, or crashed.
+    /// Its process ended without reporting an outcome: it was killed, in or out of a drain, or it crashed.
     Lost,
 }
 
-/// Which jobs to list.
+/// The selection of jobs to list.
 #[derive(Clone, Debug)]
 pub struct Listing {
-    /// Of this queue.
+    /// The queue whose jobs are listed.
     pub queue: QueueName,
-    /// In this state.
+    /// The state of the listed jobs.
     pub state: State,
-    /// Behind this place: the last page's [`next`](Page::next).
+    /// The place after which the list goes on: the last page's [`next`](Page::next).
     pub after: Option<Cursor>,
-    /// At most so many.
+    /// Maximum number of jobs on the page.
     pub limit: usize,
 }
 
-/// A page of a list: what waits by its instant, what runs by its order of submission, what ended latest
-/// first.
+/// A page of a list. Waiting jobs are sorted by their instant, running ones by their order of submission,
+/// ended ones latest first.
 #[derive(Clone, Debug)]
 pub struct Page {
     /// The jobs.
     pub jobs: Vec<JobRecord>,
-    /// Those that are on this page and can't be read: something that no program of ours writes is in their rows. They
+    /// Jobs on this page that can't be read, because their rows contain something that no program of ours writes. They
     /// hide none of the others.
     pub unreadable: Vec<Unreadable>,
     /// Where the next page begins; `None` at the end.
@@ -400,13 +400,13 @@ pub struct Page {
 /// A job whose row can't be read.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unreadable {
-    /// Which one; `None` where not even that can be read.
+    /// The job's id; `None` if not even that can be read.
     pub id: Option<JobId>,
-    /// What is wrong with it.
+    /// The reason why it can't be read.
     pub why: String,
 }
 
-/// A place in a list; opaque to whoever asks for pages.
+/// A place in a list; opaque to clients that ask for pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Cursor {
     /// The instant that the list is ordered by, as microseconds since 1970.
@@ -415,66 +415,66 @@ pub struct Cursor {
     pub seq: i64,
 }
 
-/// What a request to cancel a job did.
+/// The effect of a request to cancel a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Cancelled {
-    /// It is cancelled: it did not run, or was dead and is given up.
+    /// The job is cancelled: it did not run, or was dead and is given up.
     Now,
-    /// It runs; its handler will be told to stop.
+    /// The job is running; its handler will be told to stop.
     Requested,
-    /// It had ended before.
+    /// The job had already ended.
     TooLate(State),
 }
 
-/// What a request to run a dead job again did.
+/// The effect of a request to run a dead job again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Revived {
-    /// It is pending again, with all its attempts.
+    /// The job is pending again, with all its attempts.
     Now,
-    /// It was not dead.
+    /// The job was not dead.
     NotDead(State),
 }
 
-/// How long what ended is kept.
+/// How long ended jobs and their keys are kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Retention {
-    /// Completed and cancelled jobs, after their end. Default 1 hour: at 20 a second that is 72,000 rows.
+    /// How long completed and cancelled jobs are kept after their end. Default 1 hour: at 20 a second, 72,000 rows.
     pub completed: Duration,
-    /// Dead ones. Default 30 days.
+    /// How long dead jobs are kept. Default 30 days.
     pub dead: Duration,
-    /// Idempotency keys, after their submission, but never shorter than their job. Default 1 day.
+    /// How long idempotency keys are kept after their submission, but never shorter than their job. Default 1 day.
     pub keys: Duration,
 }
 
-/// What one piece of housekeeping did.
+/// The result of one piece of housekeeping.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Maintained {
-    /// Deferred jobs whose time was over.
+    /// Number of deferred jobs whose time was over.
     pub expired: u64,
-    /// Ended jobs that were removed.
+    /// Number of ended jobs that were removed.
     pub pruned: u64,
-    /// There may be more of it to do.
+    /// Whether there may be more to do.
     pub more: bool,
 }
 
-/// A queue in numbers.
+/// The figures of one queue.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueStats {
-    /// Its name.
+    /// The queue's name.
     pub queue: QueueName,
-    /// Nothing is reserved of it.
+    /// Whether the queue is paused: none of its jobs is reserved.
     pub paused: bool,
-    /// Runnable now.
+    /// Number of jobs that are runnable now.
     pub pending: u64,
-    /// Runnable later.
+    /// Number of jobs that are runnable later.
     pub scheduled: u64,
-    /// Reserved.
+    /// Number of reserved jobs.
     pub running: u64,
-    /// Under way elsewhere.
+    /// Number of jobs that are under way elsewhere.
     pub deferred: u64,
-    /// Out of attempts.
+    /// Number of jobs that are out of attempts.
     pub dead: u64,
-    /// For how long the oldest pending job could have run, by the storage's clock.
+    /// How long ago the oldest pending job became runnable, by the storage's clock.
     pub oldest_age: Option<Duration>,
 }
 
@@ -491,7 +491,7 @@ impl JobId {
         self.0.as_bytes()
     }
 
-    /// Back from storage.
+    /// The id that storage returned as 16 bytes.
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(Uuid::from_bytes(bytes))
     }
@@ -530,7 +530,7 @@ impl ProcessId {
         self.0.as_bytes()
     }
 
-    /// Back from storage.
+    /// The id that storage returned as 16 bytes.
     pub fn from_bytes(bytes: [u8; 16]) -> Self {
         Self(Uuid::from_bytes(bytes))
     }
@@ -582,9 +582,9 @@ impl fmt::Display for QueueName {
 // === impl Priority ===
 
 impl Priority {
-    /// What a step is worth.
+    /// The waiting time that one step of priority is worth.
     pub const STEP: Duration = Duration::from_secs(60);
-    /// The lowest and the highest.
+    /// The lowest and the highest priority.
     pub const RANGE: std::ops::RangeInclusive<i8> = -9..=9;
 
     /// The number.
@@ -618,7 +618,7 @@ impl FromStr for Priority {
 // === impl Order ===
 
 impl Order {
-    /// What a step of priority is worth in it.
+    /// The waiting time that one step of priority is worth in this order.
     pub fn step(self) -> Duration {
         match self {
             Self::Priority => Priority::STEP,
@@ -641,7 +641,7 @@ impl fmt::Display for Unreadable {
 // === impl When ===
 
 impl When {
-    /// The instant, for whose clock it is `now`; the end of time where there is none.
+    /// The instant, on a clock that reads `now`; [`Timestamp::MAX`] if it is beyond that.
     pub fn instant(self, now: Timestamp) -> Timestamp {
         match self {
             Self::After(delay) => now.saturating_add(delay).unwrap_or(Timestamp::MAX),
@@ -665,7 +665,7 @@ impl From<Duration> for When {
 // === impl QueueStats ===
 
 impl QueueStats {
-    /// Of a queue that has no job.
+    /// The figures of a queue that has no job.
     pub const fn empty(queue: QueueName) -> Self {
         Self {
             queue,
@@ -694,12 +694,12 @@ impl State {
         Self::Cancelled,
     ];
 
-    /// Nothing will happen to the job any more by itself.
+    /// Whether nothing more will happen to the job by itself.
     pub const fn has_ended(self) -> bool {
         matches!(self, Self::Completed | Self::Dead | Self::Cancelled)
     }
 
-    /// The word used everywhere.
+    /// The state's name, as used everywhere.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Pending => "pending",
@@ -759,27 +759,27 @@ impl Default for Retention {
 // === impl Claim ===
 
 impl Claim {
-    /// For engines: a fresh token, 16 random bytes.
+    /// Makes a fresh token of 16 random bytes, for engines.
     pub fn fresh_token() -> [u8; 16] {
         *Uuid::new_v4().as_bytes()
     }
 
-    /// For engines: the claim of a reservation that was written with this token.
+    /// The claim of a reservation that was written with this token, for engines.
     pub fn from_bytes(job: JobId, token: [u8; 16]) -> Self {
         let token = Uuid::from_bytes(token);
         Self { job, token }
     }
 
-    /// The claim that a handler was told, for an outcome that comes from outside.
+    /// The claim with a token that a handler was given, for an outcome that comes from outside.
     ///
     /// # Errors
-    /// Where the text is not a token.
+    /// Returns an error if the text is not a token.
     pub fn from_token(job: JobId, token: &str) -> Result<Self, uuid::Error> {
         let token = token.parse()?;
         Ok(Self { job, token })
     }
 
-    /// The job that it speaks for.
+    /// The job that the claim is for.
     pub fn job(&self) -> JobId {
         self.job
     }
@@ -794,7 +794,7 @@ impl Claim {
         self.token.to_string()
     }
 
-    /// Ends the reservation. Consumes the claim: there is one outcome for each.
+    /// Ends the reservation. It consumes the claim, so that there is one outcome for each.
     pub fn settle(self, outcome: Outcome) -> Settlement {
         Settlement {
             job: self.job,
@@ -807,7 +807,7 @@ impl Claim {
 // === impl Outcome ===
 
 impl Outcome {
-    /// Why it did not end well, where it did not.
+    /// The error, if the run did not end well.
     pub fn error(&self) -> Option<&str> {
         match self {
             Self::Failed { error, .. } | Self::Postponed { error, .. } => Some(error),
@@ -819,7 +819,7 @@ impl Outcome {
 // === impl Settlement ===
 
 impl Settlement {
-    /// The job that it ends.
+    /// The job that the settlement is for.
     pub fn job(&self) -> JobId {
         self.job
     }
@@ -829,7 +829,7 @@ impl Settlement {
         self.token.as_bytes()
     }
 
-    /// What to write.
+    /// The outcome to write.
     pub fn outcome(&self) -> &Outcome {
         &self.outcome
     }

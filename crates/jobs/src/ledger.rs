@@ -1,9 +1,9 @@
-//! The drain ledger: what became of every process run, told by those who live to tell it.
+//! The drain ledger records how every process run ended; the processes that are alive export it.
 //!
 //! A scrape comes every 15 to 60 s, a drain takes 5, and then the process is gone: no scrape ever sees
-//! how it ended. So each process opens a row at start, marks T0 in it, and closes it with its report. A
-//! row that is not closed though its process is gone was killed, with a drain begun or without. Whoever
-//! is alive exports the totals.
+//! how it ended. So each process opens a row at start, marks T0 in it, and closes it with its report. If
+//! a row is not closed although its process is gone, the process was killed, whether or not a drain had
+//! begun. Every living process exports the totals.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -19,8 +19,8 @@ pub const KILLED: &str = "killed";
 /// The ledger, kept in the queue's database.
 #[async_trait]
 pub trait Ledger {
-    /// Marks T0, which was so long ago, in this process' row. Repeated under the same id, it only corrects the
-    /// cause; under another id, or once the row is closed, it changes nothing.
+    /// Marks T0, which was `ago`, in this process's row. A repeated call with the same id only corrects the
+    /// cause; one with another id, or after the row was closed, changes nothing.
     async fn mark_drain(
         &self,
         drain_id: &str,
@@ -28,17 +28,17 @@ pub trait Ledger {
         ago: Duration,
     ) -> Result<(), EngineError>;
 
-    /// Closes this process' row with its report; compare-and-set, a closed row stays as it is.
+    /// Closes this process's row with its report. It is a compare-and-set: a closed row stays as it is.
     async fn close_drain(&self, last: &LastWord) -> Result<(), EngineError>;
 
-    /// How many drains ended how, over all processes that ever used this database.
+    /// Returns how many drains ended in which way, over all processes that ever used this database.
     async fn drain_totals(&self) -> Result<Vec<DrainTotal>, EngineError>;
 
-    /// The latest process runs, at most so many, the latest first. Older ones are only in the totals.
+    /// Returns at most `limit` process runs, the latest first. Older ones are only in the totals.
     async fn drains(&self, limit: usize) -> Result<Vec<DrainRow>, EngineError>;
 }
 
-/// What a process has to say of its drain when it is over.
+/// The report of a process about its drain, when the drain is over.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct LastWord {
     /// The drain's id, the same as in its log lines.
@@ -49,13 +49,13 @@ pub struct LastWord {
     pub outcome: String,
     /// How long it took.
     pub seconds: f64,
-    /// What is summed up over all drains.
+    /// The figures that are summed up over all drains.
     pub figures: Figures,
     /// The whole report as JSON.
     pub report: String,
 }
 
-/// Sums by name. The names are those of [`DrainReport::figures`]; an engine keeps whatever it is given, so that
+/// Sums by name. The names are those of [`DrainReport::figures`]; an engine keeps whatever names it is given, so that
 /// processes of two versions can have different ones.
 ///
 /// [`DrainReport::figures`]: lameduck_lifecycle::DrainReport::figures
@@ -64,9 +64,9 @@ pub type Figures = BTreeMap<String, f64>;
 /// One process run.
 #[derive(Clone, Debug, PartialEq)]
 pub struct DrainRow {
-    /// Which one.
+    /// The id of the process run.
     pub process: ProcessId,
-    /// The name of its machine, which in a cluster is that of its Pod; where an engine keeps it.
+    /// The name of its machine (in a cluster, of its Pod), if the engine keeps it.
     pub host: Option<String>,
     /// When it opened its row.
     pub started_at: Timestamp,
@@ -76,13 +76,13 @@ pub struct DrainRow {
     pub drain_id: Option<String>,
     /// Why it was asked to stop, as far as it knew.
     pub cause: Option<String>,
-    /// When its row was closed: by itself, or of one that was killed by whoever found out.
+    /// When its row was closed: by the process itself or, if it was killed, by the process that found out.
     pub ended_at: Option<Timestamp>,
     /// How it ended; `None` while it lives.
     pub outcome: Option<String>,
-    /// How long the drain took, where it could say.
+    /// How long the drain took, if the process could report it.
     pub seconds: Option<f64>,
-    /// The whole report as JSON, where there is one.
+    /// The whole report as JSON, if there is one.
     pub report: Option<String>,
 }
 
@@ -91,12 +91,12 @@ pub struct DrainRow {
 pub struct DrainTotal {
     /// Why the process was asked to stop; `unknown` for one that was killed before it knew.
     pub cause: String,
-    /// `clean`, `cut`, … as the report says; [`KILLED`] for a process that never closed its row.
+    /// How the drain ended: `clean`, `cut`, … from the report; [`KILLED`] for a process that never closed its row.
     pub outcome: String,
-    /// Processes.
+    /// Number of processes.
     pub count: u64,
     /// The sum of their drains' durations, as far as they were reported.
     pub seconds: f64,
-    /// What else their drains add up to.
+    /// The sums of the other figures of their drains.
     pub figures: Figures,
 }

@@ -1,4 +1,4 @@
-//! Schemas of the words by which jobs and their runs are described, for OpenAPI.
+//! OpenAPI schemas of the words that describe jobs and their runs.
 
 use utoipa::{
     PartialSchema, ToSchema,
@@ -28,7 +28,7 @@ impl ToSchema for Reason {}
 
 impl PartialSchema for RunEnd {
     fn schema() -> RefOr<Schema> {
-        // By a match, so that a new one is not forgotten here.
+        // A match, so that a new variant is not forgotten here.
         let word = |end| match end {
             Self::Completed => "completed",
             Self::Failed => "failed",
