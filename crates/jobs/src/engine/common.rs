@@ -1,4 +1,4 @@
-//! What all engines do alike.
+//! The code that all engines share.
 
 use std::collections::BTreeSet;
 
@@ -10,23 +10,23 @@ use crate::{
     ledger::{DrainTotal, Figures},
 };
 
-/// How many events a slow receiver may be behind before it misses some; they are hints.
+/// Number of events that a slow receiver may be behind before it misses some; events are only hints.
 pub const EVENTS: usize = 4096;
 
-/// In so many crashes in a row it was there: from now on it waits, and runs alone, so that the next one is its
-/// own.
+/// Number of crashes in a row after which a job that was running in each is a suspect: it waits to run alone, so that
+/// the next crash is certainly its own.
 pub const SUSPECT: u32 = 2;
 
-/// What was never answered, for people.
+/// The error of a deferred job whose outcome never came, for people.
 pub const OVERDUE: &str = "the handler answered 202 and no outcome came in time";
 
-/// Bytes of an error that the history keeps.
+/// Number of bytes of an error that the history keeps.
 const ERROR_IN_HISTORY: usize = 1024;
 
-/// Bytes of the last error that the job itself keeps, whatever its handler had to say.
+/// Number of bytes of the last error that the job itself keeps, however much its handler wrote.
 const ERROR_KEPT: usize = 64 << 10;
 
-/// What the world is told after a commit.
+/// The changes that are published as events after a commit.
 #[derive(Default)]
 pub struct Effects {
     /// Queues in which a job became pending or scheduled.
@@ -35,16 +35,16 @@ pub struct Effects {
     pub changed: Vec<JobId>,
     /// Jobs that completed, died or were cancelled.
     pub ended: Vec<JobId>,
-    /// Running jobs that somebody wants to end.
+    /// Running jobs for which a cancellation was requested.
     pub cancel_requested: Vec<JobId>,
-    /// Outcomes that came under a claim which was no longer the job's.
+    /// Number of outcomes under a claim that was no longer the job's.
     pub stale: u64,
 }
 
 // === impl Effects ===
 
 impl Effects {
-    /// Those of another command in the same commit.
+    /// Adds the effects of another command in the same commit.
     pub fn merge(&mut self, mut other: Self) {
         self.runnable.append(&mut other.runnable);
         self.changed.append(&mut other.changed);
@@ -53,7 +53,7 @@ impl Effects {
         self.stale += other.stale;
     }
 
-    /// In the order in which they are told.
+    /// Returns the events in the order in which they are published.
     pub fn into_events(self) -> impl Iterator<Item = Event> {
         let runnable = self.runnable.into_iter().map(Event::Runnable);
         let changed = self.changed.into_iter().map(Event::Changed);
@@ -64,8 +64,8 @@ impl Effects {
     }
 }
 
-/// What has to be the same for a repetition: the content type, its length before it so that no byte can
-/// move over to the payload, and the payload.
+/// Returns the digest that must match for a repeated submission: of the content type, preceded by its length so
+/// that no byte of it can pass for a part of the payload, and of the payload.
 pub fn digest(job: &NewJob) -> [u8; 32] {
     Sha256::new()
         .chain_update((job.content_type.len() as u64).to_le_bytes())
@@ -75,7 +75,7 @@ pub fn digest(job: &NewJob) -> [u8; 32] {
         .into()
 }
 
-/// As they are stored: a JSON object. What is no number is left out.
+/// Returns the figures as they are stored: as a JSON object, without those that are not finite.
 pub fn figures_text(figures: &Figures) -> String {
     let finite = figures.iter().filter(|(_, figure)| figure.is_finite());
     let object: serde_json::Map<_, _> = finite
@@ -84,7 +84,7 @@ pub fn figures_text(figures: &Figures) -> String {
     serde_json::Value::from(object).to_string()
 }
 
-/// One more sum of those who ended so.
+/// Adds one more sum to the total of the processes with this cause and outcome.
 pub fn add_figure(totals: &mut [DrainTotal], cause: &str, outcome: &str, name: String, sum: f64) {
     let total = totals
         .iter_mut()
@@ -94,17 +94,17 @@ pub fn add_figure(totals: &mut [DrainTotal], cause: &str, outcome: &str, name: S
     }
 }
 
-/// What the history keeps of an error.
+/// Returns the part of an error that the history keeps.
 pub fn short_error(error: &str) -> &str {
     first_bytes(error, ERROR_IN_HISTORY)
 }
 
-/// What the job keeps of an error.
+/// Returns the part of an error that the job keeps.
 pub fn kept_error(error: &str) -> &str {
     first_bytes(error, ERROR_KEPT)
 }
 
-/// The first bytes of a text, no character torn.
+/// Returns the first bytes of a text, without splitting a character.
 fn first_bytes(text: &str, most: usize) -> &str {
     let end = (0..=most.min(text.len()))
         .rev()

@@ -12,15 +12,15 @@ use crate::job::{JobId, JobRecord, Run, State};
 pub struct Glance {
     /// The job.
     pub id: JobId,
-    /// Where it stands.
+    /// The state of the job.
     pub state: State,
-    /// How often it was begun, so far.
+    /// How often it has been begun so far.
     pub attempt: u32,
     /// How often it was given back without an attempt counted.
     pub releases: u32,
     /// How often in a row its process crashed while it ran.
     pub crashes: u32,
-    /// Somebody asked for its end while it ran.
+    /// Whether a cancellation was requested while it ran.
     pub cancel_requested: bool,
     /// The instant before which it does not run.
     pub run_at: Timestamp,
@@ -33,9 +33,9 @@ pub struct Glance {
 pub struct Details {
     /// The job.
     pub record: JobRecord,
-    /// Its runs that have ended, as by [`Engine::runs`](super::Engine::runs).
+    /// Its runs that have ended, as [`Engine::runs`](super::Engine::runs) returns them.
     pub runs: Vec<Run>,
-    /// When it was read, by the storage's clock, which is the one of all instants in here.
+    /// When it was read, by the storage's clock, as are all instants in here.
     pub read_at: Timestamp,
 }
 

@@ -1,5 +1,5 @@
-//! The threads and tasks without which an engine can't work. One that panics must not look as if it had been told to
-//! end: nobody would notice that nothing is written any more.
+//! The threads and tasks without which an engine can't work. If one panics, that must not look as if it had been told
+//! to end: nobody would notice that nothing is written any more.
 
 use std::{
     any::Any,
@@ -12,13 +12,13 @@ use tokio_util::sync::CancellationToken;
 
 use super::EngineError;
 
-/// Whether all of them are well.
+/// Records whether any of the vital parts has panicked.
 #[derive(Clone, Debug, Default)]
 pub struct Vitals(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
-    /// The first part that panicked, and what it said.
+    /// The first part that panicked, and its panic message.
     failed: OnceLock<(&'static str, String)>,
     told: CancellationToken,
 }
@@ -40,7 +40,7 @@ impl Vitals {
         }
     }
 
-    /// Why nobody answers: a part has failed, or everything was closed.
+    /// Returns the reason why nobody answers: a part has failed, or everything was closed.
     pub fn gone(&self) -> EngineError {
         match self.0.failed.get() {
             Some((part, why)) => EngineError::Failed {
@@ -65,7 +65,7 @@ impl Vitals {
     }
 }
 
-/// What a panic says.
+/// Returns the message of a panic.
 fn said(panic: &(dyn Any + Send)) -> &str {
     match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
         (Some(text), _) => text,
