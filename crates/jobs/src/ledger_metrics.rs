@@ -1,15 +1,15 @@
-//! The drain ledger as metrics: the figures of processes that no scrape will ever see again.
+//! The drain ledger as metrics, with the figures of processes that no scrape will ever see again.
 //!
 //! | metric | sums up |
 //! | --- | --- |
-//! | `lameduck_drains_total{cause,outcome}` | processes that ended so |
+//! | `lameduck_drains_total{cause,outcome}` | processes that ended in this way |
 //! | `lameduck_drain_seconds_total{cause,outcome}` | the durations of their drains |
-//! | `lameduck_drain_budget_seconds_total{cause,outcome}` | what they had |
-//! | `lameduck_tight_drains_total{cause}` | those that took more than four fifths of that |
+//! | `lameduck_drain_budget_seconds_total{cause,outcome}` | the time that these drains had |
+//! | `lameduck_tight_drains_total{cause}` | the drains that took more than four fifths of that |
 //! | `lameduck_drain_routing_total{cause,outcome}` | how their waits for the end of routing ended |
-//! | `lameduck_drain_requests_total{cause,fate}` | requests that came late, and that were cut |
+//! | `lameduck_drain_requests_total{cause,fate}` | requests that came late, and requests that were cut |
 //! | `lameduck_drain_connections_cut_total{cause}` | connections that were cut |
-//! | `lameduck_drain_jobs_total{cause,fate}` | jobs that were given back at the deadline, and that were left to the lease |
+//! | `lameduck_drain_jobs_total{cause,fate}` | jobs given back at the deadline, and jobs left to the lease |
 //!
 //! Every process that uses the database exports the same figures, so a query takes `max by (…)` first.
 
@@ -24,7 +24,7 @@ use super::{
 };
 use lameduck_lifecycle::{BoxError, Cause, Drain, LogThrottle, Outcome, RoutingEnd};
 
-/// How often the ledger is read: a little more often than anybody scrapes.
+/// Interval at which the ledger is read: a little shorter than anybody's scrape interval.
 const EVERY: Duration = Duration::from_secs(10);
 
 struct LedgerMetrics {
@@ -34,20 +34,20 @@ struct LedgerMetrics {
     sums: Vec<Sum>,
 }
 
-/// A counter of figures, over all outcomes of a cause.
+/// A counter that sums up figures over all outcomes of a cause.
 struct Sum {
     counter: IntCounterVec,
-    /// Each figure, and the value of the second label that it stands for, if there is one.
+    /// The figures, each with the value of the second label that it stands for, if there is one.
     figures: Vec<(String, Option<&'static str>)>,
 }
 
-/// How often to say that it can't be read.
+/// Minimum interval between two warnings that the ledger can't be read.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 
-/// Reads the ledger now and then, for as long as the process lives.
+/// Reads the ledger every [`EVERY`], for as long as the process lives.
 pub(super) async fn export(engine: Arc<dyn Engine>, drain: Drain) -> Result<(), BoxError> {
-    // Nothing is exported before the first look: a zero that turns into the sum of all history would be
-    // taken for an increase.
+    // Nothing is exported before the first read: a zero that turns into the sum of all history would look
+    // like an increase.
     let mut metrics = None;
     let limit = LogThrottle::every(TELL_AGAIN);
     loop {
@@ -93,7 +93,7 @@ impl LedgerMetrics {
         }
         for part in parts {
             if let Err(error) = registry.register(part) {
-                // Two engines in one lifecycle: the first one is told of.
+                // With two engines in one lifecycle, the first one is exported.
                 tracing::warn!(%error, "drain ledger metrics not registered");
             }
         }
@@ -166,7 +166,7 @@ impl LedgerMetrics {
         ])
     }
 
-    /// Counters only ever grow, and so do the totals.
+    /// Raises the counters to these totals. Both only ever grow.
     fn catch_up(&self, totals: &[DrainTotal]) {
         for total in totals {
             let labels = &[total.cause.as_str(), total.outcome.as_str()];
@@ -201,7 +201,7 @@ impl Sum {
         Ok(Self { counter, figures })
     }
 
-    /// At 0 until it happens.
+    /// Exports the series of this cause at 0 until something is counted.
     fn expect(&self, cause: &str) {
         for (_, value) in &self.figures {
             self.series(cause, *value);
@@ -228,7 +228,7 @@ impl Sum {
     }
 }
 
-/// What can happen is exported as zero until it does, so that a first time is seen as an increase.
+/// Returns the possible causes and outcomes, exported as zero until one happens, so that it shows as an increase.
 fn expected() -> impl Iterator<Item = (&'static str, &'static str)> {
     let asked = [
         Cause::Unknown,

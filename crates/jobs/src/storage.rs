@@ -1,4 +1,4 @@
-//! Whether the queue's storage answers, and what readiness makes of it.
+//! Readiness follows whether the queue's storage answers.
 //!
 //! ```text
 //!   asked every second
@@ -7,15 +7,15 @@
 //!     └──────── answers for 3 s ─────────┘
 //! ```
 //!
-//! Two figures and not one, so that a storage that comes and goes does not take the process in and out of its
-//! Services with it. Five seconds, because what a failover of PostgreSQL or a hiccup of a disk takes is bridged by
-//! the requests themselves: they wait, or are answered with 503 and `Retry-After`. Three, because a server that
-//! has just come back is at once asked by everybody who waited.
+//! There are two figures, so that a storage that comes and goes does not take the process in and out of its
+//! Services. Five seconds, because requests themselves bridge the time that a failover of PostgreSQL or a hiccup of a
+//! disk takes: they wait, or are answered with 503 and `Retry-After`. Three, because a server that has just come back
+//! is immediately queried by everybody who waited.
 //!
-//! Liveness never follows: a restart repairs no database, and costs every running job its work.
+//! Liveness does not follow: a restart repairs no database, and costs every running job its work.
 //!
-//! A part of the engine that panicked is another matter. It does not come back in this process, so readiness fails at
-//! once, and the process drains because of it.
+//! A panic in a part of the engine is another matter. The part does not come back in this process, so readiness fails
+//! at once, and the process drains because of it.
 
 use std::{sync::Arc, time::Duration};
 
@@ -25,23 +25,23 @@ use tokio::time::{Instant, sleep_until, timeout};
 use super::engine::{Engine, EngineError};
 use lameduck_lifecycle::{BoxError, Check, Drain};
 
-/// Between two questions.
+/// Interval between two pings.
 const EVERY: Duration = Duration::from_secs(1);
 
-/// How long an answer may take. One that comes later is none.
+/// Maximum time for an answer. A later one does not count.
 const PATIENCE: Duration = Duration::from_secs(2);
 
-/// For how long it has to be silent before readiness fails.
+/// How long the storage has to be silent before readiness fails.
 const SILENT: Duration = Duration::from_secs(5);
 
-/// For how long it has to answer before readiness passes again.
+/// How long the storage has to answer before readiness passes again.
 const STEADY: Duration = Duration::from_secs(3);
 
-/// What the answers so far come to.
+/// The conclusion from the answers so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Verdict {
     passing: bool,
-    /// Since when the answers say the opposite.
+    /// The instant since which the answers say the opposite.
     doubted: Option<Instant>,
 }
 
@@ -50,7 +50,7 @@ struct Failed {
     _check: Check,
 }
 
-/// Asks for as long as the process lives, and lets readiness follow.
+/// Pings the storage for as long as the process lives, and sets readiness accordingly.
 pub(super) async fn watch(engine: Arc<dyn Engine>, drain: Drain) -> Result<(), BoxError> {
     let check = drain.readiness_check("storage");
     let answers = IntGauge::new(
@@ -69,12 +69,12 @@ pub(super) async fn watch(engine: Arc<dyn Engine>, drain: Drain) -> Result<(), B
     }
     answers.set(0);
     check.fail(failed.to_string());
-    // Otherwise it would pass again, because nobody says that it fails any more.
+    // Without this, readiness would pass again, because dropping the check withdraws its failure.
     drain.kept(|| Failed { _check: check });
     Err(failed.into())
 }
 
-/// Asks until there is nobody left to be asked.
+/// Pings until the engine has closed or failed for good.
 async fn ask(engine: &dyn Engine, check: &Check, answers: &IntGauge) -> EngineError {
     let mut verdict = Verdict::PASSING;
     loop {
@@ -87,13 +87,13 @@ async fn ask(engine: &dyn Engine, check: &Check, answers: &IntGauge) -> EngineEr
         };
         answers.set(i64::from(answer.is_ok()));
         let now = Instant::now();
-        // A silence began when the question was put that nobody answered.
+        // A silence begins with the ping that was not answered.
         let since = if answer.is_ok() { now } else { asked };
         verdict = verdict.told(answer.is_ok(), since, now);
         match answer {
             _ if verdict.passing => check.pass(),
             Err(why) => check.fail(why),
-            // Not for long enough yet: it fails for the reason that was given.
+            // It has not answered for long enough yet: the check keeps failing for the reason that was given.
             Ok(()) => {}
         }
         sleep_until(asked + EVERY).await;
@@ -108,7 +108,7 @@ impl Verdict {
         doubted: None,
     };
 
-    /// Another answer, or none: what it says holds since then, as far as is known now.
+    /// Returns the verdict after one more answer or silence, which has lasted from `since` until `now`.
     fn told(self, answers: bool, since: Instant, now: Instant) -> Self {
         if answers == self.passing {
             return Self {
@@ -135,7 +135,7 @@ impl Verdict {
 mod tests {
     use super::*;
 
-    /// What readiness says after each of these seconds: `+` for an answer, `-` for none.
+    /// Returns the readiness after each of these seconds: `+` for an answer, `-` for none.
     fn told(seconds: &str) -> String {
         let begin = Instant::now();
         let mut verdict = Verdict::PASSING;
