@@ -1,34 +1,34 @@
-//! Whether the workers of a queue are enough: capacity is arithmetic.
+//! Calculates whether a queue has enough workers: capacity is arithmetic.
 //!
 //! ```text
 //!   20 jobs/s   ×   3 s   =   60 workers busy, and not 20
 //!   arriving        each      needed
 //! ```
 //!
-//! Where the workers are too few this can't be read off them: they reserve 6.7 jobs a second and are all busy.
-//! The rest waits. So what arrives is what was reserved *and* by how much more is pending: 6.7 + 13.3. It
-//! counts whatever became runnable, retries and what was given back included: they need a worker as well.
+//! If there are too few workers, their own rate does not show it: they reserve 6.7 jobs a second and are all busy,
+//! and the rest waits. The arrivals are therefore the reserved jobs *plus* the growth of the backlog: 6.7 + 13.3. All
+//! jobs that became runnable count, including retries and jobs given back: they need a worker as well.
 //!
-//! How long each keeps its worker is the mean of those that ended in the window. As long as none has, it is the
-//! last mean known, and at least what the workers have spent on each of their jobs up to now.
+//! The time that each job keeps its worker is the mean of the jobs that ended in the window. As long as none has, it
+//! is the last known mean, and at least the time that the workers have spent on each of their jobs up to now.
 //!
-//! Several processes may share a queue. Each takes the part of the backlog's growth that it has of the queue's
+//! Several processes may share a queue. Each takes the same share of the backlog's growth as it has of the queue's
 //! running jobs, so that the sum over them is right.
 
 use std::{collections::VecDeque, fmt, time::Duration};
 
 use tokio::time::Instant;
 
-/// Looks in a window.
+/// Number of samples in a window.
 const LOOKS: u32 = 60;
 
-/// The part of the window for which it must not have been enough, as a divisor: a minute of five.
+/// The part of the window for which there must have been too few workers, as a divisor: one minute of five.
 const SUSTAINED: u32 = 5;
 
-/// After how many windows it is told again: ten minutes of five.
+/// Number of windows after which the warning is repeated: ten minutes for a window of five.
 const AGAIN: u32 = 2;
 
-/// What the workers of one queue have done so far.
+/// The work that the workers of one queue have done so far.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Tally {
     epoch: Instant,
@@ -36,11 +36,11 @@ pub(super) struct Tally {
     ended: u64,
     ended_seconds: f64,
     running: u64,
-    /// When they began, summed, so that their ages are known without a list.
+    /// The sum of the start times of the running jobs, so that their ages are known without a list.
     began_seconds: f64,
 }
 
-/// A tally and the growth of the backlog, at one look. Everything counts from the start.
+/// A tally and the growth of the backlog at one instant. All figures count from the start.
 #[derive(Clone, Copy, Debug)]
 struct Sample {
     at: Instant,
@@ -52,28 +52,28 @@ struct Sample {
     grown: f64,
 }
 
-/// What is needed of one queue's workers, over a sliding window.
+/// The demand for one queue's workers, over a sliding window.
 #[derive(Debug)]
 pub(super) struct Demand {
     window: Duration,
     samples: VecDeque<Sample>,
-    /// How many were pending at the last look.
+    /// Number of pending jobs at the last sample.
     pending: Option<u64>,
-    /// The mean of the last window in which any ended.
+    /// The mean duration in the last window in which any job ended.
     known_each: f64,
-    /// Since when every look has shown too few workers.
+    /// The instant since which every sample has shown too few workers.
     short_since: Option<Instant>,
     told: Option<Instant>,
 }
 
-/// The arithmetic, to be read aloud.
+/// The arithmetic, in the figures that are shown to people.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Arithmetic {
-    /// Jobs that became runnable, a second.
+    /// Jobs that became runnable, per second.
     pub(super) arriving: f64,
-    /// Seconds that each keeps its worker.
+    /// Seconds that each job keeps its worker.
     pub(super) each: f64,
-    /// Jobs by which the backlog grows, a second.
+    /// Jobs by which the backlog grows, per second.
     pub(super) growing: f64,
 }
 
@@ -91,14 +91,14 @@ impl Tally {
         }
     }
 
-    /// A worker has got a job.
+    /// Records that a worker has got a job.
     pub(super) fn begin(&mut self, now: Instant) {
         self.reserved += 1;
         self.running += 1;
         self.began_seconds += self.seconds(now);
     }
 
-    /// A worker that got its job then is free again.
+    /// Records that the worker that got its job at `began` is free again.
     pub(super) fn end(&mut self, began: Instant, now: Instant) {
         self.ended += 1;
         self.running -= 1;
@@ -110,7 +110,7 @@ impl Tally {
         self.running
     }
 
-    /// What all workers together have spent on jobs.
+    /// The time that all workers together have spent on jobs.
     fn busy_seconds(&self, now: Instant) -> f64 {
         self.ended_seconds + number(self.running) * self.seconds(now) - self.began_seconds
     }
@@ -134,15 +134,15 @@ impl Demand {
         }
     }
 
-    /// How often to look.
+    /// Interval between two samples.
     pub(super) fn every(&self) -> Duration {
         (self.window / LOOKS).max(Duration::from_millis(10))
     }
 
-    /// A look: so much was done by now, so many jobs are pending, and this is our share of what runs.
+    /// Takes a sample: the work done so far, the number of pending jobs, and this process's share of the running jobs.
     pub(super) fn look(&mut self, now: Instant, tally: &Tally, pending: u64, share: f64) {
         let grown = self.samples.back().map_or(0.0, |last| last.grown);
-        // What had piled up before the first look did not arrive since.
+        // Jobs that had piled up before the first sample have not arrived since.
         let before = self.pending.replace(pending).unwrap_or(pending);
         self.samples.push_back(Sample {
             at: now,
@@ -164,15 +164,15 @@ impl Demand {
         }
     }
 
-    /// What the window says; `None` before the second look.
+    /// The arithmetic over the window; `None` before the second sample.
     pub(super) fn arithmetic(&self) -> Option<Arithmetic> {
         let (first, last) = self.ends(self.window)?;
         Some(self.between(first, last))
     }
 
-    /// The arithmetic, where somebody should be told of it. A heap that came at once is none: for the sustained
-    /// time every look must have shown that what came of late is too much, and also over the window. Told
-    /// once, and again when it has been enough in between or a while has passed.
+    /// The arithmetic, if it calls for a warning. A burst of jobs does not: for the sustained time every sample must
+    /// have shown too few workers, both for the latest arrivals and over the window. The warning is given once, and
+    /// again if there were enough workers in between or a while has passed.
     pub(super) fn complaint(&mut self, workers: usize) -> Option<Arithmetic> {
         let now = self.samples.back()?.at;
         let whole = self.arithmetic()?;
@@ -195,7 +195,7 @@ impl Demand {
         Some(whole)
     }
 
-    /// The latest sample, and the one that lies this long before it, or the oldest.
+    /// Returns the one that lies this long before the latest sample, or else the oldest, and the latest sample.
     fn ends(&self, window: Duration) -> Option<(&Sample, &Sample)> {
         let last = self.samples.back()?;
         let mut earlier = self.samples.iter().rev().skip(1);
@@ -225,12 +225,12 @@ impl Demand {
 // === impl Arithmetic ===
 
 impl Arithmetic {
-    /// Workers busy on average, were there enough of them.
+    /// Number of workers that would be busy on average if there were enough of them.
     pub(super) fn needed(&self) -> f64 {
         self.arriving * self.each
     }
 
-    /// In whole workers, as it is told.
+    /// Whether this many workers are enough, in whole workers, as the warning shows them.
     fn is_enough(&self, workers: usize) -> bool {
         self.needed().round() <= number(workers as u64)
     }
@@ -250,7 +250,7 @@ impl fmt::Display for Arithmetic {
     }
 }
 
-/// Exact up to 2⁵³.
+/// Converts a count; exact up to 2⁵³.
 fn number(count: u64) -> f64 {
     count as f64
 }
@@ -263,17 +263,17 @@ mod tests {
 
     const WINDOW: Duration = Duration::from_secs(300);
 
-    /// A queue and its workers under simulated time, looked at as often as it would be.
+    /// A queue and its workers under simulated time, sampled as often as in the program.
     struct Simulation {
         start: Instant,
         now: Instant,
         tally: Tally,
         demand: Demand,
         workers: usize,
-        /// When each that runs began and will end.
+        /// The start and end of each running job.
         running: Vec<(Instant, Instant)>,
         pending: u64,
-        /// Of a job that has not arrived yet.
+        /// The fraction of the next job that is due but has not arrived yet.
         due: f64,
     }
 
@@ -292,8 +292,8 @@ mod tests {
             }
         }
 
-        /// So many jobs a second come for a while, each of which takes this long. Returns what was complained
-        /// of, and after how long.
+        /// Lets `rate` jobs a second arrive for this time, each of which takes `each`. Returns the warnings, and the
+        /// time after which each was given.
         fn run(
             &mut self,
             time: Duration,
@@ -406,7 +406,7 @@ mod tests {
 
         queue.run(seconds(600), 0.1, seconds(3_600));
 
-        // 60 run, for 300 s each up to now; how long they will take nobody can know.
+        // 60 jobs run, for 300 s each up to now; nobody can know how long they will take.
         assert!(queue.needed() > 20.0, "{}", queue.needed());
         assert!(queue.needed() < 360.0, "{}", queue.needed());
     }
@@ -437,7 +437,7 @@ mod tests {
         let mut demand = Demand::new(WINDOW);
         half(&mut demand);
 
-        // One reserved a second by each, and ten more that wait: twelve in all.
+        // Each reserves one a second, and ten more wait: twelve in all.
         let needed = demand.arithmetic().unwrap().needed();
         assert!((needed - 6.0).abs() < 0.1, "{needed}");
     }
@@ -453,7 +453,7 @@ mod tests {
             queue.run(seconds(700), rate, each);
             let right = rate * each.as_secs_f64();
             let off = (queue.needed() - right).abs();
-            // One job more or less at the window's ends, and a step of the simulation.
+            // Allows for one job more or less at the window's ends, and for a step of the simulation.
             let slack = 0.05 * right + 2.0 * each.as_secs_f64() / WINDOW.as_secs_f64() + 0.05 * rate;
             prop_assert!(off <= slack, "{} instead of {right}", queue.needed());
         }

@@ -1,6 +1,6 @@
-//! The families: each metric's name, type, labels and the sentence that it is published with.
+//! The metric families: each metric's name, type, labels and help text.
 //!
-//! `docs/metrics.md` has the same sentences, and a test compares them.
+//! `docs/metrics.md` has the same texts, and a test compares them.
 
 use std::sync::Arc;
 
@@ -12,12 +12,12 @@ use prometheus::{
 use crate::job::{QueueStats, State};
 use lameduck_lifecycle::Drain;
 
-/// From 10 ms to an hour, three to a decade and then the clock's round numbers.
+/// Histogram buckets from 10 ms to an hour: by factors of about three, and then the round numbers of the clock.
 const BUCKETS: [f64; 14] = [
     0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1_800.0, 3_600.0,
 ];
 
-/// Where a job can stand that has not come to a good end.
+/// The states of jobs that have neither completed nor been cancelled.
 const STATES: [State; 5] = [
     State::Pending,
     State::Scheduled,
@@ -26,7 +26,7 @@ const STATES: [State; 5] = [
     State::Dead,
 ];
 
-/// All of them.
+/// All metric families of the queues.
 pub(super) struct Families {
     pub(super) wait: HistogramVec,
     pub(super) run: HistogramVec,
@@ -50,7 +50,7 @@ pub(super) struct Families {
 // === impl Families ===
 
 impl Families {
-    /// The program's, made by whoever asks first.
+    /// Returns the program's families, created on the first call.
     pub(super) fn of(drain: &Drain) -> Arc<Self> {
         drain.kept(|| {
             Self::register(drain.registry())
@@ -177,7 +177,7 @@ impl Families {
         Ok(families)
     }
 
-    /// What the engine says of a queue.
+    /// Sets the gauges to the engine's figures of a queue.
     pub(super) fn show(&self, stats: &QueueStats) {
         let queue = stats.queue.as_str();
         let QueueStats {

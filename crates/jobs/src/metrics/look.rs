@@ -1,4 +1,4 @@
-//! What only a look now and then can tell: how many jobs are where, whether the workers are enough, and whether
+//! Periodic sampling of the queues: how many jobs are in which state, whether there are enough workers, and whether
 //! the grace period is long enough for the jobs.
 
 use std::{sync::Arc, time::Duration};
@@ -12,21 +12,21 @@ use crate::{
 };
 use lameduck_lifecycle::{BoxError, Budget, Drain, DrainSettings, LogThrottle, Moment};
 
-/// Where no pool says how often.
+/// Interval between two looks if no pool sets one.
 const EVERY: Duration = Duration::from_secs(5);
 
-/// How often to say that it can't be done.
+/// Minimum interval between two warnings that the queues can't be read.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 
-/// A pool and what is known of it from looking.
+/// A pool, and what the samples have shown about it.
 struct Watched {
     meter: Arc<Meter>,
     demand: Demand,
-    /// The grace period that was told to be needed; zero where none was.
+    /// The needed grace period that the last warning named; zero if there was none.
     told_grace: Duration,
 }
 
-/// Looks for as long as the process lives, at once and then as often as the shortest demand window wants it.
+/// Samples for as long as the process lives: immediately, and then as often as the shortest demand window requires.
 pub(crate) async fn now_and_then(
     engine: Arc<dyn Engine>,
     drain: Drain,
@@ -43,7 +43,7 @@ pub(crate) async fn now_and_then(
         let running: Vec<u64> = watched.iter().map(Watched::running).collect();
         match engine.queues().await {
             Ok(queues) => {
-                // Those that nobody works on here are shown as well: jobs wait in them for ever.
+                // Queues without workers here are shown as well: jobs may wait in them forever.
                 for stats in &queues {
                     families.show(stats);
                 }
@@ -80,7 +80,7 @@ impl Watched {
         self.meter.with_tally(|tally| tally.running())
     }
 
-    /// So many of this pool's jobs were running before the engine was asked.
+    /// Takes a sample; `ran` of this pool's jobs were running before the engine was asked.
     fn look(&mut self, queues: &[QueueStats], ran: u64, drain: &Drain, settings: &DrainSettings) {
         let stats = of(queues, &self.meter.queue);
         let share = match stats.running {
@@ -93,7 +93,7 @@ impl Watched {
         if let Some(arithmetic) = self.demand.arithmetic() {
             self.meter.needed.set(arithmetic.needed());
         }
-        // In a drain, and of a paused queue, nothing is reserved on purpose.
+        // In a drain, and from a paused queue, nothing is reserved on purpose.
         if !drain.has(Moment::Began) && !stats.paused {
             self.tell_of_too_few_workers();
         }
@@ -120,7 +120,7 @@ impl Watched {
         }
         let needed = Budget::grace_for(longest, settings);
         self.meter.grace.set(needed.as_secs_f64());
-        // Told again when it has doubled, since nobody would repair it for each second that it grows.
+        // The warning is repeated when the need has doubled, since nobody would fix it for each second that it grows.
         if needed > settings.grace && needed >= self.told_grace * 2 {
             self.told_grace = needed;
             let queue = &self.meter.queue;

@@ -1,26 +1,26 @@
-//! What this room exports of its queues, beside the ledger's totals. One set of families for all pools of a
-//! program, every known series at 0 from the start.
+//! The metrics of the queues, beside the ledger's totals. There is one set of families for all pools of a
+//! program, with every known series at 0 from the start.
 //!
 //! ```text
 //!   could run ───── wait ─────▶ reserved ─── begun ─────── run ─────── ended ───▶ outcome is durable
 //!                               └──────────── a worker is busy with it ──────────────────┘
 //! ```
 //!
-//! | metric | says |
+//! | metric | shows |
 //! | --- | --- |
 //! | `lameduck_job_wait_seconds{queue}` | from when a job could run until it was reserved |
 //! | `lameduck_job_run_seconds{queue,outcome}` | runs that ended by themselves |
-//! | `lameduck_job_outcomes_total{queue,outcome}` | what became of reservations, one of the words of [`Ending`] each |
+//! | `lameduck_job_outcomes_total{queue,outcome}` | the outcomes of reservations, each one of the words of [`Ending`] |
 //! | `lameduck_job_timeouts_total{queue}` | runs that were told to stop because their time was over |
 //! | `lameduck_stale_outcomes_total{queue}` | outcomes that came too late: somebody else owned the job |
 //! | `lameduck_reserves_after_drain_total{queue}` | a broken promise |
 //! | `lameduck_queue_target_unreachable{queue}`, `lameduck_queue_target_overloaded{queue}`, `lameduck_queue_backoff_start_timestamp_seconds{queue}` | whether jobs can be begun, see `workers/outage.rs` |
-//! | `lameduck_queue_jobs{queue,state}` … | what the engine says, see [`look`] |
+//! | `lameduck_queue_jobs{queue,state}` … | the engine's figures, see [`look`] |
 //! | `lameduck_workers_needed{queue}` | capacity is arithmetic, see [`demand`] |
 //! | `lameduck_job_grace_needed_seconds{queue}`, `lameduck_grace_configured_seconds` | whether runs are longer than a drain lets them be |
 //!
-//! What was given back by process id at the hard deadline has no outcome here: its handler had not ended. The
-//! report has it, and `lameduck_jobs_released_total{pool="process"}`.
+//! A job that was given back by process id at the hard deadline has no outcome here, because its handler had not
+//! ended. It is in the report, and in `lameduck_jobs_released_total{pool="process"}`.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -41,27 +41,27 @@ mod demand;
 mod families;
 pub(super) mod look;
 
-/// What became of a reservation: exactly one of these, so that they add up.
+/// The end of a reservation: exactly one of these, so that they add up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Ending {
-    /// Done.
+    /// The job is done.
     Completed,
-    /// The attempt counts, and there will be another.
+    /// The attempt failed and counts, and there will be another.
     Failed,
-    /// The attempt counts, and was the last.
+    /// The attempt failed and counts, and was the last.
     Dead,
-    /// Given back, its handler ended.
+    /// The job was given back after its handler had ended.
     Released,
-    /// Could not be begun.
+    /// The job could not be begun.
     Postponed,
-    /// Goes on outside of this process.
+    /// The job goes on outside of this process.
     Deferred,
-    /// Somebody wanted it to end, and it did not complete.
+    /// A cancellation was requested, and the job did not complete.
     Cancelled,
 }
 
-/// The metrics of one pool, every series made beforehand.
+/// The metrics of one pool, with every series created beforehand.
 pub(super) struct Meter {
     queue: QueueName,
     workers: usize,
@@ -83,7 +83,7 @@ pub(super) struct Meter {
     tally: Mutex<Tally>,
 }
 
-/// A worker is busy with a job while this lives: from its reservation until its outcome is durable.
+/// Marks a worker as busy with a job while this lives: from its reservation until its outcome is durable.
 #[must_use = "the worker counts as busy while this lives"]
 pub(super) struct Busy {
     meter: Arc<Meter>,
@@ -117,7 +117,7 @@ impl Ending {
         }
     }
 
-    /// What the engine makes of an outcome; of a job that was cancelled while it ran, only a good end counts.
+    /// Returns the end to which an outcome leads in the engine: a job cancelled while it ran either completes or is cancelled.
     fn of(outcome: &Outcome, cancelled: bool) -> Self {
         match outcome {
             Outcome::Completed { .. } => Self::Completed,
@@ -137,7 +137,7 @@ impl Ending {
 // === impl Meter ===
 
 impl Meter {
-    /// The meter of a pool, whose jobs this gauge counts.
+    /// Creates the meter of a pool, whose jobs this gauge counts.
     pub(super) fn new(drain: &Drain, pool: &Pool, work: Arc<Work>) -> Arc<Self> {
         let families = Families::of(drain);
         let queue = &[pool.queue.as_str()];
@@ -172,8 +172,8 @@ impl Meter {
         &self.work
     }
 
-    /// A reserve is sent in this instant. Whoever sends it has looked for T0; that nobody forgets to is what is
-    /// counted here.
+    /// Records that a reserve is being sent. The sender has checked for T0 before; this counts the cases in which it
+    /// forgot to.
     pub(super) fn reserve_sent(&self, drain: &Drain) {
         if drain.has(Moment::Began) {
             self.after_drain.inc();
@@ -181,7 +181,7 @@ impl Meter {
         }
     }
 
-    /// A worker has got this job.
+    /// Records that a worker has got this job.
     pub(super) fn reserved(self: &Arc<Self>, reserved: &Reserved) -> Busy {
         self.wait.observe(reserved.waited.as_secs_f64());
         let since = Instant::now();
@@ -195,7 +195,7 @@ impl Meter {
         }
     }
 
-    /// What keeps the jobs from being begun, if something does.
+    /// Sets the gauges to what keeps the jobs from being begun, if anything does.
     pub(super) fn target(&self, unavailable: Option<&Unavailable>) {
         let is = |reason| unavailable.is_some_and(|now| now.reason == reason);
         self.unreachable.set(is(Reason::Unreachable).into());
@@ -204,7 +204,7 @@ impl Meter {
         self.backoff_start.set(since);
     }
 
-    /// An outcome was dropped.
+    /// Records that an outcome was dropped.
     pub(super) fn stale(&self) {
         self.stale.inc();
     }
@@ -217,8 +217,8 @@ impl Meter {
 // === impl Busy ===
 
 impl Busy {
-    /// The run has come to an end: after so long, where it was begun; told to stop because its time was over;
-    /// or because somebody wanted it to end.
+    /// Records that the run has ended: how long it took, if it was begun, and whether it was told to stop because
+    /// its time was over, or because it was cancelled.
     pub(super) fn ended(&mut self, took: Option<Duration>, timed_out: bool, cancelled: bool) {
         self.ran = took;
         self.cancelled = cancelled;
@@ -227,18 +227,18 @@ impl Busy {
         }
     }
 
-    /// The word for an outcome of this run.
+    /// Returns the end that this outcome of the run stands for.
     pub(super) fn ending(&self, outcome: &Outcome) -> Ending {
         Ending::of(outcome, self.cancelled)
     }
 
-    /// Its outcome is durable.
+    /// Records that the outcome is durable.
     pub(super) fn settled(&self, ending: Ending) {
         self.meter.outcomes[ending as usize].inc();
         let runs = match ending {
             Ending::Completed => &self.meter.completed,
             Ending::Failed | Ending::Dead => &self.meter.failed,
-            // What was cut short, or not even begun, says nothing about how long a job takes.
+            // A run that was cut short, or not even begun, says nothing about how long a job takes.
             _ => return,
         };
         if let Some(ran) = self.ran {
