@@ -1,33 +1,33 @@
-//! The list of the commands that run, and the end of those that outlived their process.
+//! The list of running commands, and the killing of those that outlived their process.
 //!
-//! SIGKILL can't be answered: the commands of a killed process live on (unless it was PID 1 of its
+//! SIGKILL can't be handled: the commands of a killed process live on (unless it was PID 1 of its
 //! container, and took them along). Its jobs must not run again beside them. So every command is in a list
-//! while it runs, a file each in `running/` of the data directory, and the next process to own that
-//! directory ends who is left before it frees a job.
+//! while it runs, as a file in `running/` of the data directory, and the next process to own that
+//! directory kills the ones that are left before it frees a job.
 //!
 //! ```text
 //!   claim, boot, namespace ──▶ spawn ──▶ + group, start time ──▶ … runs … ──▶ reaped ──▶ removed
 //! ```
 //!
-//! Nobody is killed on suspicion. A record is void in another boot and in another namespace of process ids.
-//! In its own, these are its processes, and nobody else is:
+//! No process is killed on suspicion. A record is void in another boot and in another namespace of process ids.
+//! In its own, these processes belong to it, and no others do:
 //!
-//! | who | known by |
+//! | process | identified by |
 //! | --- | --- |
 //! | the leader | process id and start time |
 //! | its group | the leader, or a member that carries the claim in its environment |
-//! | who left the group (`setsid`) | the claim in its environment |
+//! | a process that left the group (`setsid`) | the claim in its environment |
 //!
-//! Whoever left the group *and* wiped its environment is not found. What a command left behind that had
-//! ended before is no leftover: its record is gone, and its job does not run again.
+//! A process that left the group *and* wiped its environment is not found. Processes that an already ended
+//! command left behind are not leftovers: the record is gone, and the job does not run again.
 //!
-//! The record is written before the spawn, so that there is no command without one. Between the spawn and the
-//! start time a command is known by its claim, which is in its environment from its exec on; and until its
-//! exec it holds a copy of the directory's lock, so that there is no next process yet. What remains are the
-//! microseconds in which the kernel has closed that copy and not yet laid out the environment: where a
-//! record names no leader, the look is repeated for a twentieth of a second.
+//! The record is written before the spawn, so that there is no command without one. Until its start time is
+//! recorded, a command is identified by its claim, which is in its environment from its exec on; and until its
+//! exec it holds a copy of the directory's lock, so that there is no next process yet. That leaves the
+//! microseconds in which the kernel has closed that copy and not yet laid out the environment: if a
+//! record names no leader, the search is repeated for a twentieth of a second.
 //!
-//! Nothing is synced: SIGKILL keeps what was written, and after a power cut it is void.
+//! Nothing is synced: written data survives a SIGKILL, and after a power cut it is void anyway.
 
 use std::{
     fs::{self, DirBuilder, File, OpenOptions},
@@ -49,43 +49,43 @@ mod tests;
 pub(crate) use background::{BackgroundList, Entry};
 use end::Leftovers;
 
-/// The variable by which a command and all that it starts carry their claim.
+/// The environment variable in which a command and all processes that it starts carry their claim.
 const CLAIM: &str = "LAMEDUCK_CLAIM";
 
-/// In the data directory.
+/// The list's folder in the data directory.
 const FOLDER: &str = "running";
 
-/// The list of the commands that run, for the next process.
+/// The list of running commands, for the next process.
 #[derive(Clone, Debug)]
 pub struct RunningList {
     folder: PathBuf,
     here: Here,
 }
 
-/// A command in the list; it leaves it when this is dropped.
+/// A command in the list. Dropping this removes it from the list.
 #[derive(Debug)]
 #[must_use = "a command that is not in the list is not ended by the next process"]
 pub struct Listed {
     path: PathBuf,
-    /// Open until the command has started: a descriptor for each that runs would be one too many.
+    /// The file, open until the command has started; running commands should not cost a descriptor each.
     file: Option<File>,
     record: Record,
 }
 
-/// What became of the commands in the list.
+/// The result of ending the commands in the list.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ended {
-    /// Runs of which something still lived and was ended.
+    /// Number of runs of which a process was still alive and has ended.
     pub ended: usize,
-    /// Runs of which something lives all the same. They stay in the list.
+    /// Number of runs of which a process is alive nonetheless. They stay in the list.
     pub alive: usize,
 }
 
-/// Where process ids and start times mean what they say.
+/// The boot and the namespace in which process ids and start times are valid.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 struct Here {
     boot: String,
-    /// Its number may come back after it is gone; the start time still tells.
+    /// The namespace. Its number may be used again after it is gone; the start time still tells the processes apart.
     namespace: String,
 }
 
@@ -94,11 +94,11 @@ struct Record {
     claim: String,
     #[serde(flatten)]
     here: Here,
-    /// Last, so that writing it changes nothing before it.
+    /// The leader. It is the last field, so that writing it changes nothing before it.
     leader: Option<Leader>,
 }
 
-/// The leader of a group, by whose process id the group is called.
+/// The leader of a group; its process id is the group's id.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Leader {
     group: i32,
@@ -108,10 +108,10 @@ pub(crate) struct Leader {
 // === impl RunningList ===
 
 impl RunningList {
-    /// The list of this data directory. `None` where the system can't tell processes apart (no `/proc`).
+    /// The list of this data directory. `None` if the system can't tell processes apart (no `/proc`).
     ///
     /// # Errors
-    /// Where its folder can't be made.
+    /// Returns an error if its folder can't be created.
     pub fn of(data: &Path) -> io::Result<Option<Self>> {
         let Some(here) = Here::look() else {
             return Ok(None);
@@ -124,10 +124,10 @@ impl RunningList {
         Ok(Some(Self { folder, here }))
     }
 
-    /// Writes down that a command is about to be started under this claim, and has it in its environment.
+    /// Records that a command with this claim in its environment is about to be started.
     ///
     /// # Errors
-    /// Where the file can't be written.
+    /// Returns an error if the file can't be written.
     pub fn note(&self, claim: &str) -> io::Result<Listed> {
         let record = Record {
             claim: claim.to_owned(),
@@ -154,10 +154,10 @@ impl RunningList {
 // === impl Listed ===
 
 impl Listed {
-    /// It was started, as the leader of this group. Not to be called once the leader may have been reaped.
+    /// Records that the command leads this group. Must not be called once the leader may have been reaped.
     ///
     /// # Errors
-    /// Where the file can't be written. The command is then known by its claim alone.
+    /// Returns an error if the file can't be written. The command is then identified by its claim alone.
     pub fn started(&mut self, group: Pid) -> io::Result<()> {
         self.led_by(Leader::look(group))
     }
@@ -167,7 +167,7 @@ impl Listed {
         self.file.take().map_or(Ok(()), |file| self.write(&file))
     }
 
-    /// Over what was there, never shorter: at no instant is there less to read than before.
+    /// Overwrites the record, never with a shorter one: at no instant is there less to read than before.
     fn write(&self, file: &File) -> io::Result<()> {
         let record = serde_json::to_vec(&self.record)?;
         file.write_all_at(&record, 0)
@@ -180,8 +180,8 @@ impl Drop for Listed {
     }
 }
 
-/// Ends what a dead predecessor's commands left running, waits for its end, and empties the list. Only for the
-/// owner of the data directory, before it frees a job or starts anything. Blocks, for two seconds or so at most.
+/// Kills the processes of a dead predecessor's commands, waits for their end, and empties the list. Only for the
+/// owner of the data directory, before it frees a job or starts anything. Blocks for about two seconds at most.
 pub fn end(data: &Path) -> Ended {
     let Some(here) = Here::look() else {
         return Ended::default();
@@ -202,7 +202,7 @@ fn remove(path: &Path) {
     }
 }
 
-/// Says that a command runs without being in the list.
+/// Logs that a command runs without being in the list.
 pub(crate) fn not_listed(error: &io::Error) {
     tracing::warn!(
         %error,
@@ -214,7 +214,7 @@ pub(crate) fn not_listed(error: &io::Error) {
 // === impl Leader ===
 
 impl Leader {
-    /// The leader of this group. Not to be called once it may have been reaped.
+    /// Looks up the leader of this group. Must not be called once it may have been reaped.
     pub(crate) fn look(group: Pid) -> Option<Self> {
         Seen::look(group).map(|seen| Self {
             group: group.as_raw_nonzero().get(),
@@ -234,13 +234,13 @@ impl Here {
     }
 }
 
-/// Tells one boot of the machine from the next.
+/// Returns an id that distinguishes one boot of the machine from the next.
 pub fn boot_id() -> Option<String> {
     let id = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
     Some(id.trim().to_owned())
 }
 
-/// Names the namespace that our process ids are numbers in.
+/// Returns the name of the namespace to which our process ids belong.
 fn pid_namespace() -> Option<String> {
     let name = fs::read_link("/proc/self/ns/pid").ok()?;
     Some(name.to_str()?.to_owned())

@@ -1,7 +1,7 @@
-//! The list, written by a thread of its own: a disk that hangs holds up the start of commands, and nothing else that
-//! the runtime's threads do.
+//! The list of running commands, written by a thread of its own: a disk that hangs delays the start of commands, and
+//! nothing else that the runtime's threads do.
 //!
-//! Orders are carried out one after the other, so whatever is said of an entry is written in that order.
+//! Orders are carried out one after the other, so the changes to an entry are written in the order in which they came.
 
 use std::{
     collections::HashMap,
@@ -15,14 +15,14 @@ use tokio::{sync::oneshot, time::timeout};
 
 use super::{Leader, Listed, RunningList};
 
-/// How long a command's end waits until its entry is removed. The entry of a command that has ended does no harm.
+/// Maximum time to wait for the removal of an ended command's entry. Such an entry does no harm.
 const REMOVAL: Duration = Duration::from_secs(1);
 
-/// The list of the commands that run, for async code.
+/// The list of running commands, for async code.
 #[derive(Clone, Debug)]
 pub(crate) struct BackgroundList(Sender<Order>);
 
-/// A command in the list; it leaves it when this is dropped.
+/// A command in the list. Dropping this removes it from the list.
 #[derive(Debug)]
 #[must_use = "a command that is not in the list is not ended by the next process"]
 pub(crate) struct Entry {
@@ -47,7 +47,7 @@ enum Order {
     },
 }
 
-/// What the thread knows.
+/// The state of the writing thread.
 struct Writer {
     list: RunningList,
     entries: HashMap<u64, Listed>,
@@ -58,7 +58,7 @@ struct Writer {
 
 impl BackgroundList {
     /// # Errors
-    /// Where there is no thread to be had.
+    /// Returns an error if no thread can be started.
     pub fn new(list: RunningList) -> io::Result<Self> {
         let (orders, received) = mpsc::channel();
         let writer = Writer {
@@ -72,10 +72,10 @@ impl BackgroundList {
         Ok(Self(orders))
     }
 
-    /// Returns when it is written down that a command is about to be started under this claim.
+    /// Returns once it is recorded that a command is about to be started under this claim.
     ///
     /// # Errors
-    /// Where the file can't be written.
+    /// Returns an error if the file can't be written.
     pub async fn note(&self, claim: &str) -> io::Result<Entry> {
         let (noted, answer) = oneshot::channel();
         let claim = claim.to_owned();
@@ -91,14 +91,14 @@ impl BackgroundList {
 // === impl Entry ===
 
 impl Entry {
-    /// It was started, and this is its leader. Is written down soon.
+    /// Notes that the command was started with this leader. It is recorded soon, in the background.
     pub fn started(&self, leader: Option<Leader>) {
         if let Some(number) = self.number {
             let _ = self.list.0.send(Order::Started { number, leader });
         }
     }
 
-    /// Removes the entry, and waits a moment until that is done.
+    /// Removes the entry, and waits a moment for that to be done.
     pub async fn remove(mut self) {
         if let Some(number) = self.number.take() {
             let (removed, done) = oneshot::channel();
@@ -125,7 +125,7 @@ impl Writer {
     fn run(mut self, orders: Receiver<Order>) {
         for order in orders {
             match order {
-                // Where nobody waits for it any more, the entry that comes back orders its own removal.
+                // If nobody waits for it any more, the entry comes back and orders its own removal when dropped.
                 Order::Note { claim, list, noted } => {
                     let _ = noted.send(self.note(&claim, list));
                 }

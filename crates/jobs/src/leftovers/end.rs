@@ -1,4 +1,4 @@
-//! The look over all processes for those of the list, and their end.
+//! Searches all processes for those of the list, and kills them.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
@@ -16,27 +16,27 @@ use rustix::{
 
 use super::{CLAIM, Ended, Here, Leader, Record, remove};
 
-/// How long the end of what was killed is waited for. It takes milliseconds, unless the kernel hangs on a
+/// How long to wait for killed processes to end. It takes milliseconds, unless the kernel hangs on a
 /// disk or a network file system.
 const END_WAIT: Duration = Duration::from_secs(2);
 /// How long the environment of a command may take to appear after its exec.
 const LAID_OUT: Duration = Duration::from_millis(50);
-/// How often to look.
+/// Interval between two searches.
 const LOOK: Duration = Duration::from_millis(5);
 
-/// What a predecessor left in the list.
+/// The records that a predecessor left in the list.
 pub(super) struct Leftovers {
     records: Vec<(PathBuf, Record)>,
     by_claim: BTreeMap<String, usize>,
     by_group: BTreeMap<i32, usize>,
-    /// Records of which somebody was found.
+    /// The records of which a process was found.
     found: BTreeSet<usize>,
 }
 
 // === impl Leftovers ===
 
 impl Leftovers {
-    /// Reads the list, and strikes out what is void.
+    /// Reads the list, and removes void records.
     pub(super) fn read(folder: &Path, here: &Here) -> Self {
         let mut this = Self {
             records: Vec::new(),
@@ -49,7 +49,7 @@ impl Leftovers {
             let text = fs::read(&path).unwrap_or_default();
             match serde_json::from_slice::<Record>(&text) {
                 Ok(record) if record.here == *here => this.add(path, record),
-                // Of another boot or namespace; or never written to its end, then nothing was started.
+                // It is of another boot or namespace, or was not written completely, and then nothing was started.
                 _ => remove(&path),
             }
         }
@@ -75,7 +75,7 @@ impl Leftovers {
             .all(|(_, record)| record.leader.is_some())
     }
 
-    /// Kills whoever is found until nobody is, or the time is over. Says of which records somebody lives.
+    /// Kills all processes found until there are none or the time is over. Returns the records with a living process.
     pub(super) fn end(&mut self) -> BTreeMap<usize, Pid> {
         let begin = Instant::now();
         loop {
@@ -88,10 +88,10 @@ impl Leftovers {
         }
     }
 
-    /// Kills whoever is found; the records of those who have not ended yet.
+    /// Kills all processes that are found. Returns the records of those that have not ended yet.
     fn kill(&mut self) -> BTreeMap<usize, Pid> {
         let own_group = Seen::look(rustix::process::getpid()).map(|this| this.group);
-        // Not ourselves, where a command of the predecessor has started us, in whatever way.
+        // Spare our own group: a command of the predecessor may have started us, in whatever way.
         let seen: Vec<_> = Seen::all()
             .into_iter()
             .filter(|seen| Some(seen.group) != own_group)
@@ -125,7 +125,7 @@ impl Leftovers {
         alive
     }
 
-    /// The record that this process is provably of.
+    /// Returns the record to which this process provably belongs.
     fn run_of(&self, seen: &Seen) -> Option<usize> {
         let leads = self
             .by_group
@@ -136,7 +136,7 @@ impl Leftovers {
             .copied()
     }
 
-    /// Whether the group that this process of the run is in is the run's own.
+    /// Whether this process of the run is in the run's own group.
     fn leads(&self, run: usize, seen: &Seen) -> bool {
         self.leader(run)
             .is_some_and(|leader| leader.group == seen.group)
@@ -146,7 +146,7 @@ impl Leftovers {
         self.records.get(run).and_then(|(_, record)| record.leader)
     }
 
-    /// Removes the records of those who are gone, and says what happened.
+    /// Removes the records of processes that are gone, and logs and returns the result.
     pub(super) fn strike_out(self, alive: &BTreeMap<usize, Pid>) -> Ended {
         for (index, (path, _)) in self.records.iter().enumerate() {
             if !alive.contains_key(&index) {
@@ -174,12 +174,12 @@ impl Leftovers {
     }
 }
 
-/// SIGKILL to this very process.
+/// Sends SIGKILL to this very process.
 fn kill(seen: &Seen) {
     #[cfg(target_os = "linux")]
     {
         use rustix::process::{PidfdFlags, pidfd_open, pidfd_send_signal};
-        // Once it is held, it can be nobody else who is looked at and killed.
+        // With a pidfd held, the process that is checked is the one that is killed.
         if let Ok(held) = pidfd_open(seen.pid, PidfdFlags::empty()) {
             if is_still(seen) {
                 told(seen.pid, pidfd_send_signal(held, Signal::KILL));
@@ -195,8 +195,8 @@ fn kill(seen: &Seen) {
     }
 }
 
-/// SIGKILL to the group that this process is in. As long as it is there, the group's id is nobody else's; and
-/// the kernel would have to go round all ids between the two calls.
+/// Sends SIGKILL to the group of this process. As long as the process exists, no other group has this id; and
+/// the kernel would have to go through all ids between the two calls.
 fn kill_group_of(member: &Seen) {
     if let Some(group) = Pid::from_raw(member.group)
         && is_still(member)

@@ -78,7 +78,7 @@ impl Running {
         Pid::from_raw(self.leader.id().cast_signed()).unwrap()
     }
 
-    /// Of the processes that it named.
+    /// Whether each of the processes that it named is alive.
     fn is_alive(&self) -> Vec<bool> {
         let pids = self.said.split_whitespace();
         pids.map(|pid| Pid::from_raw(pid.parse().unwrap()).unwrap())
@@ -90,7 +90,7 @@ impl Running {
         self.leader.wait().unwrap();
     }
 
-    /// What its leader died of, at the latest now.
+    /// Waits for the leader's end, and returns the signal that killed it.
     fn died_of(mut self) -> Option<i32> {
         self.leader.wait().unwrap().signal()
     }
