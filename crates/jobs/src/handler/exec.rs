@@ -11,39 +11,39 @@
 //! | exit 0 | done | released; done where [`zero_after_stop_is_done`](Exec::zero_after_stop_is_done) says so |
 //! | exit 75 (`EX_TEMPFAIL`), another failure, a signal | failed | released |
 //!
-//! Where it can't be started nothing was begun: the job is postponed, by about a second or ten, and no attempt is
-//! counted, whatever the reason. The exceptions are named, and are the job's own fault: a content type or trace
-//! context that no environment can hold. Such a job is dead at once. An exit status of 126 or 127 counts as a command
-//! that was not started where its program is found to lack its interpreter (`#!/usr/bin/env python3` without Python).
+//! If a command can't be started, nothing was begun: the job is postponed by about one or ten seconds, and no attempt
+//! is counted, whatever the reason. The only exceptions are the job's own fault: a content type or trace
+//! context that no environment can hold. Such a job is dead at once. An exit status of 126 or 127 means that the
+//! command was not started if its program turns out to lack its interpreter (`#!/usr/bin/env python3` without Python).
 //!
-//! | in its environment | |
+//! | environment variable | value |
 //! | --- | --- |
-//! | `LAMEDUCK_JOB_ID`, `LAMEDUCK_QUEUE` | as its submitter knows it |
-//! | `LAMEDUCK_CONTENT_TYPE` | of what is on stdin |
-//! | `LAMEDUCK_ATTEMPT`, `LAMEDUCK_MAX_ATTEMPTS` | which one this is, the first being 1, and after which one the job is dead |
-//! | `LAMEDUCK_CLAIM` | of this run alone: to fence what it does elsewhere. To be left alone: what it starts is known by it |
-//! | `LAMEDUCK_DEADLINE` | when SIGTERM comes, by the job's timeout: UTC as RFC 3339 has it. A drain may bring it earlier |
-//! | `TRACEPARENT` | the submitter's trace context, where there is one |
+//! | `LAMEDUCK_JOB_ID`, `LAMEDUCK_QUEUE` | the job's id and queue, as its submitter knows them |
+//! | `LAMEDUCK_CONTENT_TYPE` | the media type of stdin |
+//! | `LAMEDUCK_ATTEMPT`, `LAMEDUCK_MAX_ATTEMPTS` | this attempt, starting at 1, and the one after which the job is dead |
+//! | `LAMEDUCK_CLAIM` | of this run alone, to fence side effects. Must be kept: the command's processes are known by it |
+//! | `LAMEDUCK_DEADLINE` | when SIGTERM comes, by the job's timeout: UTC, RFC 3339. A drain may bring it earlier |
+//! | `TRACEPARENT` | the submitter's trace context, if there is one |
 //!
-//! The rest is the service's own, but for [`SECRET`].
+//! The rest of the environment is the service's own, except for [`SECRET`].
 //!
-//! Standard input is a file in memory that holds the payload and cannot be changed, not a pipe: a command that goes on
+//! Standard input is not a pipe but an immutable file in memory that holds the payload: a command that goes on
 //! after a SIGKILL of the service must not take the beginning of its payload for all of it.
 //!
 //! The command is the leader of a process group of its own. It is told to stop by SIGTERM to the group,
-//! once; when its time is over the group is killed. **The end of the leader is the end of the job**: what
-//! it leaves behind in its group is killed, so that nothing of a finished job lives on. A shell that is
-//! only there to start something should therefore `exec` it: a shell that SIGTERM kills takes with it
-//! whatever it was waiting for.
+//! once; when its time is over, the group is killed. **The end of the leader is the end of the job**: processes
+//! that it leaves behind in its group are killed, so that nothing of a finished job lives on. A shell that only
+//! starts another program should therefore `exec` it: a shell that is killed by SIGTERM takes the program that it
+//! was waiting for with it.
 //!
-//! What leaves the group (`setsid`, daemons) escapes all this; the job does not wait for it longer than
-//! [`output_grace`](Exec::output_grace), even where it holds the output open. It may go on after the end of its job;
-//! where this process adopts it, as PID 1 or as a subreaper, it is [reaped](reap_orphans) when it ends.
+//! A process that leaves the group (`setsid`, daemons) escapes all this; the job does not wait for it longer than
+//! [`output_grace`](Exec::output_grace), even if it holds the output open. It may go on after the end of its job;
+//! if this process adopts it, as PID 1 or as a subreaper, it is [reaped](reap_orphans) when it ends.
 //!
-//! Not used is `PR_SET_PDEATHSIG`: it follows the *thread* that spawned, and a runtime's threads come and
-//! go. Instead, whoever ends this process calls [`kill_all_groups`] first. A SIGKILL from outside can't be
-//! answered: in a container the kernel then kills what is left, because PID 1 is gone; elsewhere the next
-//! process does so, by the list that [`keep_list_in`] keeps, those who left the group included.
+//! `PR_SET_PDEATHSIG` is not used: it follows the *thread* that spawned, and a runtime's threads come and
+//! go. Instead, [`kill_all_groups`] is called before this process ends. A SIGKILL from outside can't be
+//! handled: in a container the kernel then kills what is left, because PID 1 is gone; elsewhere the next
+//! process does so, by the list that [`keep_list_in`] keeps, including processes that left the group.
 
 use std::{
     ffi::OsStr,
@@ -76,18 +76,18 @@ pub use lameduck_process::{Child, Defect, Machine, Unfit, reap_orphans, spawn};
 use lameduck_process::{Known, examine};
 use output::{Head, Tail};
 
-/// A variable that commands do not inherit: the database's URL holds a password, and a job's command may show its
-/// environment to anybody.
+/// The environment variable that commands do not inherit: the database's URL holds a password, and a job's command may
+/// show its environment to anybody.
 pub const SECRET: &str = "LAMEDUCK_DATABASE";
 
-/// How much of stdout is kept as the result.
+/// Number of bytes of stdout that are kept as the result.
 const RESULT_LIMIT: usize = 64 << 10;
-/// How much of stderr is kept as the error.
+/// Number of bytes of stderr that are kept as the error.
 const ERROR_LIMIT: usize = 8 << 10;
-/// How long the output is waited for when the command has ended. It is at its end at once, unless
-/// somebody who left the group holds it open.
+/// How long to wait for the end of the output when the command has ended. It ends at once, unless
+/// a process that left the group holds it open.
 const OUTPUT_GRACE: Duration = Duration::from_secs(1);
-/// How long a program that could not be started is examined: its disk may be what hangs.
+/// Maximum time to examine a program that could not be started: the cause may be a disk that hangs.
 const EXAMINATION: Duration = Duration::from_secs(1);
 
 /// A handler that runs a command.
@@ -100,7 +100,7 @@ pub struct Exec {
     zero_after_stop_is_done: bool,
 }
 
-/// What the command was told so far.
+/// The signals that the command has been sent so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Told {
     Nothing,
@@ -111,7 +111,7 @@ enum Told {
 // === impl Exec ===
 
 impl Exec {
-    /// Runs this program with these arguments, found by `PATH`, without a shell.
+    /// Makes a handler that runs this program, found by `PATH`, with these arguments and without a shell.
     pub fn new(argv: Vec<String>) -> Self {
         Self {
             argv,
@@ -122,27 +122,27 @@ impl Exec {
         }
     }
 
-    /// Keeps so many bytes of stdout as the result (default: 64 KiB). What comes after them is read, so
+    /// Keeps the first `bytes` of stdout as the result (default: 64 KiB). The rest is read, so
     /// that the command does not block, and dropped.
     pub fn result_limit(mut self, bytes: usize) -> Self {
         self.result_limit = bytes;
         self
     }
 
-    /// Keeps so many of the last bytes of stderr as the error (default: 8 KiB).
+    /// Keeps the last `bytes` of stderr as the error (default: 8 KiB).
     pub fn error_limit(mut self, bytes: usize) -> Self {
         self.error_limit = bytes;
         self
     }
 
-    /// Waits so long for the end of the output when the command has ended (default: 1 s).
+    /// Sets how long to wait for the end of the output when the command has ended (default: 1 s).
     pub fn output_grace(mut self, grace: Duration) -> Self {
         self.output_grace = grace;
         self
     }
 
-    /// Whether exit 0 after SIGTERM means that the job is done (default: no, it is released). Many
-    /// programs exit with 0 when they were merely asked to go.
+    /// Sets whether exit 0 after SIGTERM means that the job is done (default: no, it is released). Many
+    /// programs exit with 0 even though they were merely told to stop.
     pub fn zero_after_stop_is_done(mut self, yes: bool) -> Self {
         self.zero_after_stop_is_done = yes;
         self
@@ -167,7 +167,7 @@ impl Exec {
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
         let deadline = context.deadline().and_then(at_the_wall);
-        // What the service itself may have of these is not the job's.
+        // If the service itself has these variables, their values are not the job's.
         set_or_remove(&mut command, "LAMEDUCK_DEADLINE", deadline);
         set_or_remove(&mut command, "TRACEPARENT", job.traceparent.clone());
         Ok(command)
@@ -232,8 +232,8 @@ impl Exec {
         }
     }
 
-    /// Whether what ended so was only the interpreter, which did not find what it was to run: by the exit statuses that
-    /// shells and `env` have for it, and by a look at the program.
+    /// Returns a verdict if only the interpreter ran, without finding what it was to run: the exit status is one that
+    /// shells and `env` use for this, and an examination of the program confirms it.
     async fn never_began(&self, status: ExitStatus, told: Told) -> Option<Verdict> {
         if told != Told::Nothing || !matches!(status.code(), Some(126 | 127)) {
             return None;
@@ -248,15 +248,15 @@ impl Exec {
         Some(postponed(error, refusal::wait_for_program()))
     }
 
-    /// What is missing for this command to be started, as far as can be seen without doing it.
+    /// Returns what this command lacks to be started, as far as can be seen without starting it.
     pub fn missing(&self) -> Option<String> {
         self.check().err().map(|unfit| unfit.to_string())
     }
 
-    /// Looks whether this command can be started, without doing it. Reads its files, and so may wait for a disk.
+    /// Checks whether this command can be started, without starting it. It reads files, and so may wait for a disk.
     ///
     /// # Errors
-    /// Where something is missing. Nothing is said of what an emulator may run.
+    /// Returns an error if something is missing. Programs that an emulator may be able to run are not judged.
     pub fn check(&self) -> Result<(), Unfit> {
         examine(self.argv.first().map(String::as_str), Known::Nothing)
     }
@@ -276,10 +276,10 @@ impl Handler for Exec {
             Err(error) => return self.not_started(job, error).await,
         };
         let spawned = tokio::select! {
-            // In this order, so that what was started is never taken for what was not.
+            // In this order, so that a command that was started never counts as not started.
             biased;
             spawned = Group::spawn(command, &context.claim, Groups::of_this_process()) => spawned,
-            // The disk hangs: nothing was started yet.
+            // The disk hangs, and nothing was started yet.
             () = context.stop.cancelled() => return Verdict::Released,
             () = context.cut.cancelled() => return Verdict::Released,
         };
@@ -294,7 +294,7 @@ impl Handler for Exec {
     }
 }
 
-/// Passes on what the command is to be told, until it has ended. Says what it was told, and whether its
+/// Passes signals on to the command until it has ended. Returns what it was sent, and whether its
 /// pipes are at their end.
 async fn until_ended(
     group: &Group,
@@ -304,7 +304,7 @@ async fn until_ended(
     let (mut told, mut at_end) = (Told::Nothing, false);
     loop {
         tokio::select! {
-            // In this order, so that a command which has ended already was not told anything.
+            // In this order, so that a command that has already ended does not count as signalled.
             biased;
             () = group.ended() => return (told, at_end),
             () = context.cut.cancelled(), if told < Told::NoMore => {
@@ -320,7 +320,7 @@ async fn until_ended(
     }
 }
 
-/// What clocks on the wall show at that instant, to the millisecond.
+/// Returns the wall-clock time at that instant, to the millisecond.
 fn at_the_wall(instant: Instant) -> Option<String> {
     let left = instant.saturating_duration_since(Instant::now());
     let at = Timestamp::now().checked_add(left).ok()?;
@@ -365,7 +365,7 @@ fn postponed(error: String, wait: Duration) -> Verdict {
     Verdict::Postponed { error, wait }
 }
 
-/// What a look at files says, unless they can't be had.
+/// Returns the result of examining files, or `None` if that takes too long.
 async fn examined<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) -> Option<T> {
     let look = tokio::task::spawn_blocking(look);
     timeout(EXAMINATION, look).await.ok()?.ok()

@@ -1,16 +1,16 @@
-//! A command and its process group: started, signalled, ended, reaped, in an order that can't hit
-//! anybody else.
+//! A command and its process group: started, signalled, ended and reaped in an order in which no signal
+//! can hit another process.
 //!
-//! A process id is free for somebody else as soon as its process is reaped; until then it is a zombie's,
-//! and so is the id of its group. So a group is signalled only while its leader is unreaped: [`Living`]
-//! stands for that, and goes before the leader is waited for.
+//! A process id can be used again as soon as its process is reaped; until then it belongs to a zombie,
+//! and so does the id of its group. So a group is signalled only while its leader is unreaped: [`Living`]
+//! stands for that, and is dropped before the leader is reaped.
 //!
 //! ```text
 //!   spawn ─▶ Living ── SIGTERM, SIGKILL ──▶ the leader ends (seen, not reaped) ─▶ the rest is killed, Living goes ─▶ reaped
 //! ```
 //!
-//! From before the spawn until it is reaped a command is in a [list](RunningList), by which the next process ends it
-//! where this one was killed.
+//! From before the spawn until it is reaped, a command is in a [list](RunningList), by which the next process ends it
+//! if this one was killed.
 
 use std::{
     io,
@@ -35,32 +35,32 @@ const SPAWN_WAIT: Duration = Duration::from_millis(200);
 
 /// A running command.
 pub(super) struct Group {
-    // Before `child`, so that whoever drops this kills the group before anybody may reap its leader.
+    // Before `child`, so that dropping this kills the group before its leader may be reaped.
     living: Living,
     child: Child,
     end: EndWatch,
-    // Behind `living`: whoever is not killed yet stays in the list.
+    // After `living`, so that a group stays in the list until it is killed.
     listed: Option<Entry>,
 }
 
-/// Why there is no command.
+/// Why a command was not started.
 #[derive(Debug)]
 pub(super) enum NotStarted {
-    /// [`kill_all_groups`] was called: nothing may be started any more.
+    /// [`kill_all_groups`] was called, and nothing may be started any more.
     ProcessEnds,
     /// The system could not start it.
     Failed(io::Error),
 }
 
-/// The groups that live.
+/// The living groups.
 pub(super) struct Groups {
     children: &'static Children,
     living: Mutex<Vec<Pid>>,
-    /// For the next process, where there is a place for it.
+    /// The list for the next process, if there is a place to keep it.
     list: Mutex<Option<BackgroundList>>,
 }
 
-/// The right to signal a group. Dropped, it kills what is left of it.
+/// The right to signal a group. Dropping it kills what is left of the group.
 struct Living {
     id: Pid,
     groups: &'static Groups,
@@ -68,21 +68,21 @@ struct Living {
 
 static GROUPS: LazyLock<Groups> = LazyLock::new(|| Groups::new(Children::of_this_process()));
 
-/// Kills every command that [`Exec`](super::Exec) runs in this process, with all of its group, and lets
-/// none be started any more. For whoever is about to end the process: what a command does after it would
-/// be done beside the job's next run. Says how many there were.
+/// Kills every command that [`Exec`](super::Exec) runs in this process, with its whole group, and prevents
+/// any more from being started. To be called just before the process ends: a command that outlived it would
+/// work beside the job's next run. Returns the number of commands.
 ///
-/// Blocks, but for a fraction of a second at most; made to be called from a thread of its own.
+/// Blocks for a fraction of a second at most; meant to be called from a thread of its own.
 pub fn kill_all_groups() -> usize {
     GROUPS.kill_all()
 }
 
-/// Keeps a list of the commands that run, in the data directory that this process owns: after a SIGKILL the next
+/// Keeps a list of running commands in the data directory that this process owns: after a SIGKILL, the next
 /// process to [open](crate::engine) the queue there ends them before their jobs run again. To be called
 /// before the first job runs.
 ///
 /// # Errors
-/// Where the list's folder can't be made.
+/// Returns an error if the list's folder can't be created.
 pub fn keep_list_in(data: &Path) -> io::Result<()> {
     GROUPS.keep_list_in(data)
 }
@@ -111,17 +111,17 @@ impl Group {
         })
     }
 
-    /// Its ends of the pipes; there once.
+    /// Returns our ends of the pipes, on the first call only.
     pub fn pipes(&mut self) -> (Option<ChildStdout>, Option<ChildStderr>) {
         self.child.pipes()
     }
 
-    /// Signals the leader and all that it started and that did not leave.
+    /// Signals the leader and all processes that it started and that did not leave the group.
     pub fn signal(&self, signal: Signal) {
         self.living.signal(signal);
     }
 
-    /// Returns when the leader has ended. It stays unreaped.
+    /// Returns when the leader has ended, without reaping it.
     pub async fn ended(&self) {
         self.end.ended().await;
     }
@@ -146,7 +146,7 @@ impl Group {
 // === impl Groups ===
 
 impl Groups {
-    /// The ones of this process.
+    /// The groups of this process.
     pub fn of_this_process() -> &'static Self {
         &GROUPS
     }
@@ -167,7 +167,7 @@ impl Groups {
         Ok(())
     }
 
-    /// A command that can't be listed runs all the same: what it would take to do it harm is a SIGKILL.
+    /// Adds a command to the list. One that can't be listed runs all the same: that does harm only after a SIGKILL.
     async fn note(&self, claim: &str) -> Option<Entry> {
         let list = self
             .list
@@ -183,20 +183,20 @@ impl Groups {
         let child = starting.start(&mut command).map_err(NotStarted::Failed)?;
         let id = child.pid();
         self.living().push(id);
-        // Until it was among the living it was being started: `kill_all` waits for that.
+        // The command counts as being started until it is in `living`: `kill_all` waits for that.
         drop(starting);
         Ok((child, Living { id, groups: self }))
     }
 
     fn kill_all(&self) -> usize {
         self.children.close();
-        // Whoever spawns now will be in the list in a moment. But a spawn can hang, on a dead network
-        // file system for example, and must not keep the others alive.
+        // A command that is being spawned will be in `living` in a moment. But a spawn can hang, for example
+        // on a dead network file system, and must not keep the others alive.
         let deadline = Instant::now() + SPAWN_WAIT;
         while self.children.is_starting() && Instant::now() < deadline {
             thread::sleep(Duration::from_millis(1));
         }
-        // Under the lock no leader can be reaped: each of these ids is still its group's.
+        // No leader can be reaped while the lock is held, so each of these ids still belongs to its group.
         let living = self.living();
         for id in living.iter() {
             signal_group(*id, Signal::KILL);
@@ -228,12 +228,12 @@ impl Drop for Living {
 }
 
 fn signal_group(id: Pid, signal: Signal) {
-    // Somebody else in this process reaped it, with a wait for any child: the id may be anybody's now.
+    // Other code in this process reaped it by waiting for any child: the id may belong to another process now.
     if look_at(id) == Err(Errno::CHILD) {
         return;
     }
     if let Err(error) = rustix::process::kill_process_group(id, signal) {
-        // Nobody is left, which is fine, or it runs as another user, which is not.
+        // Either no process is left, which is fine, or it runs as another user, which is not.
         if error != Errno::SRCH {
             tracing::warn!(%error, group = %id, ?signal, "a command could not be signalled");
         }
@@ -307,7 +307,7 @@ mod tests {
         drop(group);
 
         assert!(groups.living().is_empty());
-        // Returns when it is dead, or with an error when it was reaped already.
+        // This returns when it is dead, or with an error if it was reaped already.
         use rustix::process::{WaitId, WaitIdOptions};
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
         let _ = rustix::process::waitid(WaitId::Pid(id), options);

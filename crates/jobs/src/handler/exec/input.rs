@@ -1,9 +1,9 @@
-//! What a command reads: its payload, whole from the first byte on.
+//! The standard input of a command: its payload, complete from the start.
 
 use std::{io, process::Stdio};
 
-/// A file in memory, without a name, that nobody can change any more: commands that share a payload could not
-/// meddle with it, and one whose service was killed still reads all of it.
+/// Returns a nameless file in memory that nobody can change any more: commands that share a payload can't
+/// tamper with it, and one whose service was killed still reads all of it.
 #[cfg(target_os = "linux")]
 pub(super) fn of(payload: &[u8]) -> io::Result<Stdio> {
     use std::{
@@ -24,7 +24,7 @@ pub(super) fn of(payload: &[u8]) -> io::Result<Stdio> {
     Ok(file.into())
 }
 
-/// The same in the folder for temporary files.
+/// Returns the same as a file in the folder for temporary files.
 #[cfg(not(target_os = "linux"))]
 pub(super) fn of(payload: &[u8]) -> io::Result<Stdio> {
     use std::{

@@ -1,15 +1,15 @@
-//! What is kept of a command's output. It is always read to its end: a full pipe would block the command.
+//! The part of a command's output that is kept. Output is always read to its end: a full pipe would block the command.
 
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// The first bytes.
+/// The first bytes of the output.
 pub(super) struct Head {
     kept: Vec<u8>,
     limit: usize,
 }
 
-/// The last bytes.
+/// The last bytes of the output.
 pub(super) struct Tail {
     kept: Vec<u8>,
     limit: usize,
@@ -52,7 +52,7 @@ impl Tail {
         read(source, |bytes| self.push(bytes)).await;
     }
 
-    /// For people, and for any database: PostgreSQL's text can't hold a NUL.
+    /// Returns the text for people, and for any database: PostgreSQL's text can't hold a NUL.
     pub fn to_text(&self) -> String {
         let text = String::from_utf8_lossy(&self.kept).replace('\0', "\u{fffd}");
         let text = text.trim();

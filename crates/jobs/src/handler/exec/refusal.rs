@@ -1,8 +1,8 @@
 //! The system's refusals to start a command: whose fault each is, how long to wait, and what to do.
 //!
-//! What a submitter chose is at fault for two of them only, those in which its words are too many or can't be handed
-//! over at all. Everything else is the operator's, the image's or the machine's, will be put right by them, and costs
-//! the job no attempt. So an error that nobody thought of costs none either.
+//! Only two are the submitter's fault: its values are too long, or can't be passed to a command at all. All others are
+//! due to the operator, the image or the machine, will be fixed there, and cost the job no attempt. So an error that
+//! nobody thought of costs none either.
 
 use std::{io, time::Duration};
 
@@ -11,16 +11,16 @@ use rustix::io::Errno;
 use crate::job::Job;
 use lameduck_process::{Known, examine};
 
-/// About how long to wait where others have to end first, or to finish what they do to the program.
+/// Approximate wait if other processes have to end first, or to finish writing the program.
 const SHORT_WAIT: Duration = Duration::from_secs(1);
-/// About how long where somebody has to bring something.
+/// Approximate wait if somebody has to supply something.
 const LONG_WAIT: Duration = Duration::from_secs(10);
-/// What a submitter's words may come to before they are to blame for an environment that is too large. No proper
-/// content type is so long.
+/// Number of bytes up to which a submitter's values are not blamed for an environment that is too large. No proper
+/// content type is that long.
 const MODEST: usize = 4 << 10;
 
-/// Says why this job can never be given to a command, if that is so: what its submitter chose and the command gets by
-/// its environment can't be put there.
+/// Returns the reason why this job can never be given to a command, if there is one: a value of its submitter can't be
+/// put into the command's environment.
 pub(super) fn fault_of(job: &Job) -> Option<String> {
     let has_nul = |text: &str| text.contains('\0');
     let trace = job.traceparent.as_deref().unwrap_or_default();
@@ -37,7 +37,7 @@ pub(super) fn fault_of(job: &Job) -> Option<String> {
     None
 }
 
-/// The same where the system refused the environment as a whole.
+/// Returns the same for the case that the system refused the environment as a whole.
 pub(super) fn fault_of_size(job: &Job, error: &io::Error) -> Option<String> {
     if Errno::from_io_error(error) != Some(Errno::TOOBIG) {
         return None;
@@ -52,7 +52,7 @@ pub(super) fn fault_of_size(job: &Job, error: &io::Error) -> Option<String> {
     })
 }
 
-/// About how long to wait until it is tried again.
+/// Returns approximately how long to wait before the next try.
 pub(super) fn wait_after(error: &io::Error) -> Duration {
     let wait = match Errno::from_io_error(error) {
         Some(
@@ -68,12 +68,12 @@ pub(super) fn wait_after(error: &io::Error) -> Duration {
     spread(wait)
 }
 
-/// As [`wait_after`] where the program itself was found to be unfit.
+/// Returns the same as [`wait_after`] for a program that was found to be unfit itself.
 pub(super) fn wait_for_program() -> Duration {
     spread(LONG_WAIT)
 }
 
-/// About this long, so that those who met it together do not come back together.
+/// Randomizes a wait, so that jobs that failed together do not come back together.
 fn spread(wait: Duration) -> Duration {
     wait.mul_f64(0.5 + fastrand::f64())
 }
@@ -83,13 +83,13 @@ pub(super) fn is_a_shortage(error: &io::Error) -> bool {
     Errno::from_io_error(error).is_some_and(|errno| of_a_shortage(errno).is_some())
 }
 
-/// What to do about it.
+/// Returns the advice on what to do about the error.
 pub(super) fn remedy(program: &str, error: &io::Error) -> String {
     let errno = Errno::from_io_error(error);
     if let Some(remedy) = errno.and_then(of_a_shortage) {
         return remedy.to_owned();
     }
-    // The files say more than the system does.
+    // The files tell more than the system's error does.
     if let Err(unfit) = examine(Some(program), Known::Refused) {
         return unfit.to_string();
     }
@@ -120,7 +120,7 @@ pub(super) fn remedy(program: &str, error: &io::Error) -> String {
     }
 }
 
-/// What to do where the system has run out of something.
+/// Returns the advice if the system has run out of something.
 fn of_a_shortage(errno: Errno) -> Option<&'static str> {
     match errno {
         Errno::AGAIN => Some(
