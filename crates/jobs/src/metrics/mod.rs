@@ -117,7 +117,7 @@ impl Ending {
         }
     }
 
-    /// Returns the end to which an outcome leads in the engine: a job cancelled while it ran either completes or is cancelled.
+    /// Returns the engine's view of an outcome: a job cancelled while it ran is cancelled unless it completed.
     fn of(outcome: &Outcome, cancelled: bool) -> Self {
         match outcome {
             Outcome::Completed { .. } => Self::Completed,
