@@ -7,7 +7,7 @@
 //!   secrets
 //! ```
 //!
-//! The target is the operator's: nothing that a submitter sends chooses where a job goes.
+//! The operator sets the target: nothing that a submitter sends decides where a job goes.
 //!
 //! | answer | the job | tried again |
 //! | --- | --- | --- |
@@ -20,20 +20,20 @@
 //! | no connection: refused, no such host, TLS, silence for 5 s | postponed; the queue tries one job at a time until one gets an answer | after 1 s, growing to 30 s |
 //! | the same, and for 5 min nobody got an answer | failed; the others wait and lose no attempt | by the queue's backoff |
 //!
-//! A 4xx is tried again though it blames the request: a rollout that goes wrong answers 404, 401 and 422 to
-//! jobs that nothing is wrong with, and a few wasted requests are cheaper than dead jobs. A target that knows
-//! better says 410. A `Retry-After` of 0, or in the past, counts for none: all attempts would be gone in
+//! A 4xx is tried again although it blames the request: a faulty rollout answers 404, 401 and 422 to
+//! jobs with nothing wrong, and a few wasted requests are cheaper than dead jobs. A target that knows
+//! better says 410. A `Retry-After` of 0, or in the past, is ignored: all attempts would be gone in
 //! milliseconds. The sizes and times are defaults.
 //!
 //! **Told to stop.** HTTP can't ask a target to come to an end. So a request that is on its way goes on until
 //! the job's time is over; then its connection is closed (over HTTP/2 its stream is reset) and the job is
-//! given back. A target that wants to know beforehand reads `lameduck-deadline`; one that can't have its work done
-//! twice at once fences it by `lameduck-claim`. A request of which nothing was sent is given back at once.
+//! given back. A target that wants to know beforehand reads `lameduck-deadline`; one whose work must not be done
+//! twice at once fences it by `lameduck-claim`. If no byte of a request was sent, the job is given back at once.
 //!
 //! **Long work.** A target that answers 202 keeps the claim, and ends the job by `POST
 //! /v1/jobs/{id}/outcome` with the header `Lameduck-Claim`. The job holds up neither a worker nor a drain meanwhile.
 //!
-//! Connections are kept and used again. `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` count as with other programs.
+//! Connections are kept and reused. `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` work as in other programs.
 
 use std::{sync::OnceLock, time::Duration};
 
@@ -58,20 +58,20 @@ pub use signature::{InvalidSecret, Secret};
 pub use target::InvalidTarget;
 use target::Target;
 
-/// How much of an answer is kept as the result.
+/// Number of bytes of an answer that are kept as the result.
 const RESULT_LIMIT: usize = 64 << 10;
-/// How long a connection may take, TLS included.
+/// Maximum time to connect, TLS included.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long a job waits at least that did not reach its target.
+/// Minimum wait of a job that did not reach its target, before jitter.
 const UNREACHABLE_WAIT: Duration = Duration::from_secs(1);
-/// How long nobody may answer before attempts count. Longer than a rollout with an image to pull.
+/// How long the target may be unreachable before attempts count. Longer than a rollout with an image to pull.
 const PATIENCE: Duration = Duration::from_secs(300);
 /// How long an unused connection is kept: shorter than the 5 s after which common servers (Node, uvicorn) close
-/// it, because a POST that meets their FIN is a failed attempt.
+/// it, because a POST that crosses their FIN is a failed attempt.
 const IDLE: Duration = Duration::from_secs(4);
-/// How often an HTTP/2 peer with open streams is asked whether it is there, and how long it may take.
+/// Interval between pings to an HTTP/2 peer with open streams, and maximum time for its answer.
 const PING: Duration = Duration::from_secs(20);
-/// How often a request is sent again at once that an HTTP/2 peer refused unread, as peers in a drain do.
+/// Number of immediate resends of a request that an HTTP/2 peer refused unread, as peers in a drain do.
 const RESENDS: usize = 2;
 
 /// A handler that posts to an HTTP endpoint.
@@ -91,7 +91,7 @@ pub struct Http {
     result_limit: usize,
     connect_timeout: Duration,
     patience: Duration,
-    // Made with the first job, when nothing of the above changes any more.
+    // Created with the first job, when the fields above no longer change.
     client: OnceLock<Result<Client, String>>,
 }
 
@@ -103,11 +103,11 @@ enum Unanswered {
     Broken(reqwest::Error),
 }
 
-/// How a client of ours knows who it talks to: by the system's certificate authorities where it has any, else by
-/// Mozilla's, which are compiled in; so also in an image that holds nothing but the program.
+/// Returns the TLS settings of our clients. They trust the system's certificate authorities if it has any, or else
+/// Mozilla's, which are compiled in, so that TLS also works in an image that contains only the program.
 ///
 /// # Errors
-/// Where TLS itself can't be set up.
+/// Returns an error if TLS itself can't be set up.
 pub fn client_tls() -> Result<rustls::ClientConfig, rustls::Error> {
     trust::tls(&[])
 }
@@ -115,11 +115,11 @@ pub fn client_tls() -> Result<rustls::ClientConfig, rustls::Error> {
 // === impl Http ===
 
 impl Http {
-    /// Posts to this URL, of the scheme `http` or `https`. A user and a password in it are sent as basic
-    /// authentication.
+    /// Makes a handler that posts to this URL, with the scheme `http` or `https`. A user and a password in it are
+    /// sent as basic authentication.
     ///
     /// # Errors
-    /// Where it is no such URL.
+    /// Returns an error if it is not such a URL.
     pub fn new(url: &str) -> Result<Self, InvalidTarget> {
         Ok(Self {
             target: Target::parse(url)?,
@@ -132,39 +132,39 @@ impl Http {
         })
     }
 
-    /// Signs each request with each of these, as Standard Webhooks say (default: none, not signed). Two of
-    /// them let the target change from one to the other without a moment in which nothing verifies.
+    /// Signs each request with each of these, as Standard Webhooks specifies (default: none, not signed). With two of
+    /// them, the target can change from one to the other without a moment in which nothing verifies.
     pub fn secrets(mut self, secrets: Vec<Secret>) -> Self {
         self.secrets = secrets;
         self
     }
 
-    /// Keeps so many bytes of an answer as the result (default: 64 KiB). What comes after them is read and
+    /// Keeps the first `bytes` of an answer as the result (default: 64 KiB). The rest is read and
     /// dropped as long as that is cheaper than a new connection.
     pub fn result_limit(mut self, bytes: usize) -> Self {
         self.result_limit = bytes;
         self
     }
 
-    /// Waits so long for a connection, TLS included (default: 5 s).
+    /// Sets how long to wait for a connection, TLS included (default: 5 s).
     pub fn connect_timeout(mut self, timeout: Duration) -> Self {
         self.connect_timeout = timeout;
         self
     }
 
-    /// For so long the target may be out of reach before the attempts of jobs that are tried count (default:
+    /// Sets how long the target may be out of reach before the attempts of jobs that are tried count (default:
     /// 5 min).
     pub fn patience(mut self, patience: Duration) -> Self {
         self.patience = patience;
         self
     }
 
-    /// Trusts these certificate authorities, too. Trusted anyway are those of the system (`SSL_CERT_FILE`,
-    /// `SSL_CERT_DIR`, else where distributions keep them); where it has none, as an image from scratch,
-    /// Mozilla's.
+    /// Trusts these certificate authorities, too. Those of the system (`SSL_CERT_FILE`, `SSL_CERT_DIR`, or
+    /// else the places where distributions keep them) are trusted anyway, or Mozilla's if it has none, as in an
+    /// image built from scratch.
     ///
     /// # Errors
-    /// Where this is not PEM, or holds no certificate.
+    /// Returns an error if this is not PEM, or contains no certificate.
     pub fn root_certificate_pem(mut self, pem: impl AsRef<[u8]>) -> Result<Self, InvalidTarget> {
         self.roots.extend(trust::authorities(pem.as_ref())?);
         Ok(self)
@@ -225,7 +225,7 @@ impl Http {
     fn unreachable(&self, error: &reqwest::Error) -> Verdict {
         Verdict::Postponed {
             error: format!("{} can't be reached: {}", self.target, chain(error)),
-            // So that those who met it together do not come back together.
+            // Randomized, so that jobs that failed together do not come back together.
             wait: UNREACHABLE_WAIT.mul_f64(0.5 + 0.5 * fastrand::f64()),
         }
     }
@@ -254,7 +254,7 @@ impl Handler for Http {
         };
         let begun = Begun::new();
         tokio::select! {
-            // In this order, so that an answer which is there counts.
+            // In this order, so that an answer that has arrived counts.
             biased;
             verdict = self.exchange(client, job, &context, &begun) => verdict,
             () = context.cut.cancelled() => Verdict::Released,
@@ -267,7 +267,7 @@ impl Handler for Http {
     }
 }
 
-/// Returns when the run is told to stop before anything was sent; otherwise never.
+/// Returns if the run is told to stop before anything was sent; otherwise never returns.
 async fn stopped_before(begun: &Begun, stop: &CancellationToken) {
     stop.cancelled().await;
     if begun.is_set() {
@@ -288,7 +288,7 @@ async fn send(request: RequestBuilder, begun: &Begun) -> Result<Response, Unansw
         })
 }
 
-/// Whether an HTTP/2 peer says that it has not looked at the request: by REFUSED_STREAM, or by a GOAWAY
+/// Whether an HTTP/2 peer says that it has not processed the request: by REFUSED_STREAM, or by a GOAWAY
 /// whose last stream is an earlier one (RFC 9113, section 8.7).
 fn was_refused(error: &reqwest::Error) -> bool {
     causes(error)
@@ -300,7 +300,7 @@ fn was_refused(error: &reqwest::Error) -> bool {
         })
 }
 
-/// An error and its causes, each once: some repeat their cause in their own words.
+/// Returns an error and its causes as text, each once: some errors repeat their cause in their own message.
 fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     let mut text = String::new();
     for cause in causes(error).map(ToString::to_string) {

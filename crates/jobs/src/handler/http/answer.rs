@@ -1,4 +1,4 @@
-//! What an answer means for its job: the table of the module above, in code.
+//! Maps answers to verdicts, by the table in the parent module.
 
 use std::time::{Duration, SystemTime};
 
@@ -13,21 +13,21 @@ use tokio::time::timeout;
 use super::{Target, chain, coding::Coding};
 use crate::handler::{Retry, Verdict};
 
-/// The longest wait that an answer can ask for: so long waits a job whose target forgot it.
+/// The longest wait that an answer can ask for; a job that its target forgot waits this long.
 const LONGEST_WAIT: Duration = Duration::from_secs(7 * 24 * 60 * 60);
-/// How long an outcome is waited for where the answer does not say.
+/// How long to wait for an outcome if the answer does not say.
 const DEFERRED: Duration = Duration::from_secs(60 * 60);
-/// How much of a failure's body is kept for people, and how long it is waited for.
+/// How much of a failure's body is kept for people, and how long to wait for it.
 const ERROR_LIMIT: usize = 8 << 10;
 const ERROR_TIME: Duration = Duration::from_secs(5);
-/// What is read of a body that nobody wants, so that its connection can be used again. More of it costs more
-/// than a new connection does.
+/// How much of an unneeded body is read so that its connection can be used again. Reading more would cost more
+/// than a new connection.
 const REST_LIMIT: usize = 1 << 20;
 const REST_TIME: Duration = Duration::from_secs(1);
-/// As much of a redirect's target as people can read.
+/// Number of characters of a redirect's target that are shown.
 const LOCATION_LIMIT: usize = 300;
 
-/// What an answer whose head has come means. Only a success is read for as long as it takes.
+/// Returns the verdict for an answer whose head has arrived. Only a success is read for as long as it takes.
 pub(super) async fn verdict(target: &Target, mut response: Response, limit: usize) -> Verdict {
     let status = response.status();
     if status == StatusCode::ACCEPTED {
@@ -106,7 +106,7 @@ async fn failed(target: &Target, mut response: Response) -> Verdict {
     Verdict::Failed { error, retry }
 }
 
-/// A result without its coding. One that can't be undone is kept as it came.
+/// Returns a result without its coding. If that can't be undone, the result is kept as it came.
 fn uncoded(target: &Target, coding: &Coding, body: Bytes, limit: usize) -> Bytes {
     coding.undone(&body, limit).unwrap_or_else(|| {
         coding.warn(target);
@@ -114,8 +114,8 @@ fn uncoded(target: &Target, coding: &Coding, body: Bytes, limit: usize) -> Bytes
     })
 }
 
-/// The first bytes of a failure's body, for people, and for any database: PostgreSQL's text can't hold a NUL. An error
-/// is the coding in which nobody could read them.
+/// Returns the first bytes of a failure's body as text, for people, and for any database: PostgreSQL's text can't hold
+/// a NUL. The error is the coding that makes the body unreadable.
 async fn said(response: &mut Response) -> Result<String, Coding> {
     let coding = Coding::of(response.headers());
     let mut kept = BytesMut::new();
@@ -141,7 +141,7 @@ async fn first_bytes(response: &mut Response, limit: usize) -> (Bytes, reqwest::
     (kept.freeze(), read)
 }
 
-/// Reads to the body's end, or until so many bytes are there.
+/// Reads to the body's end, or until `limit` bytes have been read.
 async fn read_into(
     kept: &mut BytesMut,
     response: &mut Response,
@@ -157,7 +157,7 @@ async fn read_into(
     Ok(())
 }
 
-/// Reads on for a moment beside the worker, who knows enough.
+/// Reads on for a moment in the background, since the worker needs no more of the body.
 fn drop_rest(mut response: Response) {
     tokio::spawn(timeout(REST_TIME, async move {
         let mut read = 0;
@@ -185,7 +185,7 @@ fn deferred(target: &Target, headers: &HeaderMap) -> Duration {
     within.unwrap_or(DEFERRED).min(LONGEST_WAIT)
 }
 
-/// Seconds, or a duration as people write it; none that is nothing or less.
+/// Parses seconds, or a duration as people write it; `None` unless it is above zero.
 fn duration(text: &str) -> Option<Duration> {
     let duration = seconds(text).or_else(|| {
         let span: Span = text.parse().ok()?;
@@ -195,8 +195,8 @@ fn duration(text: &str) -> Option<Duration> {
     duration.filter(|duration| !duration.is_zero())
 }
 
-/// How long to wait, where the answer says so: seconds, or a date (RFC 9110, section 10.2.3). Nothing, and a
-/// date in the past, count for none.
+/// Returns how long to wait, if the answer says so in seconds or as a date (RFC 9110, section 10.2.3). Zero and
+/// a date in the past are ignored.
 fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
     let text = text(headers, RETRY_AFTER)?;
     let wait = seconds(text).or_else(|| {
@@ -207,14 +207,14 @@ fn retry_after(headers: &HeaderMap, now: SystemTime) -> Option<Duration> {
         .map(|wait| wait.min(LONGEST_WAIT))
 }
 
-/// What time it is where the answer comes from, as far as it says so (RFC 9110, section 6.6.1): a date in it is by that
-/// clock, and not by ours.
+/// Returns the time at the origin of the answer, if the answer gives it (RFC 9110, section 6.6.1): dates in the answer
+/// are by that clock, and not by ours.
 fn their_time(headers: &HeaderMap) -> SystemTime {
     let date = text(headers, DATE).and_then(|text| httpdate::parse_http_date(text).ok());
     date.unwrap_or_else(SystemTime::now)
 }
 
-/// A whole number of seconds; one that is larger than all numbers is the largest.
+/// Parses a whole number of seconds; one that is too large becomes the largest.
 fn seconds(text: &str) -> Option<Duration> {
     let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
     digits.then(|| Duration::from_secs(text.parse().unwrap_or(u64::MAX)))

@@ -1,7 +1,7 @@
-//! Content codings of answers: none is asked for, and the common ones are undone all the same.
+//! Content codings of answers. None is asked for, but the common ones are undone nonetheless.
 //!
 //! A result is kept as bytes, with no room for the name of their coding. A target that compresses although `identity`
-//! was asked for has done its work, so its answer counts; gzip and deflate are undone, and what is left in another
+//! was asked for has done its work, so its answer counts; gzip and deflate are undone, and a result in another
 //! coding is kept as it came.
 
 use std::{
@@ -16,10 +16,10 @@ use reqwest::header::{CONTENT_ENCODING, HeaderMap};
 use super::Target;
 use lameduck_lifecycle::LogThrottle;
 
-/// How often to say that results are kept in a coding.
+/// Minimum interval between two warnings that results are kept in a coding.
 const TELL_AGAIN: Duration = Duration::from_secs(60);
 
-/// The longest name of a coding that is worth showing.
+/// Maximum length of a coding's name that is shown.
 const NAME_LIMIT: usize = 60;
 
 /// The content codings of an answer's body, in the order in which they were applied.
@@ -29,7 +29,7 @@ pub(super) struct Coding(Vec<String>);
 // === impl Coding ===
 
 impl Coding {
-    /// Reads the codings of an answer, of which `identity` is none; `None` for a body without any.
+    /// Reads the codings of an answer; `identity` does not count. Returns `None` for a body without any.
     pub(super) fn of(headers: &HeaderMap) -> Option<Self> {
         let values = headers.get_all(CONTENT_ENCODING).iter();
         let names = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
@@ -40,7 +40,7 @@ impl Coding {
         (!coded.is_empty()).then_some(Self(coded))
     }
 
-    /// How much to read of a body to have so much of what it contains: what can't be compressed is longer coded.
+    /// Number of coded bytes to read for `limit` bytes of content: incompressible content is longer when coded.
     pub(super) fn longest(limit: usize) -> usize {
         limit + limit / 8 + 1024
     }
@@ -60,7 +60,7 @@ impl Coding {
         }
     }
 
-    /// Warns that a result is kept in its coding; now and then, since it is so for each job.
+    /// Warns that a result is kept in its coding; only now and then, since it happens with every job.
     pub(super) fn warn(&self, target: &Target) {
         static TOLD: LogThrottle = LogThrottle::every(TELL_AGAIN);
         if let Some(left_out) = TOLD.admit() {
@@ -74,13 +74,13 @@ impl Coding {
         }
     }
 
-    /// The names, for people.
+    /// The names of the codings, for people.
     pub(super) fn name(&self) -> String {
         self.0.join(", ").chars().take(NAME_LIMIT).collect()
     }
 }
 
-/// Reads at most so many bytes. A body that was cut off ends early, which its reader knows.
+/// Reads at most `limit` bytes. A body that was cut off ends early, of which the caller is aware.
 fn read(decoder: impl Read, limit: usize) -> Option<Bytes> {
     let mut bytes = Vec::new();
     let end = decoder

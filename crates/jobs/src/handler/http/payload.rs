@@ -1,4 +1,4 @@
-//! The payload on its way, and whether it has set out.
+//! The payload as a request's body, which tracks whether sending has begun.
 
 use std::{
     convert::Infallible,
@@ -13,8 +13,8 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
-/// Whether the target may have got anything. The body is asked for before the first byte of the head is
-/// flushed, over HTTP/1.1 and HTTP/2 alike: as long as nobody asked, nothing was sent.
+/// Whether the target may have received anything. The body is polled before the first byte of the head is
+/// flushed, over HTTP/1.1 and HTTP/2 alike: as long as it has not been polled, nothing was sent.
 #[derive(Clone, Debug)]
 pub(super) struct Begun(Arc<AtomicBool>);
 
@@ -43,8 +43,8 @@ impl Begun {
 // === impl Payload ===
 
 impl Payload {
-    /// One that has not set out yet, unless it is empty: nobody asks for an empty body, so that its request
-    /// has to count as sent from here on.
+    /// Makes a payload that does not count as sent yet, unless it is empty: an empty body is never polled, so
+    /// its request has to count as sent from here on.
     pub fn new(bytes: Bytes, begun: &Begun) -> Self {
         begun.set(bytes.is_empty());
         let begun = begun.clone();

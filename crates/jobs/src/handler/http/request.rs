@@ -1,4 +1,4 @@
-//! What a target is told of its job.
+//! The request that presents a job to its target.
 
 use jiff::Timestamp;
 use reqwest::{
@@ -22,7 +22,7 @@ use crate::{
 // === impl Http ===
 
 impl Http {
-    /// The request for this run, made anew whenever it is sent: its time is signed.
+    /// Makes the request for this run. It is made anew each time it is sent, because its time is signed.
     pub(super) fn request(
         &self,
         client: &Client,
@@ -48,9 +48,9 @@ impl Http {
         let id = job.id.to_string();
         let mut headers = HeaderMap::new();
         headers.insert(CONTENT_TYPE, HeaderValue::from_str(&job.content_type)?);
-        // Said even of an empty payload, which hyper would not: RFC 9110, section 8.6.
+        // Sent even for an empty payload, which hyper would not do: RFC 9110, section 8.6.
         headers.insert(CONTENT_LENGTH, job.payload.len().into());
-        // A result is kept as bytes, without a word on how they are coded.
+        // A result is kept as bytes, without a record of their coding.
         headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         headers.insert("idempotency-key", HeaderValue::from_str(&id)?);
         headers.insert("lameduck-job-id", HeaderValue::from_str(&id)?);
@@ -58,14 +58,14 @@ impl Http {
         headers.insert("lameduck-attempt", job.attempt.into());
         headers.insert("lameduck-max-attempts", job.max_attempts.into());
         let mut claim = HeaderValue::from_str(&context.claim)?;
-        // Whoever has it can end the job: kept out of HTTP/2's compression, and of debug output.
+        // Anyone who has the claim can end the job: it is kept out of HTTP/2's compression, and of debug output.
         claim.set_sensitive(true);
         headers.insert("lameduck-claim", claim);
         if let Some(deadline) = context.deadline().and_then(by_the_clock) {
             let deadline = HeaderValue::from_str(&format!("{deadline:.3}"))?;
             headers.insert("lameduck-deadline", deadline);
         }
-        // One that is no header's value is no trace context either, and ignored like any other.
+        // A string that is not a valid header value is not a trace context either, and is ignored as such.
         let traceparent = job.traceparent.as_deref().map(HeaderValue::from_str);
         if let Some(Ok(traceparent)) = traceparent {
             headers.insert("traceparent", traceparent);
@@ -81,7 +81,7 @@ impl Http {
     }
 }
 
-/// The time of day at an instant to come; `None` beyond all calendars.
+/// Returns the wall-clock time at a future instant; `None` if it is beyond the calendar's range.
 fn by_the_clock(at: Instant) -> Option<Timestamp> {
     let left = at.saturating_duration_since(Instant::now());
     Timestamp::now().checked_add(left).ok()

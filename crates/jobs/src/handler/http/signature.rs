@@ -11,16 +11,16 @@ use std::{fmt, str::FromStr};
 use base64::{Engine, engine::general_purpose::STANDARD};
 use ring::hmac;
 
-/// What stands before a secret, so that it can be told from other strings.
+/// The prefix of a secret, which distinguishes it from other strings.
 const PREFIX: &str = "whsec_";
-/// How many bytes a secret has, at least and at most: as the specification says.
+/// Minimum and maximum number of bytes of a secret, by the specification.
 const LENGTHS: std::ops::RangeInclusive<usize> = 24..=64;
 
-/// A secret that this side and the target know: `whsec_` and 24 to 64 random bytes in base64.
+/// A secret shared with the target: `whsec_` and 24 to 64 random bytes in base64.
 #[derive(Clone)]
 pub struct Secret(hmac::Key);
 
-/// Why a string is not a secret. It does not repeat the string.
+/// Error for a string that is not a secret. It does not repeat the string.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 #[error(
     "this is not a signing secret: it is 'whsec_' and 24 to 64 bytes in base64; make one by: \
@@ -28,7 +28,7 @@ pub struct Secret(hmac::Key);
 )]
 pub struct InvalidSecret;
 
-/// The value of `webhook-signature`: one signature for each secret.
+/// Returns the value of `webhook-signature`: one signature for each secret.
 pub(super) fn sign(secrets: &[Secret], id: &str, timestamp: i64, payload: &[u8]) -> String {
     let signatures = secrets.iter().map(|Secret(key)| {
         let mut signed = hmac::Context::with_key(key);
@@ -64,7 +64,7 @@ impl fmt::Debug for Secret {
 mod tests {
     use super::*;
 
-    /// The example of the specification's own libraries.
+    /// The example secret from the specification's own libraries.
     const EXAMPLE: &str = "whsec_C2FVsBQIhrscChlQIMV+b5sSYspob7oD";
 
     #[test]

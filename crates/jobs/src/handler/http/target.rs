@@ -1,4 +1,4 @@
-//! Where the jobs go, and why something is no place to send them to.
+//! The target of the jobs, and the errors for values that are not valid targets.
 
 use std::fmt;
 
@@ -8,17 +8,17 @@ use reqwest::Url;
 #[derive(Clone)]
 pub(super) struct Target(Url);
 
-/// Why a handler can't be made of what the operator configured.
+/// Error when a handler can't be made from the operator's configuration.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum InvalidTarget {
-    /// It can't be read as a URL.
-    // Without the text, here and below: it may hold a password or a token.
+    /// It can't be parsed as a URL.
+    // The text is left out here and below, because it may hold a password or a token.
     #[error(
         "it is not a URL: {reason}; write the whole of it, as in http://resize.media.svc:8080/jobs"
     )]
     Malformed {
-        /// What is wrong with it.
+        /// The reason why it is not a URL.
         reason: &'static str,
     },
     /// It is a URL of another kind.
@@ -57,7 +57,7 @@ impl Target {
     }
 }
 
-/// Without user, password, query and fragment: they may hold secrets, and this goes into errors.
+/// Shows the URL without user, password, query and fragment: they may hold secrets, and this goes into errors.
 impl fmt::Display for Target {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let url = &self.0;

@@ -1,7 +1,7 @@
-//! Whose word is taken for who the target is.
+//! The certificate authorities that are trusted to identify the target.
 //!
-//! The system's certificate authorities, where it has any, so that an operator decides by the image; an image
-//! from scratch has none, and Mozilla's, which are compiled in, take their place. An operator's own come on top.
+//! These are the system's, if it has any, so that an operator decides by the image; an image built from scratch
+//! has none, and Mozilla's, which are compiled in, take their place. The operator's own are added to these.
 
 use std::sync::Arc;
 
@@ -13,7 +13,7 @@ use rustls::{
 
 use super::InvalidTarget;
 
-/// The certificates in a PEM file, each of which can be a root.
+/// Reads the certificates in a PEM file, and checks that each of them can be a root.
 pub(super) fn authorities(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, InvalidTarget> {
     let unusable = |error: &dyn std::fmt::Display| InvalidTarget::Certificate(error.to_string());
     let authorities: Vec<_> = CertificateDer::pem_slice_iter(pem)
@@ -30,13 +30,13 @@ pub(super) fn authorities(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, In
     Ok(authorities)
 }
 
-/// TLS as a client, HTTP/2 or HTTP/1.1 by ALPN.
+/// Returns the TLS settings of a client, with HTTP/2 or HTTP/1.1 by ALPN.
 pub(super) fn tls(authorities: &[CertificateDer<'static>]) -> Result<ClientConfig, rustls::Error> {
     let mut roots = or_mozillas(of_the_system());
     for authority in authorities {
         roots.add(authority.clone())?;
     }
-    // The provider is named: without one of the whole process, rustls panics where two are compiled in.
+    // The provider is named: without a process-wide one, rustls panics if two are compiled in.
     let mut config = ClientConfig::builder_with_provider(Arc::new(ring::default_provider()))
         .with_safe_default_protocol_versions()?
         .with_root_certificates(roots)
