@@ -1,4 +1,4 @@
-//! Jobs: the queue contract, the workers, the handlers.
+//! The job queue: the contract of its engines, the workers and the handlers.
 
 pub mod bounds;
 pub mod engine;

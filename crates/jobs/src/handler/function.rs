@@ -22,8 +22,8 @@
 //! let handler = function(resize);
 //! ```
 //!
-//! Any error is a failure that is tried again by the queue's backoff: `?` just works. [`Failure`]'s other
-//! constructors say something else.
+//! Any error is a failure after which the job is tried again by the queue's backoff, so `?` just works. The other
+//! outcomes have constructors of [`Failure`].
 
 use std::{fmt, marker::PhantomData, time::Duration};
 
@@ -34,17 +34,17 @@ use serde::{Serialize, de::DeserializeOwned};
 use super::{Context, Handler, Retry, Verdict};
 use crate::job::Job;
 
-/// Bytes of a result that are kept.
+/// Maximum size of a result that is kept, in bytes.
 const RESULT_LIMIT: usize = 1 << 20;
 
-/// Makes a handler of an async function. The payload is read as JSON, and so is the result written.
+/// Makes a handler from an async function. The payload is read as JSON, and the result is written as JSON.
 ///
-/// A payload that is not what the function takes makes the job dead at once: no attempt would help. A result
-/// of more than 1 MiB is dropped, with a warning; the job is done all the same.
+/// If the payload is not of the type that the function takes, the job is dead at once: no attempt would help. A
+/// result of more than 1 MiB is dropped, with a warning; the job is done all the same.
 ///
-/// In a drain the function goes on; [`Context::stop`] asks it to come to an end, and what it returns then
-/// counts: a result is a result, [`Failure::released`] gives the job back. It is not dropped in the middle,
-/// so one that blocks or never looks at `stop` is left to the end of the process.
+/// In a drain the function goes on; [`Context::stop`] asks it to come to an end, and what it then returns
+/// counts: a result completes the job, [`Failure::released`] gives it back. The function is not dropped halfway,
+/// so one that blocks or never looks at `stop` runs until the process ends.
 pub fn function<P, R, F, Fut>(function: F) -> Function<P, F>
 where
     F: Fn(P, Context) -> Fut,
@@ -122,28 +122,28 @@ fn bounded(job: &Job, result: Vec<u8>) -> Bytes {
 // === impl Failure ===
 
 impl Failure {
-    /// To be tried again, by the queue's backoff, while there are attempts left.
+    /// A failure after which the job is tried again, by the queue's backoff, while there are attempts left.
     pub fn retry(error: impl fmt::Display) -> Self {
         Self::failed(error, Retry::Backoff)
     }
 
-    /// To be tried again after this long, at most the queue's longest backoff.
+    /// A failure after which the job is tried again after this long, at most the queue's longest backoff.
     pub fn retry_after(error: impl fmt::Display, wait: Duration) -> Self {
         Self::failed(error, Retry::After(wait))
     }
 
-    /// Not to be tried again: the job is dead.
+    /// A failure after which the job is not tried again: it is dead.
     pub fn dead(error: impl fmt::Display) -> Self {
         Self::failed(error, Retry::Never)
     }
 
-    /// The job could not even be begun: it waits, and no attempt counts.
+    /// The job could not even be begun. It waits, and the attempt does not count.
     pub fn postponed(error: impl fmt::Display, wait: Duration) -> Self {
         let error = error.to_string();
         Self(Verdict::Postponed { error, wait })
     }
 
-    /// Given back, because it was told to stop: no attempt counts, and it runs again at once, elsewhere.
+    /// The job is given back because the run was told to stop: no attempt counts, and it may run elsewhere at once.
     pub fn released() -> Self {
         Self(Verdict::Released)
     }
@@ -154,7 +154,7 @@ impl Failure {
     }
 }
 
-/// Not an error itself, so that every error can become one by `?`.
+/// Converts any error by `?`. `Failure` is not an error itself, as that would conflict with this conversion.
 impl<E: std::error::Error> From<E> for Failure {
     fn from(error: E) -> Self {
         Self::retry(error)

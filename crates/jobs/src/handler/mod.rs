@@ -1,4 +1,4 @@
-//! Whoever does the work of a job: a command, an HTTP endpoint, Rust code.
+//! Handlers, which do the work of a job: a command, an HTTP endpoint, Rust code.
 
 use std::{
     sync::{
@@ -26,22 +26,22 @@ pub use function::{Failure, Function, function};
 /// Does the work of one job.
 ///
 /// In a drain a handler simply goes on; at the soft deadline [`Context::stop`] asks it to come to an end,
-/// at the hard deadline [`Context::cut`] says that its time is over. The future is *not* dropped at
-/// either: a handler answers when its work has provably ended, so that the job can be given to somebody
-/// else without running twice at once. One that never answers is left to the end of the process.
+/// and at the hard deadline [`Context::cut`] says that its time is over. The future is *not* dropped at
+/// either: a handler returns when its work has provably ended, so that the job can be given to somebody
+/// else without running twice at once. One that never returns runs until the process ends.
 #[async_trait]
 pub trait Handler: Send + Sync + 'static {
     /// Runs the job to an end.
     async fn run(&self, job: &Job, context: Context) -> Verdict;
 
-    /// How long jobs are [postponed](Verdict::Postponed), none having been begun in between, before their attempts
-    /// count. `None`, which is the default, for ever: no job dies of what is not its own fault.
+    /// How long jobs are [postponed](Verdict::Postponed), if none is begun in between, before their attempts
+    /// count. `None`, the default, means forever: no job dies of anything that is not its own fault.
     fn postpones_for(&self) -> Option<Duration> {
         None
     }
 }
 
-/// What a handler has to know beside its job.
+/// The information that a handler gets in addition to its job.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Context {
@@ -52,14 +52,14 @@ pub struct Context {
     /// "Your time is over": the hard deadline of a drain, or the stop notice after the job's timeout or
     /// cancellation.
     pub cut: CancellationToken,
-    /// When the job's own timeout ends; `None` where it has none.
+    /// When the job's own timeout ends; `None` if it has none.
     pub timeout_at: Option<Instant>,
-    /// The process' drain, where there is one: it may set an earlier deadline at any time.
+    /// The process's drain, if there is one: it may set an earlier deadline at any time.
     pub drain: Option<Drain>,
     pub(super) said: Said,
 }
 
-/// What a handler says of its target before the run has ended.
+/// The handler's reports about its target before the run has ended.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Said(Arc<AllSaid>);
 
@@ -73,33 +73,33 @@ struct AllSaid {
 /// How a run ended, as the handler sees it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Done.
+    /// The job is done.
     Done {
-        /// Kept with the job, bounded by the handler.
+        /// The result, limited in size by the handler. It is kept with the job.
         result: Bytes,
     },
-    /// Not done; the attempt counts.
+    /// The job is not done; the attempt counts.
     Failed {
-        /// For people.
+        /// The error, for people.
         error: String,
         /// Whether trying again may help.
         retry: Retry,
     },
-    /// Given back because it was told to stop; the attempt does not count.
+    /// The job is given back because the run was told to stop; the attempt does not count.
     Released,
-    /// The work could not even be begun: connection refused, no process to be had. The attempt does not
-    /// count, and the job waits a moment. The queue then tries one job at a time until one can be begun, so that
-    /// a target which is away does not meet all of them again and again.
+    /// The work could not even be begun: the connection was refused, or no process could be started. The attempt does
+    /// not count, and the job waits a moment. The queue then tries one job at a time until one can be begun, so that
+    /// an unavailable target is not tried with all of them again and again.
     Postponed {
-        /// For people.
+        /// The error, for people.
         error: String,
         /// How long to wait, clamped by the queue. It is longer where the queue itself waits longer.
         wait: Duration,
     },
-    /// The work goes on elsewhere, outside of this process and its drain: whoever does it says by
-    /// [`Context::claim`] how it ended. The worker is free for another job.
+    /// The work goes on elsewhere, outside of this process and its drain, and its outcome is reported with
+    /// [`Context::claim`]. The worker is free for another job.
     Deferred {
-        /// How long to wait for that word. Then the attempt has failed.
+        /// How long to wait for that outcome. After that, the attempt has failed.
         within: Duration,
     },
 }
@@ -107,18 +107,18 @@ pub enum Verdict {
 /// Whether trying again may help, and when.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Retry {
-    /// By the queue's own backoff.
+    /// Try again after the queue's own backoff.
     Backoff,
-    /// After this long, clamped by the queue.
+    /// Try again after this long, clamped by the queue.
     After(Duration),
-    /// Never.
+    /// Do not try again.
     Never,
 }
 
 // === impl Context ===
 
 impl Context {
-    /// One that nobody stops yet, without a timeout and without a drain.
+    /// Makes a context whose tokens are not cancelled, without a timeout and without a drain.
     pub fn new(claim: impl Into<String>) -> Self {
         Self {
             claim: claim.into(),
@@ -130,24 +130,24 @@ impl Context {
         }
     }
 
-    /// Says that the work has begun, because whoever does it has been reached.
+    /// Reports that the work has begun, because the target has been reached.
     ///
-    /// After a job that could not be begun a queue tries one at a time; with this word it is back at full speed.
-    /// Otherwise the end of the run says it, or that the run has lasted for ten seconds. So it is worth saying for
-    /// handlers whose runs take long.
+    /// After a job that could not be begun, a queue tries one at a time; this call brings it back to full speed.
+    /// Without it, the queue only learns this from the end of the run, or after the run has lasted for ten seconds. So
+    /// handlers with long runs should call it.
     pub fn begun(&self) {
         self.said.0.begun_at.get_or_init(Instant::now);
         self.said.0.begun.cancel();
     }
 
-    /// Says that whoever does the work asks for less of it, as HTTP's 429 and 503 do. How the run ends is another
-    /// matter; but when as many in a row say so as there are workers, the queue tries one job at a time.
+    /// Reports that the target asks for less work, as HTTP's 429 and 503 do. It does not decide how the run
+    /// ends; but when as many runs in a row report this as there are workers, the queue tries one job at a time.
     pub fn pushed_back(&self) {
         self.said.0.pushed_back.store(true, Ordering::Relaxed);
     }
 
-    /// When the run will be told to stop, as far as it is known now: by the job's timeout, or by the drain
-    /// that is under way, whichever is earlier. It may still come nearer, when a drain begins.
+    /// Returns when the run will be told to stop, as far as is known now: by the job's timeout, or by the drain
+    /// that is under way, whichever is earlier. It may still become earlier, when a drain begins.
     pub fn deadline(&self) -> Option<Instant> {
         let plan = self.drain.as_ref().and_then(Drain::plan);
         let soft = plan.map(|plan| plan.soft);
@@ -158,17 +158,17 @@ impl Context {
 // === impl Said ===
 
 impl Said {
-    /// Waits for the word that the work has begun.
+    /// Returns when the handler has reported that the work has begun.
     pub(super) async fn begun(&self) {
         self.0.begun.cancelled().await;
     }
 
-    /// When it was said.
+    /// Returns when the handler reported that the work has begun.
     pub(super) fn begun_at(&self) -> Option<Instant> {
         self.0.begun_at.get().copied()
     }
 
-    /// Whether the target asks for less.
+    /// Whether the target asks for less work.
     pub(super) fn was_pushed_back(&self) -> bool {
         self.0.pushed_back.load(Ordering::Relaxed)
     }
