@@ -1,4 +1,4 @@
-//! Who runs beside whom: everybody together, or a suspect alone.
+//! Exclusive runs: jobs run together, or a suspect runs alone.
 //!
 //! ```text
 //!   open ── a suspect wants to run ──▶ closed: nothing is reserved ── the others have ended ──▶ it runs alone ─┐
@@ -7,11 +7,11 @@
 //!    └────────────────────────────────────────────────────────────────────────────────────────────────────────┘
 //! ```
 //!
-//! A suspect waits for those who run, and nothing is reserved meanwhile, so that nobody holds a job that waits. But
-//! where one of them runs for an hour, all the other workers would be idle for as long. So the suspect waits for 15
-//! seconds at first and then lets the others go on for three times as long as it has waited; the next time it
-//! waits twice as long. Workers are kept from their work for a quarter of the time at the most, and a suspect runs
-//! at last, whatever timeouts the others have.
+//! A suspect waits for the running jobs to end, and nothing is reserved meanwhile, so that no worker holds a job that
+//! waits. But if one of them runs for an hour, all the other workers would be idle for as long. So the suspect waits
+//! for 15 seconds at first and then lets the others go on for three times as long as it has waited; the next time it
+//! waits twice as long. Workers are kept from their work for at most a quarter of the time, and a suspect runs
+//! eventually, whatever timeouts the others have.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,35 +20,35 @@ use tokio::{
     time::{Instant, sleep, timeout},
 };
 
-/// How long the first wait for the others lasts: most jobs have ended by then.
+/// Length of the first wait for the others: most jobs have ended by then.
 const FIRST: Duration = Duration::from_secs(15);
 
-/// How long a suspect waits without a word in the log.
+/// How long a suspect waits before the log says so.
 const SILENCE: Duration = Duration::from_secs(5);
 
-/// For how many times the length of a wait the others go on.
+/// Ratio of the time for which the others go on to the wait before it.
 const SHARE: u32 = 3;
 
-/// What all pools of a process run on.
+/// The lock, shared by all pools of a process, under which jobs run together or a suspect runs alone.
 #[derive(Debug)]
 pub(super) struct Floor {
-    /// Whoever runs has it; a suspect has it alone.
+    /// Held by every run: shared as a rule, exclusively by a suspect.
     runs: Arc<RwLock<()>>,
-    /// Suspects that want to run are heard one by one.
+    /// Admits the suspects that want to run one by one.
     next: Mutex<()>,
     closed: watch::Sender<bool>,
 }
 
-/// A run beside others. Dropped when it has ended.
+/// The permission to run beside others. Dropped when the run has ended.
 #[derive(Debug)]
 pub(super) struct Together {
     _run: OwnedRwLockReadGuard<()>,
 }
 
-/// A run beside nobody. Dropped when it has ended.
+/// The permission to run alone. Dropped when the run has ended.
 #[derive(Debug)]
 pub(super) struct Alone<'a> {
-    // Dropped in this order: whoever finds the floor open may run.
+    // Dropped in this order: once the floor is open, `join` must succeed.
     _run: OwnedRwLockWriteGuard<()>,
     _closed: Closed<'a>,
     _next: tokio::sync::MutexGuard<'a, ()>,
@@ -68,13 +68,13 @@ impl Floor {
         }
     }
 
-    /// Returns when jobs may be reserved: no suspect runs or waits for the others.
+    /// Returns when jobs may be reserved, because no suspect runs or waits for the others.
     pub(super) async fn opened(&self) {
-        // The sender lives as long as this.
+        // This can't fail: the sender lives as long as `self`.
         let _ = self.closed.subscribe().wait_for(|closed| !closed).await;
     }
 
-    /// A place beside the others; `None` where a suspect runs or waits, and nobody may begin.
+    /// Returns the permission to run beside others; `None` if a suspect runs or waits, and no other may begin.
     pub(super) fn join(&self) -> Option<Together> {
         if *self.closed.borrow() {
             return None;
@@ -83,8 +83,8 @@ impl Floor {
         Some(Together { _run: run })
     }
 
-    /// The floor for a suspect alone. Tells by `tell` how long it has waited, after a while and whenever it lets the
-    /// others go on; and for how long they do.
+    /// Waits for the permission to run a suspect alone. Calls `tell` with the time waited, after a while and whenever
+    /// it lets the others go on, and then with the length of that pause.
     pub(super) async fn alone(&self, tell: impl Fn(Waits)) -> Alone<'_> {
         let asked = Instant::now();
         let next = self.next.lock().await;
@@ -138,10 +138,10 @@ impl Drop for Closed<'_> {
     }
 }
 
-/// That a suspect waits.
+/// The progress of a suspect's wait.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Waits {
-    /// For how long it has.
+    /// How long it has waited.
     pub(super) waited: Duration,
     /// How long the others go on before it tries again; `None` while they do not.
     pub(super) others_go_on: Option<Duration>,

@@ -1,4 +1,4 @@
-//! Workers: take jobs from the engine, hand each to its handler, write its outcome.
+//! Workers, which take jobs from the engine, hand each to its handler, and write its outcome.
 //!
 //! ```text
 //!            T0                                soft deadline        hard deadline      teardown
@@ -7,11 +7,11 @@
 //!  running ──┴─ goes on, outcomes are written ──┴─────────────────────┴──────────────────┤
 //! ```
 //!
-//! A job is counted from *before* its reservation is sent until its outcome is durable. So there is no
-//! instant in which the conductor could believe that nothing is held while something is.
+//! A job is counted from *before* its reservation is sent until its outcome is durable. So at no
+//! instant can the conductor believe that no job is held while one is.
 //!
-//! `pool.rs` reserves, `run.rs` sees to one run and its end, `outcome.rs` writes what became of it. `outage.rs` slows a
-//! pool down whose target is away, `floor.rs` lets a suspect run alone, `runs.rs` knows who runs.
+//! `pool.rs` reserves jobs, `run.rs` supervises one run to its end, `outcome.rs` writes its outcome. `outage.rs` slows
+//! down a pool whose target is away, `floor.rs` lets a suspect run alone, `runs.rs` keeps track of the runs.
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -49,56 +49,56 @@ pub use {
     target::unavailable,
 };
 
-/// How long after this process' deadline a job may run elsewhere whose handler has not provably ended.
+/// Delay after this process's deadline until a job whose handler has not provably ended may run elsewhere.
 const UNENDED_DELAY: Duration = Duration::from_secs(1);
 
-/// How often this process looks whether somebody wants a job of its own to end, because events are hints.
+/// Interval at which this process looks for cancellations of its jobs, because events are only hints.
 const LOOK_FOR_CANCELLED: Duration = Duration::from_secs(1);
 
-/// Between two attempts at what the storage could not do, doubled each time. Never long: it may be back just before
-/// the deadline.
+/// First and longest wait before a failed storage operation is tried again, doubled each time. Never long: the storage
+/// may be back just before the deadline.
 const AGAIN: (Duration, Duration) = (Duration::from_millis(50), Duration::from_millis(250));
 
-/// How often to say that it still fails.
+/// Minimum interval between two warnings that it still fails.
 const TELL_AGAIN: Duration = Duration::from_secs(10);
 
-/// How often there is housekeeping; what was deferred may be overdue for so long.
+/// Interval of housekeeping; a deferred job may be overdue for this long.
 const HOUSEKEEPING: Duration = Duration::from_secs(5);
 
 /// Workers for one queue.
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct Pool {
-    /// Where jobs come from.
+    /// The queue that the jobs come from.
     pub queue: QueueName,
-    /// How many run at once.
+    /// How many jobs run at once.
     pub workers: usize,
-    /// Who does the work.
+    /// The handler that does the work.
     pub handler: Arc<dyn Handler>,
-    /// Which job is the next.
+    /// The order in which jobs are reserved.
     pub order: Order,
-    /// How long a run may take where the submitter did not say. Then its handler is told to stop, and after
+    /// How long a run may take if the submitter set no timeout. Then its handler is told to stop, and after
     /// the stop notice of the drain's settings its time is over; the attempt has failed. Default 10 min.
     pub timeout: Duration,
     /// How long a failed job waits.
     pub backoff: Backoff,
-    /// Over how long what arrives is compared with what the workers can do. They are complained of when they
-    /// have been too few for a fifth of it. Default 5 min.
+    /// The window over which arrivals are compared with the workers' capacity. A warning is logged when there
+    /// have been too few workers for a fifth of it. Default 5 min.
     pub demand_window: Duration,
 }
 
-/// What all pools of a process share.
+/// The state that all pools of a process share.
 struct Shared {
     engine: Arc<dyn Engine>,
     drain: Drain,
-    /// Between being told to stop and being over.
+    /// The time between telling a run to stop and cutting it.
     stop_notice: Duration,
-    /// Jobs that are held, over all pools.
+    /// Tracks the jobs that are held, over all pools.
     running: TaskTracker,
-    /// Those of them whose handlers have ended, and whose outcomes are on their way.
+    /// Tracks those of them whose handlers have ended, and whose outcomes are being written.
     writing: TaskTracker,
     floor: Floor,
-    /// By which each of them can be told that it has to end.
+    /// The runs, through which each can be told that it has to end.
     runs: Runs,
 }
 
@@ -109,12 +109,12 @@ struct Workers {
 
 /// Adds workers to a [`Lifecycle`].
 pub trait RunWorkers: Sized {
-    /// Runs workers over an engine, sees to its housekeeping, keeps the drain ledger in it, and exports what
-    /// the ledger says. Readiness follows whether the engine's storage answers, by a check named `storage`: not
+    /// Runs workers over an engine, does its housekeeping, keeps the drain ledger in it, and exports the
+    /// ledger's totals. Readiness follows whether the engine's storage answers, by a check named `storage`: not
     /// ready after 5 s of silence, ready again after 3 s of answers.
     ///
-    /// In a drain no job is reserved any more; those that run are finished, or given back at the hard
-    /// deadline, attempt not counted. Who wants a job to end is heard until then.
+    /// In a drain no job is reserved any more; running jobs are finished, or given back at the hard
+    /// deadline without counting the attempt. They can be cancelled until then.
     fn workers(self, engine: Arc<dyn Engine>, pools: Vec<Pool>) -> Self;
 }
 
@@ -148,7 +148,7 @@ impl RunWorkers for Lifecycle {
         for (pool, meter) in pools.into_iter().zip(meters) {
             let name = format!("workers of queue {}", pool.queue);
             let worker = Arc::new(Worker::new(workers.shared.clone(), pool, meter));
-            // Each a part of its own: a queue whose workers are gone must not wait in silence.
+            // Each pool is a part of its own: a queue whose workers are gone must not wait in silence.
             lifecycle = lifecycle.background(&name, worker.reserve_until_t0());
         }
         lifecycle
@@ -176,7 +176,7 @@ impl RunWorkers for Lifecycle {
 // === impl Pool ===
 
 impl Pool {
-    /// Twenty workers for a queue, the rest by default.
+    /// Makes a pool of twenty workers for a queue, with defaults for the rest.
     pub fn new(queue: QueueName, handler: Arc<dyn Handler>) -> Self {
         Self {
             queue,
@@ -197,7 +197,7 @@ impl Workers {
         let drain = &self.shared.drain;
         drain.reached(Moment::Began).await;
         tokio::select! {
-            // First, so that even the shortest drain is marked.
+            // Marking comes first, so that even the shortest drain is marked.
             biased;
             () = self.mark_drain() => {}
             () = drain.reached(Moment::GiveBack) => {}
@@ -206,7 +206,7 @@ impl Workers {
         Ok(())
     }
 
-    /// Marks T0 in the ledger, and again whenever more is known of the cause: who is killed can't tell later.
+    /// Marks T0 in the ledger, and again whenever more is known of the cause: a killed process can't report it later.
     async fn mark_drain(&self) {
         let mut causes = self.shared.drain.causes();
         loop {
@@ -230,14 +230,14 @@ impl Workers {
         plan.map_or(Duration::ZERO, |plan| plan.t0.elapsed())
     }
 
-    /// Gives back, by process id, whatever is still held.
+    /// Gives back, by process id, all jobs that are still held.
     async fn give_back(&self, work: &Work) {
         let Some(plan) = self.shared.drain.plan() else {
             return;
         };
         self.shared.let_outcomes_land(plan.teardown_end).await;
         self.shared.give_up_what_is_lost();
-        // Only what has provably ended may run elsewhere at once.
+        // Only jobs whose handlers have provably ended may run elsewhere at once.
         let delay = if self.shared.handlers_have_ended() {
             Duration::ZERO
         } else {
@@ -264,7 +264,7 @@ impl Workers {
 // === impl Shared ===
 
 impl Shared {
-    /// Passes on that somebody wants a job to end, or has it by now, until the process does.
+    /// Tells runs to stop whose job was cancelled or belongs to somebody else by now, until the process ends.
     async fn follow_cancellations(self: Arc<Self>) -> Result<(), BoxError> {
         let mut events = self.engine.events();
         let limit = LogThrottle::every(TELL_AGAIN);
@@ -299,14 +299,14 @@ impl Shared {
         }
     }
 
-    /// Of what this process ran before it was taken for dead.
+    /// Gives up the runs that this process began before it was taken for dead.
     fn give_up_what_is_lost(&self) {
         self.runs
             .give_up_those_of_others_than(self.engine.process());
     }
 
-    /// Work that is done must not be given back as if it were not: a storage that has been away gets the outcomes
-    /// first. But not for longer than half of what is left, since what runs still has to be given back.
+    /// Waits for outcomes to be written, so that finished work is not given back as unfinished: a storage that has been
+    /// away gets them first. It takes at most half of the time left, since running jobs still have to be given back.
     async fn let_outcomes_land(&self, end: Instant) {
         let half = end.saturating_duration_since(Instant::now()) / 2;
         self.writing.close();
@@ -317,13 +317,13 @@ impl Shared {
         self.running.len() <= self.writing.len()
     }
 
-    /// How many handlers are at work.
+    /// Returns how many handlers are at work.
     fn running_beside(&self) -> usize {
         self.runs.begun()
     }
 }
 
-/// Housekeeping, a piece at a time, so that it holds up nobody.
+/// Does the housekeeping piece by piece, so that it holds up nobody.
 async fn keep_house(engine: Arc<dyn Engine>) -> Result<(), BoxError> {
     let limit = LogThrottle::every(TELL_AGAIN);
     loop {
@@ -346,17 +346,17 @@ async fn keep_house(engine: Arc<dyn Engine>) -> Result<(), BoxError> {
     }
 }
 
-/// What came of something that was tried until the storage did it.
+/// The result of an operation that was tried until the storage did it.
 struct Done<T> {
     answer: T,
-    /// It failed before, and may have been done all the same.
+    /// Whether an earlier try failed, which may have taken effect nonetheless.
     again: bool,
 }
 
-/// One line for all that is repeated: twenty outcomes that wait for the same storage need no line each.
+/// Limits the log for all retries together: twenty outcomes that wait for the same storage need no line each.
 static RETRIES: LogThrottle = LogThrottle::every(TELL_AGAIN);
 
-/// Repeats what the storage could not do; `None` once it is closed.
+/// Repeats an operation until the storage does it; `None` once the storage is closed.
 async fn retry<T, F, Fut>(what: &str, mut attempt: F) -> Option<Done<T>>
 where
     F: FnMut() -> Fut,

@@ -1,4 +1,4 @@
-//! Whether a pool's handler reaches whoever does the work, and how the pool goes easy on them where it does not.
+//! Tracks whether a pool's handler reaches its target, and slows the pool down while it does not.
 //!
 //! ```text
 //!             a job could not be begun, or every worker was pushed back
@@ -8,11 +8,11 @@
 //!       └──────────────────────────────────────────────── tries one job ─────────────────┘
 //! ```
 //!
-//! A pool has one outage for all its jobs, because they share their target: 10,000 jobs for a program that is not there
+//! A pool has one outage for all its jobs, because they share their target: 10,000 jobs for a program that is missing
 //! are tried one at a time, not all again and again. One job that cannot be begun for a reason of its own does not stop
 //! the others: the next try takes another job, a tenth of a second later, and its success ends the outage.
 //!
-//! What goes on for long is looked at rarely: the wait is about as long as the outage has lasted so far, so it doubles
+//! A long outage is tested rarely: the wait is about as long as the outage has lasted so far, so it doubles
 //! from one try to the next.
 
 use std::{
@@ -27,28 +27,28 @@ use tokio::{
     time::Instant,
 };
 
-/// The first wait: one job with a problem of its own holds up the others for no longer.
+/// The first wait: one job with a problem of its own does not hold up the others for longer.
 const FIRST: Duration = Duration::from_millis(100);
 
-/// The first wait of an outage that follows upon another. A target that takes some jobs and refuses the others would
-/// otherwise be asked as quickly as it refuses.
+/// The first wait of an outage that follows another. Otherwise, a target that takes some jobs and refuses others would
+/// be tried again as quickly as it refuses.
 const FIRST_AGAIN: Duration = Duration::from_secs(1);
 
-/// How long after an outage another one counts as following upon it.
+/// Time after an outage within which another one counts as following it.
 const CALM: Duration = Duration::from_secs(10);
 
-/// The longest wait: so much later than its target a queue is back.
+/// The longest wait: a queue may be back this much later than its target.
 const LONGEST: Duration = Duration::from_secs(30);
 
-/// How long a failure shows anything where nothing was tried since and there is no patience to go by.
+/// How long a failure is remembered if nothing has been tried since and the patience is not longer.
 const MEMORY: Duration = Duration::from_secs(300);
 
 /// A pool's view of its target.
 #[derive(Debug)]
 pub(super) struct Outage {
-    /// How long jobs are postponed before the attempts of those that are tried count; `None` for ever.
+    /// How long jobs are postponed before the attempts of those that are tried count; `None` means forever.
     patience: Option<Duration>,
-    /// So many pushed back in a row make an outage.
+    /// Number of pushed-back jobs in a row that make an outage.
     pushback_limit: usize,
     state: Mutex<State>,
     changed: Notify,
@@ -59,9 +59,9 @@ struct State {
     away: Option<Away>,
     /// When the last outage ended.
     ended: Option<Instant>,
-    /// How many were pushed back since one was not.
+    /// Number of jobs pushed back since the last one that was not.
     pushed_back: usize,
-    /// How many tries there have been.
+    /// Number of tries so far.
     tries: u64,
 }
 
@@ -69,11 +69,11 @@ struct State {
 struct Away {
     now: Unavailable,
     first: Instant,
-    /// Since when it has been what it is now, unreachable or overloaded.
+    /// The instant since which it has been of its present kind, unreachable or overloaded.
     first_of_its_kind: Instant,
-    /// When the latest run began that found nobody. Who was reached earlier proves nothing.
+    /// The latest start of a run that came back. That the target was reached before this proves nothing.
     last_begun: Instant,
-    /// When the latest one came back.
+    /// When the latest run came back.
     last: Instant,
     /// When the next try is due.
     next: Instant,
@@ -84,21 +84,21 @@ struct Away {
 /// An outage, for people.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unavailable {
-    /// Which kind it is.
+    /// The kind of outage.
     pub reason: Reason,
-    /// Since when.
+    /// When it began.
     pub since: Timestamp,
-    /// What the latest try met with.
+    /// The error of the latest try.
     pub error: String,
-    /// Jobs that came back because of it.
+    /// Number of jobs that came back because of it.
     pub jobs: u64,
 }
 
-/// What kind of outage it is.
+/// The kind of an outage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
-    /// No job can be begun: there is no such program, nobody answers.
+    /// No job can be begun: the program is missing, or nobody answers.
     Unreachable,
     /// The target answers that it has too much to do, as HTTP's 429 and 503 say.
     Overloaded,
@@ -113,22 +113,22 @@ pub(super) enum Pace {
     One,
     /// None before this instant.
     NotBefore(Instant),
-    /// None before the one that is being tried has told how it went.
+    /// None before the result of the job that is being tried is known.
     Trying,
 }
 
-/// What a job that came back has changed.
+/// The consequences of a job that came back.
 #[derive(Debug, PartialEq)]
 pub(super) struct Back {
-    /// How long the job should wait at least: a little longer than the pool, so that another one is tried next.
+    /// Minimum wait of the job: a little longer than the pool's, so that another job is tried next.
     pub(super) wait: Duration,
     /// How long the outage has lasted.
     pub(super) lasted: Duration,
-    /// Attempts count by now.
+    /// Whether attempts count by now.
     pub(super) out_of_patience: bool,
 }
 
-/// The one job that is being tried. Dropped, the next one may be.
+/// The permission to try one job. When it is dropped, the next job may be tried.
 #[derive(Debug)]
 #[must_use = "another job is tried when this is dropped"]
 pub(super) struct Try {
@@ -139,7 +139,7 @@ pub(super) struct Try {
 // === impl Outage ===
 
 impl Outage {
-    /// A target that has always been reached, for a pool of so many workers.
+    /// Makes the state of a target that has always been reached, for a pool of `workers`.
     pub(super) fn new(patience: Option<Duration>, workers: usize) -> Self {
         Self {
             patience,
@@ -149,7 +149,7 @@ impl Outage {
         }
     }
 
-    /// How many jobs may be reserved now.
+    /// Returns how many jobs may be reserved now.
     pub(super) fn pace(&self) -> Pace {
         let mut state = self.state();
         self.forget(&mut state);
@@ -161,12 +161,12 @@ impl Outage {
         }
     }
 
-    /// Returns when the pace may be another one than it was when this was called.
+    /// Returns when the pace may have changed since this was called.
     pub(super) fn changed(&self) -> Notified<'_> {
         self.changed.notified()
     }
 
-    /// The right to try one job; `None` where it is not due, or not needed any more.
+    /// Returns the permission to try one job; `None` if no try is due, or needed any more.
     pub(super) fn begin_try(self: &Arc<Self>) -> Option<Try> {
         let mut state = self.state();
         let number = state.tries + 1;
@@ -182,7 +182,7 @@ impl Outage {
         })
     }
 
-    /// A job that began then could not be begun, or was pushed back.
+    /// Records that a job whose run started at `begun` could not be begun, or was pushed back.
     pub(super) fn came_back(&self, begun: Instant, reason: Reason, error: &str) -> Option<Back> {
         let now = Instant::now();
         let mut state = self.state();
@@ -214,7 +214,7 @@ impl Outage {
         });
         let lasted = now.duration_since(away.first);
         let wait = lasted.clamp(shortest, LONGEST);
-        // Between half and the whole of it, so that the replicas do not come all at once.
+        // Between half and the whole of it, so that the replicas do not all try at once.
         let wait = wait.mul_f64(0.5 + 0.5 * fastrand::f64());
         if away.now.reason != reason {
             away.now.reason = reason;
@@ -235,12 +235,12 @@ impl Outage {
         })
     }
 
-    /// The target had taken a job by this instant, whatever becomes of it. Returns the outage that this ends, and how
-    /// long it was.
+    /// Records that the target had taken a job by this instant, however that job ends. Returns the outage that this
+    /// ends, and how long it lasted.
     pub(super) fn reached(&self, at: Instant) -> Option<(Unavailable, Duration)> {
         let mut state = self.state();
         state.pushed_back = 0;
-        // Whoever was reached before somebody was not may still be at work, and proves nothing.
+        // A job that reached the target before another one did not proves nothing about the target now.
         if at < state.away.as_ref()?.last_begun {
             return None;
         }
@@ -251,14 +251,14 @@ impl Outage {
         Some((away.now, now.duration_since(away.first)))
     }
 
-    /// What the outage is now, if there is one.
+    /// Returns the present outage, if there is one.
     pub(super) fn now(&self) -> Option<Unavailable> {
         let mut state = self.state();
         self.forget(&mut state);
         state.away.as_ref().map(|away| away.now.clone())
     }
 
-    /// A failure long ago, and no job since, shows nothing about the time between.
+    /// Forgets an old outage: a failure long ago, with no job since, shows nothing about the target now.
     fn forget(&self, state: &mut State) {
         let memory = self.patience.unwrap_or_default().max(MEMORY);
         let old = |away: &Away| away.trying.is_none() && away.last.elapsed() > memory;
@@ -276,7 +276,7 @@ impl Outage {
 // === impl Reason ===
 
 impl Reason {
-    /// The word used everywhere.
+    /// The reason's name, as used everywhere.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Unreachable => "unreachable",
@@ -319,7 +319,7 @@ mod tests {
         outage.came_back(Instant::now(), Reason::Overloaded, "503")
     }
 
-    /// Waits until a job may be tried, and says for how long.
+    /// Waits until a job may be tried, and returns how long that took, in seconds.
     async fn until_due(outage: &Outage) -> f64 {
         let before = Instant::now();
         if let Pace::NotBefore(next) = outage.pace() {

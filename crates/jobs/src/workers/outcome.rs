@@ -1,4 +1,4 @@
-//! From a run's end to a durable outcome.
+//! The path from a run's end to a durable outcome.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,16 +14,16 @@ use lameduck_lifecycle::{JobGuard, Moment};
 /// Exponential backoff with jitter.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Backoff {
-    /// After the first failure. Default 1 s.
+    /// The wait after the first failure. Default 1 s.
     pub first: Duration,
-    /// At the most; what a handler asks for is clamped to it, too. Default 5 min.
+    /// The longest wait; a wait that a handler asks for is clamped to it, too. Default 5 min.
     pub max: Duration,
 }
 
 // === impl Worker ===
 
 impl Worker {
-    /// What a run's end means for its job.
+    /// Returns the outcome of a job whose run has ended.
     pub(super) fn judge(&self, job: &Job, ended: Ended) -> Outcome {
         let Ended {
             verdict,
@@ -48,7 +48,7 @@ impl Worker {
             Verdict::Postponed { error, wait } => {
                 let wait = back.map_or(wait, |back| wait.max(back.wait));
                 let wait = wait.min(self.pool.backoff.max);
-                // The queue has told of it, for all its jobs.
+                // The queue has already logged it, for all its jobs.
                 tracing::debug!(
                     job = %job.id, queue = %job.queue, error, retry_seconds = wait.as_secs_f64(),
                     "job could not be begun"
@@ -79,7 +79,7 @@ impl Worker {
         format!("it ran longer than its timeout of {timeout:?}")
     }
 
-    /// Writes an outcome, again and again until it lands or the deadline comes.
+    /// Writes an outcome, repeatedly until it is durable or the deadline comes.
     pub(super) async fn settle(
         &self,
         claim: Claim,
@@ -94,7 +94,7 @@ impl Worker {
         let ending = busy.ending(&outcome);
         let settlement = Arc::new(vec![claim.settle(outcome)]);
         let settled = match self.write(&settlement).await {
-            // Nobody wrote it before us under this claim, but whoever has the claim by the API.
+            // We have not written it under this claim before, so somebody with the claim did, through the API.
             Some(Done {
                 answer: Settled::Repeated,
                 again: false,
@@ -121,7 +121,7 @@ impl Worker {
         }
     }
 
-    /// The job's outcome came by its claim, from outside, while its handler still ran.
+    /// Handles an outcome that came from outside, with the job's claim, while its handler still ran.
     async fn ended_elsewhere(&self, job: JobId, busy: &Busy) {
         tracing::info!(%job, "its outcome had come from outside before its handler ended");
         let completed = self.shared.engine.job(job).await;
@@ -159,7 +159,7 @@ impl Worker {
 // === impl Backoff ===
 
 impl Backoff {
-    /// What follows the failure of this attempt.
+    /// Returns the consequence of the failure of this attempt.
     pub fn after_failure(&self, attempt: u32, max_attempts: u32, retry: Retry) -> AfterFailure {
         let wait = match retry {
             Retry::Never => return AfterFailure::Dead,
@@ -170,8 +170,8 @@ impl Backoff {
         AfterFailure::RetryAt(after(wait))
     }
 
-    /// How long after the failure of this attempt, the first being 1: doubled each time, and between half
-    /// and the whole of that, so that what failed together does not come back together.
+    /// Returns the wait after the failure of this attempt, the first being 1. It is doubled each time, and then reduced
+    /// at random to no less than half, so that jobs that failed together do not come back together.
     fn after(&self, attempt: u32) -> Duration {
         let doubled = 2u32.saturating_pow(attempt.saturating_sub(1).min(30));
         let whole = self.first.saturating_mul(doubled).min(self.max);
@@ -181,7 +181,7 @@ impl Backoff {
     }
 }
 
-/// The instant this much later, within what storage takes, however long a setting or a handler makes the wait.
+/// Returns the instant after this wait, clamped to what storage takes, however long a setting or handler makes it.
 fn after(wait: Duration) -> When {
     When::After(wait.min(MAX_DELAY))
 }

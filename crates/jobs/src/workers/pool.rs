@@ -1,4 +1,4 @@
-//! One pool: reserves as many jobs as it has workers free, until T0.
+//! One pool, which reserves as many jobs as it has free workers, until T0.
 
 use std::{sync::Arc, time::Duration};
 
@@ -20,13 +20,13 @@ use crate::{
 };
 use lameduck_lifecycle::{BoxError, JobGuard, LogThrottle, Moment, Work};
 
-/// How often an empty queue is looked at though no event came: the floor under all wake-ups.
+/// Interval at which an empty queue is polled if no event comes: the lower bound of all wake-ups.
 const POLL: Duration = Duration::from_secs(1);
 
-/// How often to say that nothing can be reserved.
+/// Minimum interval between two errors that nothing can be reserved.
 const TELL_AGAIN: Duration = Duration::from_secs(10);
 
-/// Jobs reserved in one statement.
+/// Maximum number of jobs reserved in one statement.
 const BATCH: usize = 64;
 
 /// One pool at work.
@@ -42,7 +42,7 @@ pub(super) struct Worker {
 /// How many jobs may be reserved.
 struct Turn {
     most: usize,
-    /// It is one that is tried in an outage.
+    /// The permission for the one job that is tried in an outage.
     attempt: Option<Try>,
 }
 
@@ -74,8 +74,8 @@ impl Worker {
             let mut free: Vec<_> = slot.into_iter().collect();
             add_free_slots(&mut free, &slots, most);
             let wanted = free.len();
-            // Whatever has happened until now is seen by the reservation. Kept, each of these events would be a
-            // reason for another one.
+            // The reservation sees everything that has happened until now. If these events were kept, each would
+            // cause another one.
             forget(&mut events);
             let taken = self.reserve(free, attempt).await;
             if taken < wanted {
@@ -85,12 +85,12 @@ impl Worker {
         Ok(())
     }
 
-    /// Waits until jobs may be reserved: not beside a suspect, and in an outage one now and then.
+    /// Waits until jobs may be reserved: none beside a suspect, and in an outage only one now and then.
     async fn turn(&self) -> Turn {
         loop {
             self.shared.floor.opened().await;
             let outage = self.target.outage();
-            // Before looking, so that no change is missed.
+            // Subscribe before looking, so that no change is missed.
             let changed = outage.changed();
             match self.target.pace() {
                 Pace::Full => {
@@ -122,7 +122,7 @@ impl Worker {
         slots: Vec<OwnedSemaphorePermit>,
         attempt: Option<Try>,
     ) -> usize {
-        // First counted, then looked at T0: either we see it, or the conductor sees us.
+        // Count first, then check for T0: either we see it, or the conductor sees us.
         let mut holds: Vec<JobGuard> = slots.iter().map(|_| self.work.hold()).collect();
         if self.shared.drain.has(Moment::Began) {
             return 0;
@@ -159,7 +159,7 @@ impl Worker {
         count
     }
 
-    /// One job from its reservation to its durable outcome.
+    /// Takes one job from its reservation to its durable outcome.
     async fn see_through(
         self: Arc<Self>,
         reserved: Reserved,
@@ -187,7 +187,7 @@ impl Worker {
             busy.ended(ended.took, ended.timed_out, ended.cancelled);
             self.judge(&job, ended)
         };
-        // The next one may be tried while this one's outcome is written.
+        // The next job may be tried while this one's outcome is written.
         drop(attempt);
         let _writing = self.shared.writing.token();
         self.settle(claim, outcome, &busy, running.hold()).await;
@@ -199,7 +199,7 @@ impl Worker {
             Ok(Some(due)) => due.min(POLL),
             Ok(None) => POLL,
             Err(error) => {
-                // A reserve that failed has been told of, and the next one will be.
+                // A failed reserve has been logged, and the next one will be.
                 tracing::debug!(queue = %self.pool.queue, %error, "cannot look at the queue");
                 POLL
             }
@@ -209,7 +209,7 @@ impl Worker {
                 match events.recv().await {
                     Ok(Event::Runnable(queue)) if queue != self.pool.queue => {}
                     Ok(Event::Changed(_) | Event::Ended(_) | Event::CancelRequested(_)) => {}
-                    // Events were missed, or the engine is gone: look.
+                    // There may be a job, or events were missed: look.
                     Ok(Event::Runnable(_)) | Err(broadcast::error::RecvError::Lagged(_)) => break,
                     Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
                 }
@@ -223,12 +223,12 @@ impl Worker {
     }
 }
 
-/// Drops the events that have come so far, also where some were missed.
+/// Drops the events that have come so far, even if some were missed.
 fn forget(events: &mut broadcast::Receiver<Event>) {
     *events = events.resubscribe();
 }
 
-/// Takes as many slots as are free beside those that are there, up to so many in all.
+/// Adds free slots to those that are there, up to `most` in all.
 fn add_free_slots(free: &mut Vec<OwnedSemaphorePermit>, slots: &Arc<Semaphore>, most: usize) {
     while free.len() < most
         && let Ok(slot) = slots.clone().try_acquire_owned()

@@ -1,4 +1,4 @@
-//! One run of one job: told to stop when it must, and heard out to its end.
+//! One run of one job, which is told to stop when it has to, and is awaited to its end.
 //!
 //! ```text
 //!   may it begin? ─▶ runs ──┬── ends by itself
@@ -25,30 +25,30 @@ use crate::{
 };
 use lameduck_lifecycle::{Moment, later};
 
-/// How long after its time was over a handler has to ignore it before the log says so.
+/// How long a handler may ignore that its time is over before the log says so.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// After so long a run has begun whose handler does not say so: whoever can't be reached is mostly not reached sooner.
+/// Time after which a run counts as begun if its handler does not say so: most failures to reach a target come sooner.
 const BEGUN_AFTER: Duration = Duration::from_secs(10);
 
-/// How a run came to its end.
+/// How a run ended.
 pub(super) struct Ended {
     pub(super) verdict: Verdict,
     /// Whether the handler was told to stop because the job's own time was over.
     pub(super) timed_out: bool,
-    /// Whether it was because somebody wanted the job to end.
+    /// Whether the handler was told to stop because the job was cancelled.
     pub(super) cancelled: bool,
-    /// What the handler took; nothing where it was not even begun.
+    /// How long the handler ran; `None` if it was not even begun.
     pub(super) took: Option<Duration>,
-    /// What it means for the pool that the job could not be begun, or was pushed back.
+    /// The consequences for the pool, if the job could not be begun or was pushed back.
     pub(super) back: Option<Back>,
 }
 
 // === impl Worker ===
 
 impl Worker {
-    /// Runs a job once it may begin, or says that it was not begun. A job that is one of many and may not begin at
-    /// once does not wait: this process has no use for it now, and another one may have.
+    /// Runs a job once it may begin, or returns that it was not begun. Except for a suspect, a job that may not begin at
+    /// once does not wait: this process can't run it now, and another one may be able to.
     pub(super) async fn run(
         &self,
         job: &Job,
@@ -65,14 +65,14 @@ impl Worker {
         let Some(_together) = self.shared.floor.join() else {
             return Ended::not_begun(false);
         };
-        // In a drain nothing is begun any more, and in an outage only what is tried.
+        // In a drain nothing is begun any more, and in an outage only the job that is tried.
         if self.shared.drain.has(Moment::Began) || self.target.is_away() && !is_try {
             return Ended::not_begun(false);
         }
         self.run_now(job, claim, running).await
     }
 
-    /// A suspect waits for the others. It is not given back, which would clear it of suspicion.
+    /// Runs a suspect after the others have ended. It is not given back meanwhile, which would clear it of suspicion.
     async fn run_alone(&self, job: &Job, claim: &Claim, running: &Running<'_>) -> Ended {
         let _alone = tokio::select! {
             biased;
@@ -144,7 +144,7 @@ impl Worker {
             verdict = &mut run => return ended(verdict, false),
             never = self.see_it_begin(&said) => match never {},
             () = asked.cancelled() => false,
-            // Whom a drain has told to stop is not late.
+            // A run that a drain has told to stop is not late.
             () = sleep_until(timeout_at) => !stop.is_cancelled(),
         };
         stop.cancel();
@@ -164,7 +164,7 @@ impl Worker {
         ended(run.await, timed_out)
     }
 
-    /// A run that has begun shows that the target is there, long before its end.
+    /// Reports the target as reached when the run has begun, which may be long before its end.
     async fn see_it_begin(&self, said: &Said) -> Infallible {
         let begun_at = tokio::select! {
             () = said.begun() => said.begun_at(),
@@ -176,7 +176,7 @@ impl Worker {
         std::future::pending().await
     }
 
-    /// What the end of a run says about the target.
+    /// Records what the end of a run shows about the target.
     fn weigh(&self, begin: Instant, verdict: &Verdict, said: &Said) -> Option<Back> {
         match verdict {
             Verdict::Postponed { error, .. } => {
@@ -190,7 +190,7 @@ impl Worker {
                     .reached(said.begun_at().unwrap_or_else(Instant::now));
                 None
             }
-            // It was told to stop, wherever it was.
+            // It was told to stop, which shows nothing about the target.
             Verdict::Released => None,
         }
     }

@@ -1,8 +1,8 @@
-//! The runs of this process, and how each is told to end before its time.
+//! The runs of this process, and how each is told to end early.
 //!
-//! They are known by their claims and not by their jobs. A process that stood still for longer than its lease has lost
-//! its jobs, and when it goes on it may reserve one of them beside its own old run: two runs of one job, of which only
-//! the newer one owns it. Whatever is said to one of them, or comes of it, must not be taken for the other.
+//! They are identified by their claims and not by their jobs. A process that stood still for longer than its lease has
+//! lost its jobs, and when it goes on it may reserve one of them beside its own old run: two runs of one job, of which
+//! only the newer one owns it. A signal to one of them, or its outcome, must not be taken for the other's.
 
 use std::{
     collections::HashMap,
@@ -24,7 +24,7 @@ use lameduck_lifecycle::JobGuard;
 #[derive(Debug, Default)]
 pub(super) struct Runs(Mutex<HashMap<[u8; 16], Arc<Run>>>);
 
-/// One of them. Dropped, it is not known any more.
+/// One of the runs. Dropping this removes it from them.
 #[derive(Debug)]
 #[must_use = "the run can be told to end as long as this lives"]
 pub(super) struct Running<'a> {
@@ -36,7 +36,7 @@ pub(super) struct Running<'a> {
 #[derive(Debug)]
 struct Run {
     job: JobId,
-    /// Which process run the job belongs to.
+    /// The process run that the job belongs to.
     process: ProcessId,
     asked: CancellationToken,
     begun: AtomicBool,
@@ -46,7 +46,7 @@ struct Run {
 // === impl Runs ===
 
 impl Runs {
-    /// A run of this process run's, which holds its job by this guard.
+    /// Adds a run that belongs to this process run, and holds its job by this guard.
     pub(super) fn add(&self, claim: &Claim, process: ProcessId, hold: JobGuard) -> Running<'_> {
         let (job, token) = (claim.job(), *claim.token());
         let run = Arc::new(Run {
@@ -57,7 +57,7 @@ impl Runs {
             hold,
         });
         let mut runs = self.lock();
-        // Somebody has lost the job, or it could not have been reserved again.
+        // Another run has lost the job, or else the job could not have been reserved again.
         runs.values()
             .filter(|other| other.job == job && other.process != process)
             .for_each(|lost| lost.lose());
@@ -73,7 +73,7 @@ impl Runs {
         self.lock().is_empty()
     }
 
-    /// How many handlers are at work.
+    /// Returns how many handlers are at work.
     pub(super) fn begun(&self) -> usize {
         let runs = self.lock();
         let begun = runs
@@ -82,15 +82,15 @@ impl Runs {
         begun.count()
     }
 
-    /// Somebody wants this job to end.
+    /// Tells the runs of this job to end.
     pub(super) fn cancel(&self, job: JobId) {
         let runs = self.lock();
         let of_the_job = runs.values().filter(|run| run.job == job);
         of_the_job.for_each(|run| run.asked.cancel());
     }
 
-    /// This process is another one by now. What it ran before runs elsewhere, or soon: its outcome would be dropped,
-    /// and each second more is one in which the work is done twice.
+    /// Gives up all runs of former process runs. Their jobs run elsewhere, or soon will: their outcomes would be
+    /// dropped, and in each further second the work is done twice.
     pub(super) fn give_up_those_of_others_than(&self, process: ProcessId) {
         let runs = self.lock();
         let lost = runs.values().filter(|run| run.process != process);
@@ -105,23 +105,23 @@ impl Runs {
 // === impl Running ===
 
 impl Running<'_> {
-    /// The handler is called. Returns by what it learns that somebody wants the job to end.
+    /// Records that the handler is called. Returns the token by which it learns that the job has to end.
     pub(super) fn begins(&self) -> &CancellationToken {
         self.run.begun.store(true, Ordering::Relaxed);
         self.asked()
     }
 
-    /// Somebody wants the job to end.
+    /// Returns the token that is cancelled when the job has to end.
     pub(super) fn asked(&self) -> &CancellationToken {
         &self.run.asked
     }
 
-    /// How the job is held.
+    /// The guard that holds the job.
     pub(super) fn hold(&self) -> &JobGuard {
         &self.run.hold
     }
 
-    /// The job belongs to somebody else: this process is not the one any more that reserved it.
+    /// Whether the job belongs to somebody else, because the process run that reserved it was taken for dead.
     pub(super) fn is_lost(&self, engine: &dyn Engine) -> bool {
         self.run.process != engine.process()
     }

@@ -1,11 +1,11 @@
-//! Whoever does the work of a pool's jobs, and what people are shown of it while it is not available: one line of the
-//! log for each interval, two gauges, a word in `/readyz?verbose`, a field of `GET /v1/queues`.
+//! The target of a pool's jobs, and how people see that it is unavailable: one line in the log per interval, two
+//! gauges, a note in `/readyz?verbose`, a field of `GET /v1/queues`.
 //!
-//! Readiness does not fail. It says whether this process may be sent requests, and it takes jobs in as well as ever;
+//! Readiness does not fail. It shows whether this process may be sent requests, and the process still accepts jobs;
 //! besides, every replica has the same target, so that all would leave the Service together and nobody could submit a
-//! job, look at one or tell an outcome.
+//! job, look at one or report an outcome.
 //!
-//! What is shown is this process's own view. Another replica may reach the target, or may not have tried.
+//! All this is the process's own view. Another replica may reach the target, or may not have tried.
 
 use std::{
     fmt,
@@ -25,7 +25,7 @@ use super::{
 use crate::{job::QueueName, metrics::Meter};
 use lameduck_lifecycle::{Check, Drain, LogThrottle};
 
-/// Between two lines of the log about one queue.
+/// Minimum interval between two lines of the log about one queue.
 const TELL_AGAIN: Duration = Duration::from_secs(30);
 
 /// The target of one pool.
@@ -35,17 +35,17 @@ pub(super) struct Target {
     meter: Arc<Meter>,
     outage: Arc<Outage>,
     told: LogThrottle,
-    /// The log has a line that says so, and none yet that it is over.
+    /// Whether the outage has been logged, and its end has not.
     announced: AtomicBool,
-    /// The word in `/readyz?verbose`, as long as there is an outage.
+    /// The note in `/readyz?verbose`, as long as there is an outage.
     word: Mutex<Option<Check>>,
 }
 
-/// The outages of all pools of a process, for whoever shows them.
+/// The outages of all pools of a process, to be shown elsewhere.
 #[derive(Default)]
 struct Outages(Mutex<Vec<(QueueName, Arc<Outage>)>>);
 
-/// What keeps this process's workers for a queue from beginning its jobs, if something does.
+/// Returns the outage that keeps this process's workers from beginning a queue's jobs, if there is one.
 pub fn unavailable(drain: &Drain, queue: &QueueName) -> Option<Unavailable> {
     let outages = drain.kept(Outages::default);
     let outages = outages.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -76,11 +76,11 @@ impl Target {
         &self.outage
     }
 
-    /// How many jobs may be reserved now.
+    /// Returns how many jobs may be reserved now.
     pub(super) fn pace(&self) -> Pace {
         let pace = self.outage.pace();
         if pace == Pace::Full {
-            // Also where nothing was tried for so long that nothing is known any more.
+            // The outage may also have been forgotten, because nothing was tried for so long.
             self.show(None);
         }
         pace
@@ -91,7 +91,7 @@ impl Target {
         self.outage.pace() != Pace::Full
     }
 
-    /// A job that began then could not be begun, or was pushed back.
+    /// Records that a job whose run started at `begun` could not be begun, or was pushed back.
     pub(super) fn came_back(&self, begun: Instant, reason: Reason, error: &str) -> Option<Back> {
         let back = self.outage.came_back(begun, reason, error)?;
         let now = self.outage.now()?;
@@ -115,7 +115,7 @@ impl Target {
         Some(back)
     }
 
-    /// The target had taken a job by this instant.
+    /// Records that the target had taken a job by this instant.
     pub(super) fn reached(&self, at: Instant) {
         let Some((ended, lasted)) = self.outage.reached(at) else {
             return;
