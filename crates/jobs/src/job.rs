@@ -357,17 +357,17 @@ pub struct Run {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum RunEnd {
-    /// The job was done.
+    /// Well.
     Completed,
-    /// The attempt failed, and counted.
+    /// The attempt counted.
     Failed,
-    /// The job was given back by its process.
+    /// Given back by its process.
     Released,
-    /// The job could not be begun.
+    /// Not begun.
     Postponed,
-    /// The run was ended by a cancellation.
+    /// Ended by a cancellation.
     Cancelled,
-    /// Its process ended without reporting an outcome: it was killed, in or out of a drain, or it crashed.
+    /// Its process ended without a word: killed in or out of a drain, or crashed.
     Lost,
 }
 
@@ -393,7 +393,7 @@ pub struct Page {
     /// Jobs on this page that can't be read, because their rows contain something that no program of ours writes. They
     /// hide none of the others.
     pub unreadable: Vec<Unreadable>,
-    /// Where the next page begins; `None` at the end.
+    /// The place where the next page begins; `None` at the end.
     pub next: Option<Cursor>,
 }
 

@@ -86,7 +86,7 @@ pub struct DrainRow {
     pub report: Option<String>,
 }
 
-/// One line of the totals.
+/// A line of the totals, for one cause and outcome.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct DrainTotal {
     /// Why the process was asked to stop; `unknown` for one that was killed before it knew.

@@ -66,7 +66,7 @@ pub trait Engine: Ledger + Send + Sync + 'static {
         jobs: Vec<NewJob>,
     ) -> Result<Vec<Result<Submitted, Rejected>>, EngineError>;
 
-    /// Creates in the background whatever a queue needs in the storage before its first job comes. It is called for
+    /// Creates in the background what a queue needs in the storage before its first job comes. It is called for
     /// queues that have workers; these are known from then on, even if they have never had a job.
     fn prepare(&self, queue: &QueueName) {
         let _ = queue;

@@ -276,7 +276,7 @@ async fn stopped_before(begun: &Begun, stop: &CancellationToken) {
 }
 
 async fn send(request: RequestBuilder, begun: &Begun) -> Result<Response, Unanswered> {
-    // Without the URL, whose query may hold a token: errors are kept with the job.
+    // The URL is removed, because its query may hold a token and errors are kept with the job.
     request
         .send()
         .await

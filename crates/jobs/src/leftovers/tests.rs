@@ -1,4 +1,4 @@
-//! The end of what outlived its process, with real processes.
+//! Tests of how commands that outlived their process are ended, with real processes.
 
 use std::{
     io::{BufRead, BufReader},
@@ -11,18 +11,18 @@ use tempfile::TempDir;
 
 use super::*;
 
-/// Long enough that nobody waits for its end.
+/// A sleep long enough that no test waits for its end.
 const FOR_EVER: &str = "sleep 1000";
 
-/// A data directory, and what runs there.
+/// A data directory, and the list of running commands in it.
 struct Place {
     data: TempDir,
     list: RunningList,
-    /// Its own: tests that run beside it end theirs.
+    /// The place's own claim, because tests that run at the same time end the commands with theirs.
     claim: String,
 }
 
-/// A command that says a line once it has done what the test needs.
+/// A command that prints a line once it has done what the test needs.
 struct Running {
     leader: Child,
     said: String,
@@ -36,7 +36,7 @@ impl Place {
         Self { data, list, claim }
     }
 
-    /// Its record as SIGKILL leaves it: nobody strikes it out.
+    /// Writes a record as SIGKILL leaves it: nobody removes it.
     fn listed(&self, leader: Option<&Running>) {
         let mut listed = self.list.note(&self.claim).unwrap();
         if let Some(running) = leader {

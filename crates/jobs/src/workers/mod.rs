@@ -264,7 +264,7 @@ impl Workers {
 // === impl Shared ===
 
 impl Shared {
-    /// Tells runs to stop whose job was cancelled or belongs to somebody else by now, until the process ends.
+    /// Tells the runs of jobs that were cancelled, or belong to somebody else by now, to stop, until the process ends.
     async fn follow_cancellations(self: Arc<Self>) -> Result<(), BoxError> {
         let mut events = self.engine.events();
         let limit = LogThrottle::every(TELL_AGAIN);

@@ -98,7 +98,7 @@ pub struct Unavailable {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
-    /// No job can be begun: the program is missing, or nobody answers.
+    /// No job can be begun: there is no such program, nobody answers.
     Unreachable,
     /// The target answers that it has too much to do, as HTTP's 429 and 503 say.
     Overloaded,
@@ -107,13 +107,13 @@ pub enum Reason {
 /// How many jobs may be reserved now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Pace {
-    /// As many as there are workers.
+    /// As many jobs as there are workers may be reserved.
     Full,
-    /// One.
+    /// One job may be reserved.
     One,
-    /// None before this instant.
+    /// No job may be reserved before this instant.
     NotBefore(Instant),
-    /// None before the result of the job that is being tried is known.
+    /// No job may be reserved before the result of the job that is being tried is known.
     Trying,
 }
 

@@ -29,7 +29,7 @@ const TELL_AGAIN: Duration = Duration::from_secs(10);
 /// Maximum number of jobs reserved in one statement.
 const BATCH: usize = 64;
 
-/// One pool at work.
+/// A pool at work.
 pub(super) struct Worker {
     pub(super) shared: Arc<Shared>,
     pub(super) pool: Pool,

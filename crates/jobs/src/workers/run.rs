@@ -1,4 +1,4 @@
-//! One run of one job, which is told to stop when it has to, and is awaited to its end.
+//! A single run of a job, which is told to stop when it has to, and is awaited to its end.
 //!
 //! ```text
 //!   may it begin? ─▶ runs ──┬── ends by itself

@@ -24,7 +24,7 @@ use lameduck_lifecycle::JobGuard;
 #[derive(Debug, Default)]
 pub(super) struct Runs(Mutex<HashMap<[u8; 16], Arc<Run>>>);
 
-/// One of the runs. Dropping this removes it from them.
+/// A run among those of this process. Dropping this removes the run from them.
 #[derive(Debug)]
 #[must_use = "the run can be told to end as long as this lives"]
 pub(super) struct Running<'a> {
