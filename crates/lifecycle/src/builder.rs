@@ -1,4 +1,4 @@
-//! [`Lifecycle`]: what a program puts together before it runs.
+//! [`Lifecycle`]: the builder by which a program is put together before it runs.
 
 use std::{error::Error as StdError, fmt, future::Future, pin::Pin, sync::Arc, time::Duration};
 
@@ -13,20 +13,20 @@ use super::{
     signals::Signals,
 };
 
-/// Whatever went wrong in a part of the program.
+/// Any error of a part of the program.
 pub type BoxError = Box<dyn StdError + Send + Sync>;
 
 type BoxFuture<T> = Pin<Box<dyn Future<Output = T> + Send>>;
 
-/// Called once, with what it is to know; its future says how it went.
+/// A function that is called once with its argument; its future returns how it went.
 type Once<A> = Box<dyn FnOnce(A) -> BoxFuture<Result<(), BoxError>> + Send>;
 
-/// Adds the parts that needed a preparation.
+/// A function that adds the parts that needed a preparation.
 pub(super) type Addition = Box<dyn FnOnce(Lifecycle) -> Lifecycle + Send>;
 
 /// A program with a drain.
 ///
-/// Rooms add themselves by methods of their own: `http`, `admin`, `workers`, `kubernetes`.
+/// Rooms add themselves by methods of their own: `http`, `admin`, `workers` and `kubernetes`.
 #[must_use = "a lifecycle does nothing until it is run"]
 pub struct Lifecycle {
     pub(super) drain: Drain,
@@ -41,13 +41,13 @@ pub struct Lifecycle {
     pub(super) reporters: Vec<Reporter>,
 }
 
-/// A part of the program that is waited for, or runs beside.
+/// A part of the program: either the drain waits for it, or it runs in the background.
 pub(super) struct Service {
     pub(super) name: String,
     pub(super) future: BoxFuture<Result<(), BoxError>>,
 }
 
-/// Something that has to be there before the program serves.
+/// Something that must be done before the program serves.
 pub(super) struct Preparation {
     pub(super) name: String,
     pub(super) future: BoxFuture<Result<Addition, BoxError>>,
@@ -60,7 +60,7 @@ pub(super) struct Hook {
     pub(super) run: Once<Deadline>,
 }
 
-/// Somebody who wants to know how it ended.
+/// A receiver of the drain report.
 pub(super) struct Reporter {
     pub(super) name: String,
     pub(super) run: Once<Arc<DrainReport>>,
@@ -70,45 +70,45 @@ pub(super) struct Reporter {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Deadline(Instant);
 
-/// Why [`Lifecycle::run`] did not end well. Wherever a drain took place, its report is in it.
+/// Error of [`Lifecycle::run`]. If a drain took place, it contains the report.
 #[derive(thiserror::Error)]
 #[non_exhaustive]
 pub enum Error {
     /// The operating system refused a thread or a signal handler.
     #[error("cannot take SIGTERM and SIGINT: {0}")]
     Signals(#[source] std::io::Error),
-    /// A [preparation](Lifecycle::prepare) failed: the program has never served, and there was no drain.
+    /// A [preparation](Lifecycle::prepare) failed: the program never served, and there was no drain.
     #[error("{name} failed: {source}")]
     NotStarted {
-        /// The preparation.
+        /// The name of the preparation.
         name: String,
-        /// What it said.
+        /// Its error.
         source: BoxError,
     },
-    /// A part of the program failed, and that began the drain.
+    /// A part of the program failed, which began the drain.
     #[error("{name} failed: {source}")]
     Failed {
-        /// The part.
+        /// The name of the part.
         name: String,
-        /// What it said.
+        /// Its error.
         source: BoxError,
-        /// How the drain went.
+        /// The report of the drain.
         report: Arc<DrainReport>,
     },
-    /// Requests were cut, or jobs given back, because their time was over.
+    /// Requests were cut, or jobs given back, because time ran out.
     #[error("{}", cut(.report))]
     Cut {
-        /// How the drain went.
+        /// The report of the drain.
         report: Arc<DrainReport>,
     },
-    /// A teardown hook failed; the others ran all the same.
+    /// A teardown hook failed; the others still ran.
     #[error("teardown hook '{name}' failed: {error}")]
     Teardown {
-        /// The first hook that failed.
+        /// The name of the first hook that failed.
         name: String,
-        /// What it said.
+        /// Its error.
         error: String,
-        /// How the drain went.
+        /// The report of the drain.
         report: Arc<DrainReport>,
     },
 }
@@ -116,13 +116,13 @@ pub enum Error {
 // === impl Lifecycle ===
 
 impl Lifecycle {
-    /// A program with nothing in it yet.
+    /// Returns a program with nothing in it yet.
     pub fn builder() -> Self {
         let (drain, inputs) = Drain::new();
         Self::with(drain, inputs, DrainSettings::default())
     }
 
-    /// An empty program, to which the parts are added that a running program takes over.
+    /// Returns an empty program that collects parts for a running program to take over.
     pub(super) fn addition(drain: Drain, settings: DrainSettings) -> Self {
         // The running program receives what is sent through the drain.
         let (_, nobody) = mpsc::unbounded_channel();
@@ -144,7 +144,7 @@ impl Lifecycle {
         }
     }
 
-    /// The handle that rooms, handlers and hooks watch the drain by.
+    /// Returns the handle by which rooms, handlers and hooks watch the drain.
     pub fn drain(&self) -> &Drain {
         &self.drain
     }
@@ -155,28 +155,28 @@ impl Lifecycle {
         self
     }
 
-    /// The settings in force.
+    /// Returns the settings in force.
     pub fn drain_settings(&self) -> &DrainSettings {
         &self.settings
     }
 
-    /// From SIGTERM to SIGKILL, where nobody tells it better; 30 s by default.
+    /// Sets the time from SIGTERM to SIGKILL, unless an observer reports a better one; 30 s by default.
     pub fn grace(mut self, grace: Duration) -> Self {
         self.settings.grace = grace;
         self
     }
 
-    /// Uses signals that were installed earlier, or a [trigger](Signals::manual). Without, `run` installs
+    /// Uses signals that were installed earlier, or a [trigger](Signals::manual). Otherwise `run` installs
     /// them.
     pub fn signals(mut self, signals: Signals) -> Self {
         self.signals = Some(signals);
         self
     }
 
-    /// Runs something at teardown: after the last request and job, the last registered first, one by one.
-    /// It gets its deadline and at most 10 s, see [`teardown_within`](Self::teardown_within).
+    /// Adds a hook to run at teardown, after the last request and job. Hooks run one by one, the last registered
+    /// first. A hook gets its deadline and at most 10 s, see [`teardown_within`](Self::teardown_within).
     ///
-    /// An error is reported and ends up in [`Error::Teardown`]; it stops no other hook. A hook that has
+    /// An error is reported and ends up in [`Error::Teardown`], but stops no other hook. A hook that has
     /// not ended by its deadline is dropped.
     pub fn teardown<F, Fut, E>(self, name: &str, hook: F) -> Self
     where
@@ -187,8 +187,8 @@ impl Lifecycle {
         self.teardown_within(name, Duration::from_secs(10), hook)
     }
 
-    /// As [`teardown`](Self::teardown), with a bound of its own. All hooks together have what the settings
-    /// keep for the teardown, and whatever the drain has left over.
+    /// Like [`teardown`](Self::teardown), but with a bound of its own. All hooks together have the time that the
+    /// settings reserve for the teardown, plus the time that the drain has left over.
     pub fn teardown_within<F, Fut, E>(mut self, name: &str, bound: Duration, hook: F) -> Self
     where
         F: FnOnce(Deadline) -> Fut + Send + 'static,
@@ -206,8 +206,8 @@ impl Lifecycle {
         self
     }
 
-    /// Gets the report while the process still lives, before anything that it needs is gone. All reporters
-    /// run side by side.
+    /// Adds a function that gets the report while the process still lives, before anything that it needs is gone.
+    /// All reporters run concurrently.
     pub fn on_report<F, Fut, E>(mut self, name: &str, reporter: F) -> Self
     where
         F: FnOnce(Arc<DrainReport>) -> Fut + Send + 'static,
@@ -226,13 +226,13 @@ impl Lifecycle {
 
     /// Waits for something before the program serves, such as a database that may be away for a while.
     ///
-    /// Listeners answer meanwhile: probes say that the process is [starting](Drain::starting), and what your own
-    /// service says is up to it. The preparation returns a function that adds the parts which needed it. Once all
-    /// preparations have ended, the process enters the phase `serving`.
+    /// Listeners already answer: probes report that the process is [starting](Drain::starting), and your own service
+    /// decides for itself what it answers. The preparation returns a function that adds the parts which needed it.
+    /// Once all preparations have ended, the process enters the phase `serving`.
     ///
-    /// A signal during the start begins a drain that waits for no endpoint, because nobody has been sent here yet.
+    /// A signal during the start begins a drain that waits for no endpoint, because nobody has been routed here yet.
     /// It does wait for the preparation, which should therefore give up at [`Moment::Began`] and return a function
-    /// that adds nothing. Parts that are added all the same see the drain, and come to their end in it.
+    /// that adds nothing. Parts that are added nonetheless see the drain and end with it.
     ///
     /// An error before a drain ends [`run`](Self::run) at once with [`Error::NotStarted`].
     ///
@@ -253,7 +253,7 @@ impl Lifecycle {
         self
     }
 
-    /// A part of the program. If it fails or panics before a drain, that begins one.
+    /// Adds a part of the program. If it fails or panics before a drain, that begins one.
     pub fn service<Fut, E>(mut self, name: &str, service: Fut) -> Self
     where
         Fut: Future<Output = Result<(), E>> + Send + 'static,
@@ -263,7 +263,7 @@ impl Lifecycle {
         self
     }
 
-    /// Something that serves until the very end, behind the last report, such as probes and metrics.
+    /// Adds a part that runs until the very end, after the last report, such as probes and metrics.
     pub fn background<Fut, E>(mut self, name: &str, service: Fut) -> Self
     where
         Fut: Future<Output = Result<(), E>> + Send + 'static,
@@ -273,20 +273,20 @@ impl Lifecycle {
         self
     }
 
-    /// There is a listener that traffic is routed to: the drain has a lame-duck phase.
+    /// Declares that the program has a listener that traffic is routed to: the drain gets a lame-duck phase.
     pub fn serves_traffic(mut self) -> Self {
         self.shape.serves = true;
         self
     }
 
-    /// Somebody will observe cause, deadline and endpoints through the [`Drain`].
+    /// Declares that an observer will report cause, deadline and endpoints through the [`Drain`].
     pub fn is_observed(mut self) -> Self {
         self.shape.observed = true;
         self.drain.set_observed();
         self
     }
 
-    /// Runs the program until its drain has ended. Everything is bound before; the first signal is T0.
+    /// Runs the program until its drain has ended. Bind everything before; the first signal is T0.
     ///
     /// After it returns, the process should end: the watchdog stays armed.
     ///
@@ -328,18 +328,18 @@ impl Deadline {
         Self(at)
     }
 
-    /// The instant.
+    /// Returns the instant.
     pub fn at(&self) -> Instant {
         self.0
     }
 
-    /// What is left of the time; zero when it has passed.
+    /// Returns the remaining time; zero if the deadline has passed.
     pub fn remaining(&self) -> Duration {
         self.0.saturating_duration_since(Instant::now())
     }
 }
 
-/// What was cut, and what to do about it.
+/// Describes how much was cut, and what to do about it.
 fn cut(report: &DrainReport) -> String {
     let told = format!(
         "the drain had to cut {} requests and {} connections, to give back {} jobs and to leave {} to their lease",
@@ -356,7 +356,7 @@ fn cut(report: &DrainReport) -> String {
 
 // === impl Error ===
 
-/// What `main` prints of it: a sentence, not the whole report.
+/// `main` prints errors by `Debug`, so this is a sentence and not the whole report.
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -364,7 +364,7 @@ impl fmt::Debug for Error {
 }
 
 impl Error {
-    /// How the drain went, where there was one.
+    /// Returns the report of the drain, if there was one.
     pub fn report(&self) -> Option<&Arc<DrainReport>> {
         match self {
             Self::Signals(_) | Self::NotStarted { .. } => None,

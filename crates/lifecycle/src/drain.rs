@@ -25,7 +25,7 @@ use super::{
     timeline::Timeline,
 };
 
-/// Knows how far a drain has come; cheap to clone, handed to every room, handler and hook.
+/// The handle that tells how far a drain has come; cheap to clone, handed to every room, handler and hook.
 ///
 /// ```
 /// # use lameduck_lifecycle::{Drain, Moment};
@@ -39,21 +39,21 @@ use super::{
 #[derive(Clone)]
 pub struct Drain(Arc<Shared>);
 
-/// A [`Drain`] that does not keep it alive, for what the drain itself holds.
+/// A weak handle to a [`Drain`], for values that the drain itself holds.
 #[derive(Clone)]
 pub(crate) struct WeakDrain(Weak<Shared>);
 
-/// Nothing in here may hold a [`Drain`]: it would never be freed.
+/// The shared state of a drain. Nothing in here may hold a [`Drain`]: it would never be freed.
 struct Shared {
     id: String,
     timeline: Arc<Timeline>,
-    /// T0 by the wall clock, read once: it may be set while the drain lasts.
+    /// T0 by the wall clock, read only once because that clock may be changed during the drain.
     began_at: OnceLock<Timestamp>,
     plan: watch::Sender<Option<Budget>>,
     cause: watch::Sender<Option<Cause>>,
     phases: watch::Sender<Vec<(Phase, Instant)>>,
     readiness: Readiness,
-    /// Describes what the start waits for.
+    /// A description of what the start is waiting for.
     starting: Mutex<String>,
     inputs: mpsc::UnboundedSender<Input>,
     traffic: Mutex<Vec<Arc<Traffic>>>,
@@ -64,16 +64,16 @@ struct Shared {
     kept: Mutex<HashMap<TypeId, Arc<dyn Any + Send + Sync>>>,
 }
 
-/// Where a process runs.
+/// The place where a process runs.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Place {
     /// The Pod's name, in a cluster.
     pub pod: Option<String>,
-    /// The node's name, where it is known.
+    /// The node's name, if it is known.
     pub node: Option<String>,
 }
 
-/// What the conductor knows of the drain beside its plan and its [cause](Drain::causes).
+/// The conductor's knowledge of the drain, apart from its plan and its [cause](Drain::causes).
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Known {
     pub(super) source: Option<DeadlineSource>,
@@ -83,7 +83,7 @@ pub(super) struct Known {
 // === impl Drain ===
 
 impl Drain {
-    /// A drain that has not begun, and the end at which the shell learns what is said through it.
+    /// Returns a drain that has not begun, and the receiver of the inputs that the shell gets through it.
     pub(super) fn new() -> (Self, mpsc::UnboundedReceiver<Input>) {
         let (inputs, receiver) = mpsc::unbounded_channel();
         let timeline = Arc::new(Timeline::new());
@@ -110,26 +110,26 @@ impl Drain {
         (drain, receiver)
     }
 
-    /// Returns a drain that never begins, for what is not part of one.
+    /// Returns a drain that never begins, for code that takes part in no drain.
     pub fn detached() -> Self {
         Self::new().0
     }
 
-    /// Returns the one [detached](Self::detached) drain that everything in this process shares that is part of
-    /// none, so that asking for it again and again costs nothing.
+    /// Returns a [detached](Self::detached) drain shared by the whole process, so that asking for it repeatedly
+    /// costs nothing.
     pub fn shared_detached() -> &'static Self {
         static DRAIN: OnceLock<Drain> = OnceLock::new();
         DRAIN.get_or_init(Self::detached)
     }
 
-    /// A handle that does not keep the drain alive.
+    /// Returns a handle that does not keep the drain alive.
     pub(crate) fn downgrade(&self) -> WeakDrain {
         WeakDrain(Arc::downgrade(&self.0))
     }
 
-    // --- for everybody ---
+    // --- for everyone ---
 
-    /// Waits for a moment; at once where it has passed.
+    /// Waits for a moment; returns at once if it has passed.
     pub async fn reached(&self, moment: Moment) {
         self.token(moment).cancelled().await;
     }
@@ -139,29 +139,29 @@ impl Drain {
         self.token(moment).is_cancelled()
     }
 
-    /// A moment as a token, for code that takes one. Cancelling it would be a lie to everybody: use a
-    /// [child](CancellationToken::child_token) where the token leaves your hands.
+    /// Returns a moment as a token, for code that takes one. Cancelling it would announce the moment to everyone:
+    /// pass a [child](CancellationToken::child_token) to code that might.
     pub fn token(&self, moment: Moment) -> &CancellationToken {
         self.0.timeline.token(moment)
     }
 
-    /// The instants of the drain as they stand now, `None` before T0. A deadline may still move.
+    /// Returns the instants of the drain as now planned, `None` before T0. A deadline may still move.
     pub fn plan(&self) -> Option<Budget> {
         *self.0.plan.borrow()
     }
 
-    /// Follows the plan.
+    /// Returns a receiver that follows the plan.
     pub fn plans(&self) -> watch::Receiver<Option<Budget>> {
         self.0.plan.subscribe()
     }
 
-    /// Follows why the process must end: `None` before T0, then what is believed, which may change when
-    /// more becomes known.
+    /// Returns a receiver that follows the cause of the drain: `None` before T0, then the best current knowledge,
+    /// which may change when more becomes known.
     pub fn causes(&self) -> watch::Receiver<Option<Cause>> {
         self.0.cause.subscribe()
     }
 
-    /// The phase now.
+    /// Returns the current phase.
     pub fn phase(&self) -> Phase {
         self.0
             .phases
@@ -170,39 +170,39 @@ impl Drain {
             .map_or(Phase::Starting, |(phase, _)| *phase)
     }
 
-    /// Every phase so far and when it was entered.
+    /// Returns every phase so far and when it was entered.
     pub fn phases(&self) -> Vec<(Phase, Instant)> {
         self.0.phases.borrow().clone()
     }
 
-    /// Follows the phases.
+    /// Returns a receiver that follows the phases.
     pub fn phase_changes(&self) -> watch::Receiver<Vec<(Phase, Instant)>> {
         self.0.phases.subscribe()
     }
 
-    /// What `/readyz` says: started, not failed by a drain, and every [check](Self::readiness_check) passes.
-    /// Once failed by a drain it stays so.
+    /// Whether the process is ready, as `/readyz` reports: it has started, no drain has failed readiness, and every
+    /// [check](Self::readiness_check) passes. Readiness that a drain has failed never comes back.
     pub fn is_ready(&self) -> bool {
         self.phase() >= Phase::Serving && self.0.readiness.is_ready()
     }
 
-    /// Waits until a drain has failed readiness, for whoever says so in another way than by `/readyz`.
+    /// Waits until a drain has failed readiness, for code that reports it in another way than `/readyz`.
     pub async fn readiness_failed(&self) {
         self.0.readiness.failed_by_drain().await;
     }
 
-    /// Follows what a drain and the checks say of readiness, for the same; that the process has started is
-    /// not asked.
+    /// Returns a receiver that follows readiness, for the same purpose. It considers the drain and the checks, but
+    /// not whether the process has started.
     pub fn readiness_changes(&self) -> watch::Receiver<bool> {
         self.0.readiness.changes()
     }
 
-    /// Registers a check of this name; readiness fails while it does. Two of one name are two checks.
+    /// Registers a check with this name; readiness fails while the check fails. Two with the same name are two checks.
     pub fn readiness_check(&self, name: &str) -> Check {
         self.0.readiness.check(name)
     }
 
-    /// Everything that readiness consists of: `started`, `drain`, then the rooms' checks.
+    /// Returns everything that readiness consists of: `started`, `drain`, then the rooms' checks.
     pub fn readiness_checks(&self) -> Vec<CheckResult> {
         let started = (self.phase() < Phase::Serving).then(|| lock(&self.0.starting).clone());
         let drained = self.0.readiness.is_failed_by_drain().then(|| {
@@ -217,12 +217,12 @@ impl Drain {
         own.into_iter().chain(self.0.readiness.results()).collect()
     }
 
-    /// Sets what the start waits for, which `/startupz` and `/readyz` show until the process serves.
+    /// Sets the description of what the start waits for. `/startupz` and `/readyz` show it until the process serves.
     pub fn starting(&self, waits_for: impl Into<String>) {
         *lock(&self.0.starting) = waits_for.into();
     }
 
-    /// The name of this process' drain, the same in every place where it is told of.
+    /// Returns the id of this process's drain, the same in every log line and report.
     pub fn id(&self) -> &str {
         &self.0.id
     }
@@ -237,71 +237,71 @@ impl Drain {
         self.say(Input::Shutdown(Cause::Failed));
     }
 
-    /// Where all rooms register their metrics, and the program its own.
+    /// Returns the registry for the metrics of all rooms and of the program.
     pub fn registry(&self) -> &prometheus::Registry {
         &self.0.registry
     }
 
-    // --- for whoever looks from outside ---
+    // --- for observers ---
 
-    /// Says why the process must end.
+    /// Reports why the process must end.
     pub fn observe_cause(&self, cause: Cause) {
         self.say(Input::Cause(cause));
     }
 
-    /// Says when SIGKILL comes.
+    /// Reports when SIGKILL comes.
     pub fn observe_kill(&self, kill: Kill) {
         self.say(Input::Kill(kill));
     }
 
-    /// Says who routes here.
+    /// Reports whether the endpoints of this process are still routed to.
     pub fn observe_endpoints(&self, endpoints: Endpoints) {
         self.say(Input::Endpoints(endpoints));
     }
 
-    /// Says who else could take the traffic.
+    /// Reports whether other endpoints could take the traffic.
     pub fn observe_peers(&self, peers: Peers) {
         self.say(Input::Peers(peers));
     }
 
-    /// Says where this process runs, for its report.
+    /// Sets where this process runs, for its report.
     pub fn set_place(&self, place: Place) {
         *lock(&self.0.place) = place;
     }
 
-    /// Where this process runs, as far as that was said.
+    /// Returns where this process runs, as far as it has been set.
     pub fn place(&self) -> Place {
         lock(&self.0.place).clone()
     }
 
     // --- for the rooms ---
 
-    /// A gauge of connections and requests, for one server; the drain waits for what it counts.
+    /// Creates a gauge of connections and requests for one server; the drain waits for what it counts.
     pub fn traffic(&self, server: &str) -> Arc<Traffic> {
         let traffic = Arc::new(Traffic::new(self.0.timeline.clone(), server));
         lock(&self.0.traffic).push(traffic.clone());
         traffic
     }
 
-    /// A gauge of jobs, for one pool; the drain waits for what it counts.
+    /// Creates a gauge of jobs for one pool; the drain waits for what it counts.
     pub fn work(&self, pool: &str) -> Arc<Work> {
         let work = Arc::new(Work::new(self.0.timeline.clone(), pool));
         lock(&self.0.work).push(work.clone());
         work
     }
 
-    /// All gauges of connections and requests.
+    /// Returns all gauges of connections and requests.
     pub fn all_traffic(&self) -> Vec<Arc<Traffic>> {
         lock(&self.0.traffic).clone()
     }
 
-    /// All gauges of jobs.
+    /// Returns all gauges of jobs.
     pub fn all_work(&self) -> Vec<Arc<Work>> {
         lock(&self.0.work).clone()
     }
 
-    /// What a room keeps once for the whole program, such as the metrics of all its servers; made by
-    /// whoever asks first.
+    /// Returns a value that a room keeps once for the whole program, such as the metrics of all its servers. The
+    /// first call makes it.
     pub fn kept<T: Send + Sync + 'static>(&self, make: impl FnOnce() -> T) -> Arc<T> {
         let mut kept = lock(&self.0.kept);
         let entry = kept
@@ -315,7 +315,7 @@ impl Drain {
 
     // --- for the shell and the gauges ---
 
-    /// What is carried now.
+    /// Returns the current load: open connections, requests in flight and held jobs.
     pub fn load(&self) -> Load {
         let mut load = Load::default();
         for traffic in lock(&self.0.traffic).iter() {
@@ -350,7 +350,7 @@ impl Drain {
         self.0.plan.send_replace(Some(budget));
     }
 
-    /// What is known of the drain, for the metrics.
+    /// Returns the conductor's knowledge of the drain, for the metrics.
     pub(super) fn known(&self) -> Known {
         *lock(&self.0.known)
     }
@@ -373,7 +373,7 @@ impl Drain {
         self.0.timeline.set_observed();
     }
 
-    /// Whether somebody looks at the endpoints, so that a request can be late.
+    /// Whether somebody observes the endpoints, so that a request can be late.
     pub fn is_observed(&self) -> bool {
         self.0.timeline.is_observed()
     }
@@ -383,7 +383,7 @@ impl Drain {
     }
 
     pub(super) fn say(&self, input: Input) {
-        // Fails only when the shell is gone, and with it everybody who could care.
+        // Fails only when the shell is gone, and then nobody needs the input.
         let _ = self.0.inputs.send(input);
     }
 }
@@ -399,13 +399,13 @@ impl fmt::Debug for Drain {
 // === impl WeakDrain ===
 
 impl WeakDrain {
-    /// The drain, while anybody holds it.
+    /// Returns the drain, as long as anybody holds it.
     pub(crate) fn upgrade(&self) -> Option<Drain> {
         self.0.upgrade().map(Drain)
     }
 }
 
-/// A panic elsewhere must not take the drain with it.
+/// Locks a mutex even if it is poisoned: a panic elsewhere must not break the drain.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,7 +1,7 @@
-//! What is being carried: guards that count while they live.
+//! The load of a process, counted by guards while they live.
 //!
-//! Connections and requests are counted from their first byte to their last, jobs from before the reserve
-//! is sent until their outcome is durable. The drain waits for nothing else.
+//! Connections and requests are counted from their first byte to their last, and jobs from before their
+//! reservation is sent until their outcome is durable. The drain waits for nothing else.
 
 use std::{
     collections::BTreeMap,
@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use super::{drain::lock, observation::Load, phase::Moment, state::Held, timeline::Timeline};
 
-/// Ids kept for a report; beyond that only the count grows.
+/// Maximum number of ids kept for a report; beyond it only the count grows.
 const IDS_KEPT: usize = 1_000;
 
 /// Connections and requests of one server.
@@ -25,10 +25,10 @@ pub struct Traffic {
     drain: Arc<Timeline>,
     server: String,
     listeners: AtomicUsize,
-    // Before and after `Moment::Removed`, see `Age`.
+    // Counts of those that came before and after `Moment::Removed`, see `Age`.
     connections: [AtomicUsize; 2],
     requests: [AtomicUsize; 2],
-    /// Nanoseconds since the drain's epoch, plus one; 0 for never.
+    /// When a request last came over a new connection: nanoseconds since the drain's epoch, plus one; 0 for never.
     last_new: AtomicU64,
     totals: TrafficTotals,
 }
@@ -42,7 +42,7 @@ pub struct TrafficTotals {
     pub requests_in_drain: AtomicU64,
     /// Requests on connections that came after the endpoints were gone.
     pub late_requests: AtomicU64,
-    /// Connections closed by us because they were idle.
+    /// Connections that we closed because they were idle.
     pub idle_closed: AtomicU64,
     /// Connections cut at the hard deadline with a request on them, or after an upgrade.
     pub connections_cut: AtomicU64,
@@ -62,9 +62,9 @@ pub struct ListenerGuard(Arc<Traffic>);
 pub struct ConnectionGuard {
     traffic: Arc<Traffic>,
     age: Age,
-    /// It came after T0 and has not spoken yet: its first request shows that somebody routes here.
+    /// Whether it came after T0 and has sent no request yet: its first one shows that somebody routes here.
     fresh: AtomicBool,
-    /// The drain waits for it.
+    /// Whether the drain waits for it.
     counted: AtomicBool,
 }
 
@@ -89,13 +89,13 @@ pub struct Work {
     pool: String,
     pools: AtomicUsize,
     jobs: AtomicUsize,
-    // Since start, and since T0.
+    // Counts since the start, and since T0.
     finished: [AtomicU64; 2],
     failed: [AtomicU64; 2],
-    /// Milliseconds.
+    /// The longest run, in milliseconds.
     longest: AtomicU64,
-    /// By the number of the run and not by the job: after its lease was lost a process may run a job a second time
-    /// beside its first run.
+    /// The runs by their number, not by their job: after losing a job's lease, a process may run the job a second
+    /// time beside the first run.
     held: Mutex<BTreeMap<u64, Run>>,
     runs: AtomicU64,
     released: Mutex<Ids>,
@@ -107,14 +107,14 @@ pub struct Work {
 struct Run {
     job: String,
     since: Instant,
-    /// The job belongs to somebody else: the run is waited for, and nobody asks what became of the job.
+    /// Whether the job belongs to another process: the drain waits for the run, but does not report the job.
     disowned: bool,
 }
 
-/// Some ids, and how many there were in all.
+/// The first ids of a set, and how many there were in all.
 #[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize)]
 pub struct Ids {
-    /// How many.
+    /// The number of ids.
     pub count: u64,
     /// The first thousand of them.
     pub ids: Vec<String>,
@@ -125,7 +125,7 @@ pub struct Ids {
 #[must_use = "the pool counts as open while this lives"]
 pub struct PoolGuard(Arc<Work>);
 
-/// A job from before its reservation until its outcome is durable.
+/// A job, from before its reservation until its outcome is durable.
 #[derive(Debug)]
 #[must_use = "the job counts as held while this lives"]
 pub struct JobGuard {
@@ -148,12 +148,12 @@ impl Traffic {
         }
     }
 
-    /// The server's name.
+    /// Returns the server's name.
     pub fn server(&self) -> &str {
         &self.server
     }
 
-    /// Counters over the life of the process.
+    /// Returns the counters over the life of the process.
     pub fn totals(&self) -> &TrafficTotals {
         &self.totals
     }
@@ -180,12 +180,12 @@ impl Traffic {
         }
     }
 
-    /// Connections now.
+    /// Returns the number of open connections.
     pub fn connections(&self) -> usize {
         self.connections.iter().map(|n| n.load(SeqCst)).sum()
     }
 
-    /// Requests in flight now.
+    /// Returns the number of requests in flight.
     pub fn requests(&self) -> usize {
         self.requests.iter().map(|n| n.load(SeqCst)).sum()
     }
@@ -225,12 +225,12 @@ impl Drop for ListenerGuard {
 // === impl TrafficTotals ===
 
 impl TrafficTotals {
-    /// Counts what was cut at the hard deadline, by what it was.
+    /// Counts a connection that was cut at the hard deadline, by a description of what it was doing.
     pub fn cut(&self, what: &str) {
         *lock(&self.cut_by).entry(what.to_owned()).or_default() += 1;
     }
 
-    /// What was cut, by what it was.
+    /// Returns the number of connections that were cut, by that description.
     pub fn cut_by(&self) -> BTreeMap<String, u64> {
         lock(&self.cut_by).clone()
     }
@@ -239,8 +239,8 @@ impl TrafficTotals {
 // === impl ConnectionGuard ===
 
 impl ConnectionGuard {
-    /// Who comes over this connection is no traffic, but a probe or a scrape: no drain waits for it, as long
-    /// as no [`request`](Self::request) says otherwise.
+    /// Stops counting a connection that carries a probe or a scrape and no traffic: no drain waits for it unless
+    /// a later [`request`](Self::request) counts it again.
     pub fn disregard(&self) {
         if self.counted.swap(false, SeqCst) {
             self.traffic
@@ -271,12 +271,12 @@ impl ConnectionGuard {
         }
     }
 
-    /// The server that it is a connection of.
+    /// Returns the traffic of the connection's server.
     pub fn traffic(&self) -> &Traffic {
         &self.traffic
     }
 
-    /// It came after the endpoints were gone.
+    /// Whether it came after the endpoints were gone.
     pub fn is_late(&self) -> bool {
         self.age == Age::Late
     }
@@ -314,7 +314,7 @@ impl Work {
         }
     }
 
-    /// The pool's name.
+    /// Returns the pool's name.
     pub fn pool_name(&self) -> &str {
         &self.pool
     }
@@ -334,17 +334,17 @@ impl Work {
         }
     }
 
-    /// Jobs held now.
+    /// Returns the number of jobs held now.
     pub fn jobs(&self) -> usize {
         self.jobs.load(SeqCst)
     }
 
-    /// A job ended well, and durably so.
+    /// Counts a job that has ended well and durably.
     pub fn finished(&self) {
         self.count(&self.finished);
     }
 
-    /// An attempt of a job failed, and durably so: it will be tried again, or is dead.
+    /// Counts an attempt of a job that has failed durably: the job will be retried, or is dead.
     pub fn failed(&self) {
         self.count(&self.failed);
     }
@@ -356,50 +356,50 @@ impl Work {
         }
     }
 
-    /// A job was given back by its process, and durably so, whoever runs it.
+    /// Counts a job that its process has durably given back, no matter which run held it.
     pub fn released(&self, id: String) {
         lock(&self.released).push(id);
     }
 
-    /// A job is not this process's any more, however many of its runs go on here: none of them is left behind.
+    /// Forgets a job that this process no longer holds, even if runs of it go on here: none counts as left behind.
     pub fn no_longer_held(&self, id: &str) {
         lock(&self.held).retain(|_, run| run.job != id);
     }
 
-    /// A job's run has ended by itself, after so long.
+    /// Notes how long a run took that has ended by itself.
     pub fn ran(&self, time: Duration) {
         let millis = u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
         self.longest.fetch_max(millis, SeqCst);
     }
 
-    /// The longest run that has ended by itself since the process began.
+    /// Returns the longest run that has ended by itself since the process began.
     pub fn longest_run(&self) -> Duration {
         Duration::from_millis(self.longest.load(SeqCst))
     }
 
-    /// Jobs that ended well, since start and since T0.
+    /// Returns the number of jobs that ended well, since the start and since T0.
     pub fn finished_counts(&self) -> (u64, u64) {
         let [ever, in_drain] = &self.finished;
         (ever.load(SeqCst), in_drain.load(SeqCst))
     }
 
-    /// Attempts that failed, since start and since T0.
+    /// Returns the number of attempts that failed, since the start and since T0.
     pub fn failed_counts(&self) -> (u64, u64) {
         let [ever, in_drain] = &self.failed;
         (ever.load(SeqCst), in_drain.load(SeqCst))
     }
 
-    /// Jobs that were given back.
+    /// Returns the jobs that were given back.
     pub fn released_ids(&self) -> Ids {
         lock(&self.released).clone()
     }
 
-    /// How many jobs were given back.
+    /// Returns how many jobs were given back.
     pub fn released_count(&self) -> u64 {
         lock(&self.released).count
     }
 
-    /// Those that are held the longest, at most so many, in no order.
+    /// Returns at most `limit` jobs, those held the longest, in no particular order.
     pub(super) fn oldest(&self, limit: usize) -> Vec<Held> {
         let held = lock(&self.held);
         let mut oldest: Vec<_> = held.values().map(|run| (run.since, &run.job)).collect();
@@ -415,7 +415,7 @@ impl Work {
         oldest.collect()
     }
 
-    /// Jobs that could not be given back, and those of which nobody has said yet what became of them.
+    /// Returns the jobs that could not be given back, and those whose outcome nobody has reported yet.
     pub fn left_ids(&self) -> Ids {
         let mut left = lock(&self.left).clone();
         for run in lock(&self.held).values().filter(|run| !run.disowned) {
@@ -445,7 +445,7 @@ impl Drop for PoolGuard {
 // === impl JobGuard ===
 
 impl JobGuard {
-    /// The reservation has brought this job. A report that comes while it is still held names it.
+    /// Sets the id of the job that was reserved. A report that is written while it is still held names it.
     pub fn name(&mut self, id: String) {
         let run = Run {
             job: id,
@@ -455,21 +455,21 @@ impl JobGuard {
         lock(&self.work.held).insert(self.run, run);
     }
 
-    /// The job was given back, and durably so.
+    /// Notes that the job was durably given back.
     pub fn released(&self) {
         if let Some(id) = self.forget() {
             lock(&self.work.released).push(id);
         }
     }
 
-    /// The job could not be given back; its lease will do it.
+    /// Notes that the job could not be given back; its lease will free it.
     pub fn left_behind(&self) {
         if let Some(id) = self.forget() {
             lock(&self.work.left).push(id);
         }
     }
 
-    /// The job belongs to somebody else. The run still counts, but no report names it as left behind.
+    /// Notes that the job belongs to another process. The run still counts, but no report names it as left behind.
     pub fn disowned(&self) {
         if let Some(run) = lock(&self.work.held).get_mut(&self.run) {
             run.disowned = true;

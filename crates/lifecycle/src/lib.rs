@@ -1,4 +1,4 @@
-//! The heart: how a process ends without losing anything.
+//! The core: how a process ends without losing anything.
 //!
 //! ```text
 //!        T0               endpoints gone         all gone and quiet            nothing left           reported
@@ -8,22 +8,22 @@
 //!          │ no job is reserved     │                 │ at the soft deadline      │ hooks run │ message    │
 //! ```
 //!
-//! Three parts, each in a file:
+//! There are three parts, each in its own file:
 //!
 //! - the [`Conductor`](conductor::Conductor), a pure state machine: facts in, actions out, no I/O;
-//! - the shell around it, which feeds it with signals, timers and what rooms report, and carries out what
-//!   it says;
-//! - the [`Watchdog`](watchdog::Watchdog), a thread of its own that ends the process at its deadline even
-//!   where the other two can't.
+//! - the shell around it, which feeds it signals, timers and reports from the rooms, and carries out its
+//!   actions;
+//! - the [`Watchdog`](watchdog::Watchdog), a separate thread that ends the process at its deadline even
+//!   if the other two can't.
 //!
-//! What the rooms see of all this is a [`Drain`]: they wait for its [`Moment`]s, and they count what they
-//! carry with its guards. This module knows no HTTP, no Kubernetes and no jobs, and imports none of them.
+//! The rooms see only a [`Drain`] of all this: they wait for its [`Moment`]s, and count their load with its
+//! guards. This crate knows nothing of HTTP, Kubernetes or jobs, and imports none of them.
 //!
-//! What happens when, second by second, is told by the test `second_seven_of_a_drain` in
-//! `tests/it/contract.rs`, which the compiler keeps true.
+//! The test `second_seven_of_a_drain` in `tests/it/contract.rs` shows second by second what happens, and
+//! cannot drift from the code.
 //!
-//! The time between SIGTERM and SIGKILL is cut into instants by the [`Budget`]; every wait of the
-//! conductor ends, at the latest, at one of them.
+//! The [`Budget`] divides the time between SIGTERM and SIGKILL into instants; every wait of the
+//! conductor ends at one of them at the latest.
 
 mod budget;
 mod builder;

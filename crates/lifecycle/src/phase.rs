@@ -4,30 +4,30 @@ use std::fmt;
 
 use serde::Serialize;
 
-/// Where a process stands. It only moves forward; some phases may be skipped.
+/// The phase of a process. It only moves forward; some phases may be skipped.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Phase {
-    /// Not everything is bound yet; not ready.
+    /// Not everything is bound yet; the process is not ready.
     Starting,
-    /// Taking requests and jobs.
+    /// The process takes requests and jobs.
     Serving,
     /// A drain has begun and somebody may still route here: everything is served, readiness fails, and
-    /// once nobody routes here, clients are asked to leave. No job is reserved any more.
+    /// once nobody routes here, clients are asked to leave. No more jobs are reserved.
     LameDuck,
-    /// Nobody is expected any more: running requests and jobs come to their end.
+    /// No more clients are expected: running requests and jobs come to their end.
     Draining,
     /// The listener closes, then the hooks run in reverse order of registration.
     Teardown,
-    /// What happened is told: ledger, log line, termination message.
+    /// The outcome is reported: ledger, log line, termination message.
     Reporting,
-    /// Nothing is left but to exit.
+    /// All that is left is to exit.
     Stopped,
 }
 
-/// What the conductor announces to the rooms, each once. Named and idempotent; whoever waits for one that
-/// has passed goes on at once.
+/// A named, idempotent event that the conductor announces to the rooms once. Waiting for one that has passed
+/// returns at once.
 ///
 /// ```text
 ///   T0            removed      settled            lame-duck share     soft          close     hard
@@ -42,26 +42,26 @@ pub enum Phase {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Moment {
-    /// T0. No job is reserved from here on.
+    /// T0. No job is reserved after it.
     Began,
-    /// No endpoint of this process is routed to, as far as anybody can see; whoever comes now is late.
+    /// As far as anybody can see, no endpoint of this process is routed to; connections that come now are late.
     Removed,
-    /// Clients are asked to leave: their reconnection leads elsewhere now.
+    /// Clients are asked to leave: when they reconnect, they reach another process.
     Leave,
-    /// Idle connections have had their chance to speak once more.
+    /// Idle connections are closed: they have had the chance to send one more request.
     CloseIdle,
-    /// The soft deadline: handlers are told to come to an end.
+    /// The soft deadline: handlers are told to end.
     Stop,
     /// The listener's backlog is swept, then it closes.
     Close,
-    /// The hard deadline: what is left is cut, jobs are given back.
+    /// The hard deadline: everything that is left is cut, and jobs are given back.
     Cut,
-    /// Whatever jobs this process still holds are given back by process id.
+    /// Jobs that this process still holds are given back by process id.
     GiveBack,
 }
 
 impl Moment {
-    /// All of them, in the order of the worst case.
+    /// All moments, in the order of the worst case.
     pub const ALL: [Self; 8] = [
         Self::Began,
         Self::Removed,
@@ -73,7 +73,7 @@ impl Moment {
         Self::GiveBack,
     ];
 
-    /// The word used in logs and by `/drain`.
+    /// Returns the word used in logs and by `/drain`.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Began => "began",
@@ -91,7 +91,7 @@ impl Moment {
 // === impl Phase ===
 
 impl Phase {
-    /// All of them, in order.
+    /// All phases, in order.
     pub const ALL: [Self; 7] = [
         Self::Starting,
         Self::Serving,
@@ -102,7 +102,7 @@ impl Phase {
         Self::Stopped,
     ];
 
-    /// The word used in logs, metrics and reports.
+    /// Returns the word used in logs, metrics and reports.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Starting => "starting",

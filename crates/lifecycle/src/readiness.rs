@@ -1,4 +1,4 @@
-//! What `/readyz` says, and why.
+//! The readiness that `/readyz` reports, and the reasons for it.
 //!
 //! ```text
 //!   started ────────────────┐
@@ -6,7 +6,7 @@
 //!   every room's check ─────┘
 //! ```
 //!
-//! A check that fails may pass again: storage that is away comes back. Readiness that was failed by a drain
+//! A check that fails may pass again, for example when storage comes back. Readiness that was failed by a drain
 //! does not come back in this process, whatever the checks say.
 
 use std::{
@@ -18,13 +18,13 @@ use tokio::sync::watch;
 
 use super::drain::lock;
 
-/// Whether a process is ready, apart from its start.
+/// The readiness of a process, apart from whether it has started.
 #[derive(Clone, Debug)]
 pub(super) struct Readiness(Arc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
-    /// False once a drain has failed it, for good.
+    /// Whether no drain has failed readiness. Once false it stays false.
     undrained: watch::Sender<bool>,
     ready: watch::Sender<bool>,
     checks: Mutex<Checks>,
@@ -33,12 +33,11 @@ struct Shared {
 #[derive(Debug, Default)]
 struct Checks {
     next: u64,
-    /// In the order of registration.
+    /// The checks, in the order of registration.
     registered: BTreeMap<u64, CheckResult>,
 }
 
-/// A room's word in whether the process is ready. It passes until the room says otherwise, and counts while
-/// this lives.
+/// A room's readiness check. It passes until the room fails it, and counts while this lives.
 ///
 /// ```
 /// # fn example(drain: lameduck_lifecycle::Drain) {
@@ -47,7 +46,7 @@ struct Checks {
 /// storage.pass(); // and succeeds again, unless a drain has failed it
 /// # }
 /// ```
-// Not `Clone`: two who say different things would undo each other's word. Each registers its own.
+// Not `Clone`: two owners with different results would overwrite each other. Each registers its own.
 #[derive(Debug)]
 #[must_use = "the check counts while this lives"]
 pub struct Check {
@@ -56,15 +55,15 @@ pub struct Check {
     name: String,
 }
 
-/// What a check says now.
+/// The current result of a check.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct CheckResult {
-    /// Its name.
+    /// The name of the check.
     pub name: String,
-    /// Why it fails; none where it passes.
+    /// The reason why it fails; none if it passes.
     pub failed: Option<String>,
-    /// What is worth knowing though it passes.
+    /// A remark that is worth knowing although it passes.
     pub note: Option<String>,
 }
 
@@ -120,7 +119,7 @@ impl Readiness {
         lock(&self.0.checks).registered.values().cloned().collect()
     }
 
-    /// Under the lock, so that the last word said is the one that stays.
+    /// Recomputes readiness. The caller holds the lock, so that the latest result is the one that stays.
     fn judge(&self, checks: &Checks) {
         let passing = checks
             .registered
@@ -136,12 +135,12 @@ impl Readiness {
 // === impl Check ===
 
 impl Check {
-    /// The name that `/readyz?verbose` shows.
+    /// Returns the name that `/readyz?verbose` shows.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// The process is not ready, for this reason, which people read in `/readyz`.
+    /// Fails the check: the process is not ready, for this reason, which people read in `/readyz`.
     pub fn fail(&self, reason: impl Into<String>) {
         let reason = reason.into();
         if self.say(Some(reason.clone())).is_none() {
@@ -149,14 +148,14 @@ impl Check {
         }
     }
 
-    /// As far as this room goes, the process is ready.
+    /// Passes the check: as far as this room is concerned, the process is ready.
     pub fn pass(&self) {
         if self.say(None).is_some() {
             tracing::info!(check = self.name, "the readiness check passes again");
         }
     }
 
-    /// What people should know who look at the check, which passes all the same.
+    /// Adds a remark for people who look at the check, without failing it.
     pub fn note(&self, note: impl Into<String>) {
         let mut checks = lock(&self.readiness.0.checks);
         if let Some(result) = checks.registered.get_mut(&self.number) {
@@ -164,7 +163,7 @@ impl Check {
         }
     }
 
-    /// Says what it said before.
+    /// Sets the result and returns the previous one.
     fn say(&self, failed: Option<String>) -> Option<String> {
         let mut checks = lock(&self.readiness.0.checks);
         let result = checks.registered.get_mut(&self.number)?;
@@ -185,7 +184,7 @@ impl Drop for Check {
 // === impl CheckResult ===
 
 impl CheckResult {
-    /// One that never fails.
+    /// Returns the result of a check that never fails.
     pub fn passing(name: &str) -> Self {
         Self::new(name, None)
     }

@@ -1,12 +1,12 @@
-//! The drain report as a file of JSON, for whoever collects such files.
+//! Writes the drain report to a JSON file, for tools that collect such files.
 //!
 //! ```text
 //!   report ──▶ .drain.json.7392050f35 ──▶ fsync ──▶ rename to drain.json ──▶ fsync of the folder
 //! ```
 //!
-//! A reader finds the report of the drain before or the whole of this one, never a part, also after a power
-//! cut. What is there already and is no regular file, such as `/dev/stdout` or a named pipe, is written to as
-//! it is: a rename would put a file in its place.
+//! A reader finds either the previous drain's report or the whole of this one, never a part, even after a power
+//! cut. A path that exists and is not a regular file, such as `/dev/stdout` or a named pipe, is written to
+//! directly: a rename would put a file in its place.
 
 use std::{
     ffi::OsString,
@@ -18,7 +18,7 @@ use std::{
 
 use super::report::DrainReport;
 
-/// Where a drain report goes.
+/// The file that a drain report is written to.
 ///
 /// ```no_run
 /// # fn example(lifecycle: lameduck_lifecycle::Lifecycle) -> Result<(), Box<dyn std::error::Error>> {
@@ -32,24 +32,24 @@ use super::report::DrainReport;
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ReportFile(PathBuf);
 
-/// Why there is no report file.
+/// Error when the report file cannot be written.
 #[derive(Debug, thiserror::Error)]
 #[error("cannot write the drain report to {}: {error}{}", .path.display(), remedy(.error))]
 pub struct ReportFileError {
-    /// Where it should be.
+    /// The path of the report file.
     path: PathBuf,
-    /// What the system said.
+    /// The error from the operating system.
     error: io::Error,
 }
 
 // === impl ReportFile ===
 
 impl ReportFile {
-    /// A file that can be written, as far as can be known before there is a report: told at the start, a wrong
-    /// path can still be corrected. What is in the file stays until the report replaces it. Blocks.
+    /// Returns a file that can be written, as far as can be known before there is a report: a wrong path that is
+    /// noticed at the start can still be corrected. The file keeps its content until the report replaces it. Blocks.
     ///
     /// # Errors
-    /// Where its folder is missing or can't be written.
+    /// Fails if the folder is missing or can't be written to.
     pub fn prepare(path: impl Into<PathBuf>) -> Result<Self, ReportFileError> {
         let file = Self(path.into());
         match file.try_out() {
@@ -61,10 +61,10 @@ impl ReportFile {
     /// Writes the report.
     ///
     /// # Errors
-    /// Where the file can't be written; one that was there before is still there.
+    /// Fails if the file can't be written; a previous file is still there.
     pub async fn write(self, report: Arc<DrainReport>) -> Result<(), ReportFileError> {
         let file = self.clone();
-        // A folder on a server that is away blocks for ever: not a thread of the runtime's.
+        // A folder on an unreachable server blocks forever, so this must not occupy a thread of the runtime.
         let written = tokio::task::spawn_blocking(move || self.write_now(&report)).await;
         written
             .unwrap_or_else(|panic| Err(panic.into()))
@@ -97,18 +97,18 @@ impl ReportFile {
             .and_then(|()| fs::rename(&temporary, self.target()))
             .and_then(|()| File::open(self.folder())?.sync_all());
         if replaced.is_err() {
-            // It may never have come to be.
+            // The temporary file may never have been created.
             let _ = fs::remove_file(&temporary);
         }
         replaced
     }
 
-    /// Something is there that is not to be replaced by a file.
+    /// Whether the path names something that must not be replaced by a file.
     fn is_special(&self) -> bool {
         fs::metadata(&self.0).is_ok_and(|found| !found.is_file() && !found.is_dir())
     }
 
-    /// Behind symbolic links: the link stays, and what it points to is replaced.
+    /// The path behind symbolic links: the link stays, and its target is replaced.
     fn target(&self) -> PathBuf {
         fs::canonicalize(&self.0).unwrap_or_else(|_| self.0.clone())
     }
@@ -120,7 +120,7 @@ impl ReportFile {
         }
     }
 
-    /// Beside the file, because only inside of one file system a rename is one step.
+    /// Returns a path beside the file, because a rename is atomic only within one file system.
     fn temporary(&self, word: &str) -> PathBuf {
         let mut name = OsString::from(".");
         name.push(self.target().file_name().unwrap_or_default());
@@ -170,7 +170,7 @@ mod tests {
     use super::*;
     use crate::{Lifecycle, Signals};
 
-    /// A drain of a program with nothing in it.
+    /// Drains a program with nothing in it.
     async fn drained(file: ReportFile) -> Arc<DrainReport> {
         let (signals, trigger) = Signals::manual();
         trigger.fire();

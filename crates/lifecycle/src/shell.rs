@@ -1,4 +1,4 @@
-//! The shell around the conductor: takes facts from signals, rooms, hooks and the clock, asks the
+//! The shell around the conductor: it takes facts from signals, rooms, hooks and the clock, asks the
 //! conductor, and does what it says. No decision is made here.
 
 use std::{
@@ -28,7 +28,7 @@ use super::{
     watchdog::WORDS,
 };
 
-/// Why a part of the program ended though nobody asked it to.
+/// The name of a part that ended without being asked to, and its error.
 type Failure = (String, BoxError);
 
 struct Shell {
@@ -36,21 +36,21 @@ struct Shell {
     drain: Drain,
     signals: Signals,
     inputs: mpsc::UnboundedReceiver<Input>,
-    /// The settings that parts which are added later see.
+    /// The settings for parts that are added later.
     settings: DrainSettings,
     preparing: JoinSet<Result<Addition, Failure>>,
     services: JoinSet<Result<(), Failure>>,
     background: JoinSet<Result<(), Failure>>,
-    /// The names of those two, for one that panics and can't say its own.
+    /// The names of services and background tasks, because one that panics can't report its own.
     names: HashMap<task::Id, String>,
     hooks: Vec<Option<Hook>>,
     hook_reports: mpsc::UnboundedSender<(usize, HookReport)>,
     hook_ends: mpsc::UnboundedReceiver<(usize, HookReport)>,
     reporters: Vec<Reporter>,
-    /// Hooks of which no report has come yet, by their place, and since when each runs. More than one where the
-    /// report of a hook that was abandoned is late.
+    /// Started hooks without a report yet, by index, with their names and start times. There is more than one
+    /// when the report of an abandoned hook is late.
     running_hooks: BTreeMap<usize, (String, Instant)>,
-    // What will be told.
+    // The outcome, to be reported at the end.
     hooks_told: Vec<HookReport>,
     failure: Option<Failure>,
     not_started: Option<Failure>,
@@ -121,7 +121,7 @@ impl Shell {
         }
     }
 
-    /// Adds parts to the program that runs already.
+    /// Adds parts to the running program.
     fn add(&mut self, add: Addition) {
         let Lifecycle {
             shape,
@@ -150,7 +150,7 @@ impl Shell {
         }
     }
 
-    /// The next fact.
+    /// Waits for the next fact.
     async fn next(&mut self) -> Input {
         let wake = self.conductor.wake_at();
         let draining = self.conductor.record().is_some();
@@ -194,7 +194,7 @@ impl Shell {
             Err(panic) => ("the start".to_owned(), panic.into()),
         };
         if self.conductor.record().is_some() {
-            // The process was told to end anyway, and does so with its report.
+            // The process was told to end anyway, and ends with its report.
             tracing::warn!(part = failure.0, error = %failure.1, "the start failed while it was given up");
         } else {
             self.not_started = Some(failure);
@@ -222,21 +222,21 @@ impl Shell {
     fn handle(&mut self, input: Input) {
         let now = Instant::now();
         let mut load = self.drain.load();
-        // A preparation may hold something by now, and releases it as a pool releases its jobs.
+        // A preparation may already hold something, and releases it as a pool releases its jobs.
         load.pools += self.preparing.len();
         let actions = self.conductor.handle(now, load, input);
         if let Some(record) = self.conductor.record() {
             self.drain.set_known(record);
         }
         let moved = !actions.is_empty();
-        // First everybody is told, then the log: nobody may be taking it.
+        // Acts first and logs second: writing to a log that nobody reads may block.
         for action in &actions {
             self.act(now, *action);
         }
         for action in actions {
             self.tell(now, action);
         }
-        // What was just announced may have changed what is carried, or T0 may have made it matter.
+        // The announcement may have changed the load, or T0 may have made the load matter.
         if moved && !self.exit {
             self.handle(Input::Tick);
         }
@@ -257,7 +257,7 @@ impl Shell {
     fn tell(&self, now: Instant, action: Action) {
         let drain_id = self.drain.id();
         match action {
-            // The report was the last word.
+            // Nothing is logged after the report.
             Action::Enter(Phase::Stopped) | Action::RunHook { .. } | Action::Exit => {}
             Action::Enter(phase) => self.tell_phase(now, phase),
             Action::Raise(moment) => {
@@ -300,7 +300,7 @@ impl Shell {
 
     fn plan(&mut self, now: Instant, budget: Budget) {
         self.drain.set_plan(budget);
-        // The watchdog lives by the operating system's clock, and the drain by tokio's.
+        // The watchdog uses the operating system's clock, and the drain uses tokio's.
         // Its last words must end before SIGKILL, but it must not bark while there is still time to report.
         let before_kill = budget.kill.checked_sub(WORDS).unwrap_or(now);
         let bark = budget.deadline.min(before_kill.max(budget.report_end));
@@ -318,7 +318,7 @@ impl Shell {
             .insert(index, (name.clone(), Instant::now()));
         tokio::spawn(async move {
             let begin = Instant::now();
-            // In a task of its own, the call included: either may panic.
+            // The call and its future run in a task of their own, because either may panic.
             let run = tokio::spawn(async move { run(Deadline::new(until)).await });
             let abort = run.abort_handle();
             let error = match timeout_at(until, run).await {
@@ -380,13 +380,13 @@ impl Shell {
         });
     }
 
-    /// Hooks that never got their turn, or not to their end.
+    /// Records the hooks that never ran, or did not run to their end.
     fn tell_abandoned_hooks(&mut self) {
         while let Ok((index, hook)) = self.hook_ends.try_recv() {
             self.running_hooks.remove(&index);
             self.hooks_told.push(hook);
         }
-        // The last registered ran first.
+        // The hook that was registered last ran first.
         for (name, begin) in std::mem::take(&mut self.running_hooks).into_values().rev() {
             self.hooks_told.push(HookReport {
                 name,
@@ -452,7 +452,7 @@ fn spawn(
     names.insert(task.id(), named);
 }
 
-/// The time until the deadline that the settings give; what the watchdog goes by until there is a plan.
+/// Returns the time until the deadline according to the settings. The watchdog uses it until there is a plan.
 fn usable(lifecycle: &Lifecycle) -> Duration {
     let now = Instant::now();
     let settings = &lifecycle.settings;
@@ -501,7 +501,7 @@ mod tests {
     use super::*;
     use crate::Moment;
 
-    /// A program in a cluster with a listener, which waits for something that the sender brings.
+    /// Returns a program in a cluster with a listener, and the sender of the thing that its start waits for.
     fn waiting() -> (Lifecycle, oneshot::Sender<&'static str>) {
         let (bring, brought) = oneshot::channel();
         let lifecycle = Lifecycle::builder().serves_traffic().is_observed();

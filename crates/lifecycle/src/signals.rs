@@ -1,5 +1,5 @@
-//! SIGTERM and SIGINT, taken on a thread of their own: T0 is when the signal came, not when a busy runtime
-//! found the time to look.
+//! SIGTERM and SIGINT, handled on a thread of their own: T0 is when the signal came, not when a busy runtime
+//! noticed it.
 
 use std::{
     io,
@@ -17,16 +17,16 @@ use super::{budget::HURRY, conductor::SIGNAL_ECHO, watchdog::Watchdog};
 
 /// The signals that begin a drain, and the watchdog that they arm.
 ///
-/// Install it first thing in `main`: until then a SIGTERM kills the process, or, where it is PID 1 of a
+/// Install it first thing in `main`: until then a SIGTERM kills the process, or, if it is PID 1 of a
 /// container, is ignored by the kernel.
 #[derive(Debug)]
 pub struct Signals {
     pub(super) received: mpsc::UnboundedReceiver<Instant>,
     pub(super) watchdog: Watchdog,
     grace: Arc<Mutex<Duration>>,
-    /// By which signals can be added to those that are taken.
+    /// The handle for adding signals to those that are handled.
     taken: Option<iterator::Handle>,
-    /// Keeps `received` open where no thread does.
+    /// Keeps `received` open when no thread does.
     _sender: mpsc::UnboundedSender<Instant>,
 }
 
@@ -37,10 +37,10 @@ pub struct Trigger(mpsc::UnboundedSender<Instant>);
 // === impl Signals ===
 
 impl Signals {
-    /// Takes SIGTERM and SIGINT from now on, and starts the watchdog.
+    /// Installs the handlers of SIGTERM and SIGINT, and starts the watchdog.
     ///
     /// # Errors
-    /// Where the operating system refuses a thread or a handler.
+    /// Fails if the operating system refuses a thread or a handler.
     pub fn install() -> io::Result<Self> {
         let watchdog = Watchdog::spawn()?;
         let (sender, received) = mpsc::unbounded_channel();
@@ -65,10 +65,10 @@ impl Signals {
         })
     }
 
-    /// Takes these signals as well, as if each were SIGTERM.
+    /// Handles these signals too, as if each were SIGTERM.
     ///
     /// # Errors
-    /// Where the operating system refuses a handler.
+    /// Fails if the operating system refuses a handler.
     pub fn take_also(&self, signals: &[i32]) -> io::Result<()> {
         match &self.taken {
             Some(taken) => signals
@@ -78,21 +78,21 @@ impl Signals {
         }
     }
 
-    /// Until [`begin`](Self::begin) nothing has been begun that would have to be drained: a signal ends the process
-    /// within a second, with exit status 0 and a line that says so, even where the main thread hangs in what it reads.
+    /// Declares that there is nothing to drain until [`begin`](Self::begin). Until then a signal ends the process
+    /// within a second, with exit status 0 and a line that says so, even if the main thread hangs in what it reads.
     pub fn nothing_begun(self) -> Self {
         self.watchdog.nothing_begun();
         self
     }
 
-    /// From now on a signal begins a drain. Returns `false` where one has come before: there is nothing to drain, and
-    /// the process is to end.
+    /// Lets a signal begin a drain from now on. Returns `false` if one has come already: there is nothing to drain,
+    /// and the process should end.
     #[must_use = "where it is false the process was told to end"]
     pub fn begin(&self) -> bool {
         self.watchdog.begin()
     }
 
-    /// Takes no signals and watches nothing; a drain begins by the trigger.
+    /// Handles no signals and runs no watchdog; the trigger begins the drain.
     pub fn manual() -> (Self, Trigger) {
         let (sender, received) = mpsc::unbounded_channel();
         let signals = Self {
@@ -105,19 +105,19 @@ impl Signals {
         (signals, Trigger(sender))
     }
 
-    /// Waits for the first signal, and takes it. For a program that waits for something before it runs its
-    /// [`Lifecycle`](super::Lifecycle), and ends if it is told to meanwhile.
+    /// Waits for the first signal, and consumes it. For a program that waits for something before it runs its
+    /// [`Lifecycle`](super::Lifecycle), and should end if it is told to in the meantime.
     pub async fn received(&mut self) {
-        // Open as long as `self` is.
+        // The channel stays open as long as `self` lives.
         let _ = self.received.recv().await;
     }
 
-    /// What the process does just before its watchdog ends it; see [`Watchdog::last_will`].
+    /// Adds something to do just before the watchdog ends the process; see [`Watchdog::last_will`].
     pub fn last_will(&self, will: impl FnOnce() + Send + 'static) {
         self.watchdog.last_will(will);
     }
 
-    /// By when the watchdog must bark if the runtime does not even see the signal.
+    /// Sets how long after a signal the watchdog barks if the runtime does not even see that signal.
     pub(super) fn expect_grace(&self, usable: Duration) {
         *self.grace.lock().unwrap_or_else(PoisonError::into_inner) = usable;
     }
@@ -126,9 +126,9 @@ impl Signals {
 // === impl Trigger ===
 
 impl Trigger {
-    /// As if a signal had come just now. A second one, a second or more later, hurries the drain.
+    /// Acts as if a signal had come just now. A second call, a second or more later, hurries the drain.
     pub fn fire(&self) {
-        // Fails only where the drain is over.
+        // Fails only if the drain is over.
         let _ = self.0.send(Instant::now());
     }
 }
@@ -150,7 +150,7 @@ impl Receiver {
                 None => {
                     self.first = Some(now);
                     let grace = *self.grace.lock().unwrap_or_else(PoisonError::into_inner);
-                    // A drain that the program began itself may be under way, and end sooner.
+                    // The program may have begun a drain itself, and that drain may end sooner.
                     self.watchdog.signalled(now, grace);
                 }
                 Some(first) if now.duration_since(first) >= SIGNAL_ECHO => {
@@ -159,7 +159,7 @@ impl Receiver {
                 Some(_) => {}
             }
             if self.sender.send(Instant::from_std(now)).is_err() {
-                // The drain is over, and the process about to end: a signal now ends it at once.
+                // The drain is over and the process is about to end: a signal now ends it within a second.
                 self.watchdog.arm_no_later(now + HURRY);
             }
         }

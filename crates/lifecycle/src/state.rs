@@ -1,6 +1,6 @@
-//! The state of a drain while it lasts, and before there is one: the report's figures as they stand now.
+//! The current state of a drain, and of the process before there is one: the report's figures as they stand now.
 //!
-//! The report is for whoever comes afterwards; this is for whoever stands beside and waits.
+//! The report is for people who look afterwards; the state is for people who watch the drain.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -16,44 +16,44 @@ use super::{
     report::{phase_seconds, rounded},
 };
 
-/// Held jobs that a state names; the others are only counted.
+/// Maximum number of held jobs that a state names; the others are only counted.
 const JOBS_NAMED: usize = 100;
 
 /// How far a drain has come. All durations are seconds.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct DrainState {
-    /// The same in every place where this drain is told of, before it begins too.
+    /// The id of this drain, the same in every log line and report, even before it begins.
     pub drain_id: String,
-    /// The phase that the process is in.
+    /// The current phase of the process.
     pub phase: Phase,
-    /// What `/readyz` says.
+    /// Whether the process is ready, as `/readyz` reports.
     pub ready: bool,
-    /// Why it drains, as far as anybody knows yet; none before T0.
+    /// The cause of the drain, as far as it is known yet; none before T0.
     pub cause: Option<Cause>,
     /// T0 by the wall clock.
     pub began_at: Option<Timestamp>,
-    /// Since T0.
+    /// Time since T0.
     pub seconds: Option<f64>,
-    /// Until the deadline, which may still move.
+    /// Time until the deadline, which may still move.
     pub seconds_left: Option<f64>,
-    /// Who said how long the process has.
+    /// The source of the deadline.
     pub deadline_source: Option<DeadlineSource>,
-    /// How long each phase took; the one that it is in until now.
+    /// How long each phase took; for the current one, how long it has taken so far.
     pub phases: BTreeMap<&'static str, f64>,
-    /// When each moment came, from T0.
+    /// When each moment came, relative to T0.
     pub moments: BTreeMap<&'static str, f64>,
     /// How the wait for the end of routing ended.
     pub routing: Option<RoutingEnd>,
-    /// Requests that run now, each until the last byte of its answer.
+    /// Requests in flight now, each until the last byte of its answer.
     pub requests_in_flight: usize,
     /// Connections that are open now.
     pub connections: usize,
-    /// Jobs that are held now, reservations under way included.
+    /// Jobs held now, including reservations under way.
     pub jobs_in_flight: usize,
-    /// The ids of those that are held, the oldest first; a hundred at most.
+    /// The ids of held jobs, the oldest first; a hundred at most.
     pub jobs: Vec<String>,
-    /// Since when the oldest of them is held.
+    /// How long the oldest of them has been held.
     pub oldest_job_seconds: Option<f64>,
     /// Jobs that ended well since T0.
     pub jobs_finished: u64,
@@ -67,19 +67,19 @@ pub struct DrainState {
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Held {
-    /// Its id.
+    /// The job's id.
     pub id: String,
-    /// Its pool.
+    /// The pool that holds it.
     pub pool: String,
-    /// When its reservation brought it.
+    /// When it was reserved.
     pub since: Instant,
 }
 
 // === impl Drain ===
 
 impl Drain {
-    /// How far the drain has come, and what is still carried. Before T0 it says what would have to be waited
-    /// for.
+    /// Returns how far the drain has come, and what is still in flight. Before T0 it shows what a drain would have to
+    /// wait for.
     pub fn state(&self) -> DrainState {
         let now = Instant::now();
         let plan = self.plan();
@@ -121,7 +121,7 @@ impl Drain {
         state
     }
 
-    /// The jobs that are held the longest, at most so many, the oldest first.
+    /// Returns at most `limit` jobs, those held the longest, the oldest first.
     pub fn held(&self, limit: usize) -> Vec<Held> {
         let mut oldest: Vec<Held> = self
             .all_work()
@@ -137,7 +137,7 @@ impl Drain {
 // === impl Held ===
 
 impl Held {
-    /// For how long it has been held.
+    /// Returns how long the job has been held.
     pub fn age(&self, now: Instant) -> Duration {
         now.saturating_duration_since(self.since)
     }

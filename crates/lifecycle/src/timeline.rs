@@ -1,7 +1,7 @@
-//! [`Timeline`]: when the moments of a drain came.
+//! [`Timeline`]: records when the moments of a drain came.
 //!
-//! It is the part of a [`Drain`](super::Drain) that the gauges of the rooms need. The drain holds its gauges; so
-//! they hold this instead of the drain, or neither would ever be freed.
+//! It is the part of a [`Drain`](super::Drain) that the gauges of the rooms need. The drain holds its gauges, so
+//! they hold the timeline instead of the drain; otherwise neither would ever be freed.
 
 use std::sync::{
     OnceLock,
@@ -19,9 +19,9 @@ pub(super) struct Timeline {
     epoch: Instant,
     moments: [CancellationToken; Moment::ALL.len()],
     raised_at: [OnceLock<Instant>; Moment::ALL.len()],
-    /// Somebody looks at the endpoints, so that there is such a thing as late.
+    /// Whether somebody observes the endpoints, so that a request can be late.
     observed: AtomicBool,
-    /// Something that the conductor waits for may have come to zero.
+    /// Notified when a count that the conductor waits for may have reached zero.
     emptied: Notify,
 }
 
@@ -38,7 +38,7 @@ impl Timeline {
         }
     }
 
-    /// When the drain was made, before anything that it counts.
+    /// Returns when the drain was created, before anything that it counts.
     pub(super) fn epoch(&self) -> Instant {
         self.epoch
     }
@@ -52,7 +52,7 @@ impl Timeline {
     }
 
     pub(super) fn raise(&self, moment: Moment, at: Instant) {
-        // First, so that whoever has heard of it also finds when it was.
+        // The time is set first, so that it is there for everyone who sees the moment.
         self.raised_at[moment as usize].get_or_init(|| at);
         self.token(moment).cancel();
     }

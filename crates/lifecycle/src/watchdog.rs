@@ -1,5 +1,5 @@
-//! The watchdog: a thread of its own that ends the process at its deadline, whatever the runtime, the
-//! handlers or the peers do. A process that ends itself can say so; one that is killed can't.
+//! The watchdog: a separate thread that ends the process at its deadline, whatever the runtime, the
+//! handlers or the peers do. A process that ends itself can log that; one that is killed can't.
 
 use std::{
     io::Write,
@@ -8,28 +8,28 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// The exit status of a process that its watchdog ended.
+/// The exit status of a process that was ended by its watchdog.
 pub const EXIT_WATCHDOG: i32 = 70;
 
-/// How long the last wills may take.
+/// Maximum time for the last wills.
 const WILLS: Duration = Duration::from_millis(250);
 
-/// How long the last line may take after them. It hangs in a log that nobody reads, which may be why the
-/// watchdog barks at all; so this, and no more, is what it costs of the margin behind the deadline.
+/// Maximum time for the last line after them. Writing it hangs if nobody reads the log, which may be why the
+/// watchdog barks at all; so it takes no more than this from the margin behind the deadline.
 const LINE: Duration = Duration::from_millis(50);
 
-/// How long the main thread has to end the process by itself where it was told to before it had begun anything. It
-/// may hang: in a configuration file that is a pipe, on a network file system.
+/// Time for the main thread to end the process by itself if it was told to before it had begun anything. It
+/// may hang in reading a configuration file that is a pipe or lies on a network file system.
 const START: Duration = Duration::from_millis(500);
 
-/// How long it takes from barking to the end of the process, at the most.
+/// Maximum time from barking to the end of the process.
 pub(super) const WORDS: Duration = WILLS.saturating_add(LINE);
 
 type Will = Box<dyn FnOnce() + Send>;
 
-/// Ends the process at an instant, unless told a later one before.
+/// Ends the process at an instant, unless it is given a later one before then.
 ///
-/// Uses the operating system's clock and a plain thread, never tokio's: it must bark when the runtime is
+/// Uses the operating system's clock and a plain thread, never tokio's: it must bark even if the runtime is
 /// starved.
 #[derive(Clone, Debug)]
 pub struct Watchdog(Arc<Shared>);
@@ -43,16 +43,16 @@ struct Shared {
 struct State {
     deadline: Option<Instant>,
     last_will: Vec<Will>,
-    /// There is nothing yet that would have to be drained.
+    /// Whether there is nothing yet that would have to be drained.
     nothing_begun: bool,
 }
 
 /// How the process ends.
 #[derive(Clone, Copy, Debug)]
 enum Ending {
-    /// A drain took longer than it may.
+    /// The drain missed its deadline.
     Overdue,
-    /// It was told to end before it had begun anything.
+    /// The process was told to end before it had begun anything.
     NothingBegun,
 }
 
@@ -60,7 +60,7 @@ enum Ending {
 
 impl Watchdog {
     /// Starts its threads, which sleep until it barks: one that ends the process, and one for the last words,
-    /// which may hang. There are two from the beginning, because at the end there may be none to be had.
+    /// which may hang. Both are started now, because at the end the system may refuse a new thread.
     pub fn spawn() -> std::io::Result<Self> {
         let watchdog = Self::disabled();
         let shared = watchdog.0.clone();
@@ -85,7 +85,7 @@ impl Watchdog {
         Ok(watchdog)
     }
 
-    /// One that never barks, for a process whose end somebody else watches over.
+    /// Returns a watchdog that never barks, for a process whose end is enforced by somebody else.
     pub fn disabled() -> Self {
         Self(Arc::new(Shared {
             state: Mutex::new(State {
@@ -97,25 +97,25 @@ impl Watchdog {
         }))
     }
 
-    /// The process ends at this instant; replaces what was said before.
+    /// Sets the instant at which the process ends, replacing any earlier setting.
     pub fn arm(&self, deadline: Instant) {
         self.0.lock().deadline = Some(deadline);
         self.0.changed.notify_all();
     }
 
-    /// As [`arm`](Self::arm), where nothing earlier was said.
+    /// Like [`arm`](Self::arm), but never moves the instant to a later one.
     pub fn arm_no_later(&self, deadline: Instant) {
         let mut state = self.0.lock();
         state.deadline = Some(state.deadline.map_or(deadline, |d| d.min(deadline)));
         self.0.changed.notify_all();
     }
 
-    /// Until [`begin`](Self::begin) a signal ends the process after a moment, and with success.
+    /// Lets a signal end the process after a moment, and with success, until [`begin`](Self::begin).
     pub(super) fn nothing_begun(&self) {
         self.0.lock().nothing_begun = true;
     }
 
-    /// From now on a signal begins a drain. `false` where one came before.
+    /// Lets a signal begin a drain from now on. Returns `false` if one has come already.
     pub(super) fn begin(&self) -> bool {
         let mut state = self.0.lock();
         if state.nothing_begun && state.deadline.is_some() {
@@ -125,7 +125,7 @@ impl Watchdog {
         true
     }
 
-    /// A signal came: the process ends after the grace period, or in a moment where nothing was begun.
+    /// Notes a signal: the process ends after the grace period, or in a moment if nothing was begun.
     pub(super) fn signalled(&self, now: Instant, grace: Duration) {
         let mut state = self.0.lock();
         let deadline = now + if state.nothing_begun { START } else { grace };
@@ -133,9 +133,9 @@ impl Watchdog {
         self.0.changed.notify_all();
     }
 
-    /// Something to do just before the process is ended, on a thread of the watchdog's: what would outlive the
-    /// process otherwise, such as a command's process group. It must not use the runtime, and is not waited for
-    /// if it blocks.
+    /// Adds something to do just before the process is ended, on a thread of the watchdog: for example, to kill a
+    /// command's process group, which would otherwise outlive the process. It must not use the runtime, and nothing
+    /// waits for it if it blocks.
     pub fn last_will(&self, will: impl FnOnce() + Send + 'static) {
         self.0.lock().last_will.push(Box::new(will));
     }
@@ -148,7 +148,7 @@ impl Shared {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Returns at the deadline, with what is still to be done.
+    /// Sleeps until the deadline, and returns what is still to be done.
     fn watch(&self) -> (Vec<Will>, Ending) {
         let mut state = self.lock();
         loop {
@@ -204,7 +204,7 @@ fn execute(wills: Vec<Will>) {
 }
 
 fn say_so(ending: Ending) {
-    // Not through `tracing`: whoever holds its locks may be what hangs.
+    // This does not use `tracing`, because the thread that hangs may hold its locks.
     let _ = std::io::stderr().write_all(ending.line().as_bytes());
 }
 
