@@ -1,4 +1,4 @@
-//! The grace period, cut into the instants of a drain.
+//! Divides the grace period into the instants of a drain.
 //!
 //! ```text
 //!  T0                    route_end   lame_duck_end        soft      close     hard  cut_end  teardown_end report_end deadline kill
@@ -14,41 +14,41 @@ use tokio::time::Instant;
 
 use super::settings::DrainSettings;
 
-/// The instants of one drain, always in the order of the picture above.
+/// The instants of a drain, always in the order of the picture above.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Budget {
-    /// The drain began.
+    /// The start of the drain.
     pub t0: Instant,
-    /// Nobody waits longer than this for the end of routing.
+    /// The end of the wait for the end of routing.
     pub route_end: Instant,
     /// The lame-duck share is spent: idle connections are closed.
     pub lame_duck_end: Instant,
     /// The soft deadline: handlers are told to end.
     pub soft: Instant,
-    /// The listener closes though somebody still comes, so that what was taken in can end before `hard`.
+    /// The listener closes even if connections still come, so that accepted ones can end before `hard`.
     pub close: Instant,
-    /// The hard deadline: what is left is cut and given back.
+    /// The hard deadline: everything that is left is cut and given back.
     pub hard: Instant,
-    /// Nobody waits longer than this for what was cut to be gone.
+    /// The end of the wait for everything that was cut to be gone.
     pub cut_end: Instant,
-    /// The last hook ends.
+    /// The end of the last hook.
     pub teardown_end: Instant,
-    /// The last report ends. A little before the deadline, so that the watchdog stays silent.
+    /// The end of the last report, a little before the deadline, so that the watchdog stays silent.
     pub report_end: Instant,
-    /// The process has exited.
+    /// The deadline by which the process has exited.
     pub deadline: Instant,
-    /// SIGKILL.
+    /// The instant of SIGKILL.
     pub kill: Instant,
 }
 
 /// How long a process lives after a second signal.
 pub const HURRY: Duration = Duration::from_secs(1);
 
-/// A time that nobody lives to see, for settings that are longer than an [`Instant`] can tell: thirty years.
+/// A stand-in for "forever", for settings that are longer than an [`Instant`] can represent: thirty years.
 const FOREVER: Duration = Duration::from_secs(30 * 365 * 86_400);
 
-/// Returns the instant that comes this much later. A setting may be as long as a [`Duration`] can be, which an
-/// [`Instant`] can't add; more than thirty years are as good as forever.
+/// Returns the instant that is this much later. A setting may be as long as the longest [`Duration`], which can't
+/// be added to an [`Instant`]; more than thirty years are as good as forever.
 pub fn later(at: Instant, by: Duration) -> Instant {
     at + by.min(FOREVER)
 }
@@ -56,10 +56,10 @@ pub fn later(at: Instant, by: Duration) -> Instant {
 // === impl Budget ===
 
 impl Budget {
-    /// Cuts the time from `t0` to SIGKILL at `kill` into steps.
+    /// Divides the time from `t0` to SIGKILL at `kill` into steps.
     ///
-    /// Where `kill` is near, margins and reserves shrink with it: no step takes more than the share given
-    /// in the code, so that jobs and requests always get at least half of whatever there is.
+    /// If `kill` is near, margins and reserves shrink with it: no step takes more than the share given
+    /// in the code, so that jobs and requests always get at least half of the time.
     pub fn new(t0: Instant, kill: Instant, settings: &DrainSettings) -> Self {
         let kill = kill.clamp(t0, later(t0, FOREVER));
         let grace = kill - t0;
@@ -97,15 +97,15 @@ impl Budget {
         }
     }
 
-    /// The shortest grace period, in whole seconds because Kubernetes takes no others, in which work of this
-    /// length that began right before T0 comes to its end without being told to.
+    /// Returns the shortest grace period, in whole seconds because Kubernetes takes no others, in which work of
+    /// this length that began right before T0 comes to its end without being told to.
     pub fn grace_for(work: Duration, settings: &DrainSettings) -> Duration {
         let t0 = Instant::now();
         let is_enough = |seconds: u64| {
             let budget = Self::new(t0, t0 + Duration::from_secs(seconds), settings);
             budget.soft - t0 >= work
         };
-        // What is kept behind the soft deadline only ever shrinks from the settings.
+        // The reserves after the soft deadline are never longer than in the settings.
         let kept = [
             settings.margin,
             settings.stop_notice,
@@ -124,7 +124,7 @@ impl Budget {
         Duration::from_secs(enough)
     }
 
-    /// What is left where the deadline has come so near that the hard one has passed: everything is cut at
+    /// Returns the budget for a deadline so near that the hard one has passed: everything is cut at
     /// `now`, and the rest of the time is for giving jobs back, hooks and reports.
     pub fn squeezed(self, now: Instant) -> Self {
         let left = self.deadline.saturating_duration_since(now);
@@ -137,8 +137,8 @@ impl Budget {
         }
     }
 
-    /// What is left after a second signal at `now`: everything is cut at once, and about a second remains
-    /// to give jobs back, run hooks and report. Never later than what was planned.
+    /// Returns the budget after a second signal at `now`: everything is cut at once, and about a second remains
+    /// to give jobs back, run hooks and report. No instant is later than planned before.
     pub fn hurried(self, now: Instant) -> Self {
         let at = |share: u32, planned: Instant| planned.min(now + HURRY * share / 10);
         Self {
@@ -150,7 +150,7 @@ impl Budget {
         }
     }
 
-    /// The hard deadline, and all that precedes it, has come by `now`.
+    /// Moves the hard deadline, and every instant before it, to `now` at the latest.
     fn cut_at(self, now: Instant) -> Self {
         Self {
             route_end: self.route_end.min(now),

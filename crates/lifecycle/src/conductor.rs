@@ -1,5 +1,5 @@
-//! The conductor: a drain as a pure state machine. Inputs are facts, outputs are [`Action`]s, time is an
-//! argument. It does no I/O, spawns nothing and reads no clock, so that thousands of drains can be run
+//! The conductor: a drain as a pure state machine. Inputs are facts, outputs are [`Action`]s, and time is an
+//! argument. It does no I/O, spawns nothing and reads no clock, so that a test can run thousands of drains
 //! through it in a second (`tests/it/contract.rs`).
 //!
 //! ```text
@@ -14,10 +14,10 @@
 //!                                              Reporting ◀── Hooks ◀──────────────── Closing (the listener)
 //! ```
 //!
-//! Every step is left at once when its condition holds, and at the latest at an instant of the
+//! Every step ends as soon as its condition holds, and at the latest at an instant of the
 //! [`Budget`]. An input only records a fact; `advance` then looks at all facts and
-//! takes as many steps as they allow. So the order in which facts arrive does not matter, and a fact that
-//! comes twice does no harm.
+//! takes as many steps as they allow. The order in which facts arrive therefore does not matter, and a fact
+//! that comes twice does no harm.
 
 use std::time::Duration;
 
@@ -30,45 +30,45 @@ use super::{
     settings::{DrainSettings, ReadinessPolicy},
 };
 
-/// A second signal within this time after the first is the first one, doubled by a terminal or supervisor.
+/// A second signal within this time after the first counts as a duplicate by a terminal or supervisor.
 pub const SIGNAL_ECHO: Duration = Duration::from_secs(1);
 
-/// How long the readiness policy `auto` waits to learn about other endpoints before it acts without.
+/// How long the readiness policy `auto` waits to learn about other endpoints before it acts without that knowledge.
 const PEERS_WAIT: Duration = Duration::from_secs(1);
 
-/// What a conductor has to know about its process before the first input.
+/// The facts about a process that its conductor needs before the first input.
 #[derive(Clone, Debug, Default)]
 pub struct Shape {
-    /// There is a listener that traffic is routed to.
+    /// Whether there is a listener that traffic is routed to.
     pub serves: bool,
-    /// Somebody looks at the endpoints and will say what they are; without, there is nothing to wait for.
+    /// Whether somebody observes the endpoints and will report them; otherwise there is nothing to wait for.
     pub observed: bool,
     /// The bound of each teardown hook, in the order of registration.
     pub hooks: Vec<Duration>,
 }
 
-/// A fact.
+/// A fact that the conductor learns.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Input {
     /// Everything is bound and served.
     Started,
     /// SIGTERM or SIGINT came at this instant, which may lie a little in the past.
     Signal(Instant),
-    /// The program itself ends, for this reason.
+    /// The program itself wants to end, for this reason.
     Shutdown(Cause),
-    /// Why it must end. Believed over what was believed before.
+    /// The process must end for this reason, which replaces any earlier one.
     Cause(Cause),
-    /// When SIGKILL comes. Believed over what was believed before.
+    /// SIGKILL comes at this instant, which replaces any earlier one.
     Kill(Kill),
-    /// Who routes here.
+    /// The state of this process's endpoints.
     Endpoints(Endpoints),
-    /// Who else could take the traffic.
+    /// The state of other endpoints, which could take the traffic.
     Peers(Peers),
-    /// A hook has ended, and whether well.
+    /// A hook has ended.
     HookEnded {
         /// Its place in [`Shape::hooks`].
         index: usize,
-        /// No error.
+        /// Whether it ended without an error.
         ok: bool,
     },
     /// All reports are written.
@@ -77,59 +77,59 @@ pub enum Input {
     Tick,
 }
 
-/// What the shell has to do.
+/// An instruction to the shell.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Action {
-    /// Show this phase.
+    /// Enter this phase.
     Enter(Phase),
-    /// Tell the rooms.
+    /// Announce this moment to the rooms.
     Raise(Moment),
-    /// `/readyz` fails from now on, for good.
+    /// Make `/readyz` fail from now on, for good.
     FailReadiness,
-    /// The instants of the drain are these, until the next such action: arm the watchdog, tell the rooms.
+    /// Use these instants until the next such action: arm the watchdog, tell the rooms.
     Plan(Budget),
     /// Run a hook; one that has not ended at this instant is abandoned and reported as an error.
     RunHook {
         /// Its place in [`Shape::hooks`].
         index: usize,
-        /// Its bound.
+        /// Its deadline.
         until: Instant,
     },
-    /// Write all reports, within this bound.
+    /// Write all reports.
     Report {
-        /// Their bound.
+        /// Their deadline.
         until: Instant,
     },
-    /// Go.
+    /// End the process.
     Exit,
 }
 
-/// What the conductor remembers of a drain, for the report.
+/// The conductor's record of a drain, for the report.
 #[derive(Clone, Debug)]
 pub struct Record {
     /// T0.
     pub t0: Instant,
-    /// Why.
+    /// The cause of the drain.
     pub cause: Cause,
-    /// Who said until when.
+    /// The source of the deadline.
     pub deadline_source: DeadlineSource,
     /// The plan in force.
     pub budget: Budget,
-    /// Each phase entered since T0, and when.
+    /// Each phase entered since T0, and when it was entered.
     pub phases: Vec<(Phase, Instant)>,
-    /// Each moment raised, and when.
+    /// Each moment raised, and when it was raised.
     pub moments: Vec<(Moment, Instant)>,
     /// How the wait for the end of routing ended.
     pub routing: Option<RoutingEnd>,
     /// When the endpoints were seen to be gone, unless they came back.
     pub removed_at: Option<Instant>,
-    /// A second signal came.
+    /// Whether a second signal came.
     pub hurried: bool,
-    /// Something was still carried at the end of the cut.
+    /// The load that was still there at the end of the teardown.
     pub left: Load,
-    /// What was carried when the hard deadline came.
+    /// The load at the hard deadline.
     pub cut: Load,
-    /// Hooks that failed or were abandoned.
+    /// The number of hooks that failed or were abandoned.
     pub hooks_failed: usize,
 }
 
@@ -144,7 +144,7 @@ impl Record {
         raised.map(|(_, at)| *at)
     }
 
-    /// No signal began this drain, but the program.
+    /// Whether the program itself began this drain, and not a signal.
     fn is_own_idea(&self) -> bool {
         matches!(self.cause, Cause::Requested | Cause::Failed)
     }
@@ -156,14 +156,14 @@ impl Record {
 pub enum RoutingEnd {
     /// The endpoints were seen to be gone.
     Removed,
-    /// There was nothing to wait for: no listener, no Service, not in a cluster.
+    /// There was nothing to wait for: no listener, no Service, or no cluster.
     NotApplicable,
-    /// Not allowed to look: waited by the clock.
+    /// The endpoints could not be read for lack of permission; the drain waited by the clock.
     NoPermission,
-    /// Nobody answered: waited by the clock.
+    /// The API server did not answer; the drain waited by the clock.
     Unavailable,
-    /// Still routed to when the time was spent: an endpoint was ready, or requests still came over new connections
-    /// after settle and quiet could both have passed.
+    /// The process was still routed to when the time was spent: an endpoint was ready, or requests still came over
+    /// new connections after settle and quiet could both have passed.
     TimedOut,
     /// Nobody was seen to route here any more, but the time was too short for settle and quiet, or for any answer: a
     /// short grace period, or a deletion by force.
@@ -171,7 +171,7 @@ pub enum RoutingEnd {
 }
 
 impl RoutingEnd {
-    /// All of them.
+    /// All variants.
     pub const ALL: [Self; 6] = [
         Self::Removed,
         Self::NotApplicable,
@@ -181,7 +181,7 @@ impl RoutingEnd {
         Self::CutShort,
     ];
 
-    /// The word used in metrics and reports.
+    /// Returns the word used in metrics and reports.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Removed => "removed",
@@ -220,14 +220,14 @@ pub struct Conductor {
     reported: bool,
     running_hook: Option<(usize, Instant)>,
     first_signal: Option<Instant>,
-    /// T0 came with the last input, and nothing has been decided since.
+    /// Whether T0 came with the last input, and nothing has been decided since.
     announcing: bool,
     // The drain, once there is one.
     record: Option<Record>,
     actions: Vec<Action>,
 }
 
-/// Where in the picture above.
+/// A step of the picture above.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Step {
     Starting,
@@ -239,7 +239,7 @@ enum Step {
     Emptying,
     Cutting,
     Closing,
-    /// So many hooks are still to run, the last registered first.
+    /// `left` hooks are still to run, the last registered first.
     Hooks {
         left: usize,
     },
@@ -250,7 +250,7 @@ enum Step {
 // === impl Conductor ===
 
 impl Conductor {
-    /// A process that is starting.
+    /// Returns the conductor of a process that is starting.
     pub fn new(settings: DrainSettings, shape: Shape) -> Self {
         Self {
             settings,
@@ -278,8 +278,8 @@ impl Conductor {
         self.shape.hooks.extend(shape.hooks);
     }
 
-    /// Takes a fact and says what to do now. `now` never goes back, and `load` is what is carried at this
-    /// very instant: an argument and not an input, so that no decision can rest on an old one.
+    /// Takes a fact and returns what to do now. `now` never goes back, and `load` is the load at this very
+    /// instant: it is an argument and not an input, so that no decision can rest on an old one.
     #[must_use = "actions must be carried out, in order"]
     pub fn handle(&mut self, now: Instant, load: Load, input: Input) -> Vec<Action> {
         self.load = load;
@@ -287,8 +287,8 @@ impl Conductor {
         self.learn(now, input);
         self.announcing = before_t0 && self.record.is_some();
         if self.announcing {
-            // What is carried was counted before T0 is announced, and somebody may just now have taken
-            // something in. The next input, which follows at once, decides on what is carried then.
+            // The load was counted before T0 was announced, and a room may just have taken something in.
+            // The next input follows at once, and decides on the load at that time.
             self.decide_readiness_at_t0(now);
         } else {
             while self.advance(now) {}
@@ -296,17 +296,17 @@ impl Conductor {
         std::mem::take(&mut self.actions)
     }
 
-    /// The phase that was entered last.
+    /// Returns the phase that was entered last.
     pub fn phase(&self) -> Phase {
         self.phase
     }
 
-    /// What is known of the drain, once it has begun.
+    /// Returns the record of the drain, once it has begun.
     pub fn record(&self) -> Option<&Record> {
         self.record.as_ref()
     }
 
-    /// When to come back with a [`Tick`](Input::Tick), if no other fact comes before.
+    /// Returns when to come back with a [`Tick`](Input::Tick), if no other fact comes before.
     pub fn wake_at(&self) -> Option<Instant> {
         let record = self.record.as_ref()?;
         let budget = &record.budget;
@@ -389,7 +389,7 @@ impl Conductor {
         }
     }
 
-    /// T0.
+    /// Begins the drain at T0.
     fn begin(&mut self, t0: Instant, cause: Cause) {
         let budget = Budget::new(t0, later(t0, self.settings.grace), &self.settings);
         self.record = Some(Record {
@@ -414,12 +414,12 @@ impl Conductor {
         } else {
             self.set_routing(RoutingEnd::NotApplicable);
             if !self.started {
-                // It was never ready. The phase must not look like the end of the start.
+                // It was never ready. Entering the next phase must not make it look as if it had started.
                 self.ready = false;
                 self.actions.push(Action::FailReadiness);
             }
             if self.shape.serves {
-                // No client has been sent here, so those that are connected need not be waited for.
+                // No client has been routed here, so there is no need to wait for those that are connected.
                 self.raise_all(t0, &[Moment::Removed, Moment::Leave, Moment::CloseIdle]);
             }
             self.enter(t0, Phase::Draining);
@@ -427,7 +427,7 @@ impl Conductor {
         }
     }
 
-    /// A second signal: the deadline is about a second away.
+    /// Moves the deadline to about a second from now, after a second signal.
     fn hurry(&mut self, now: Instant) {
         let Some(record) = &mut self.record else {
             return;
@@ -439,27 +439,27 @@ impl Conductor {
         }
     }
 
-    /// The deadline has moved.
+    /// Adapts the plan to a new deadline.
     fn replan(&mut self, now: Instant, kill: Kill) {
         let Some(record) = &mut self.record else {
             return;
         };
-        // Whoever looks from outside takes the end that a program chose itself for a container restart. But
-        // then nobody waits to kill it; only a deletion is news.
+        // An observer takes an end that the program chose itself for a container restart. But then
+        // nobody is waiting to kill it; only a deletion changes anything.
         let restart = matches!(kill.source, DeadlineSource::PodSpec | DeadlineSource::Cap);
         if restart && record.is_own_idea() {
             return;
         }
         let mut budget = Budget::new(record.t0, kill.at, &self.settings);
         if record.hurried {
-            // Not even a longer grace period takes back that somebody is in a hurry.
+            // Even a longer grace period does not undo a second signal.
             budget = budget.hurried(now);
             if budget.deadline >= record.budget.deadline {
                 return;
             }
         }
         if budget.hard <= now {
-            // So near that its steps lie in the past: what is left is for giving back, hooks and reports.
+            // The deadline is so near that its steps lie in the past: the rest is for giving back, hooks and reports.
             budget = budget.squeezed(now);
         }
         record.budget = budget;
@@ -514,14 +514,14 @@ impl Conductor {
         may
     }
 
-    /// Readiness waits for no load.
+    /// Decides on readiness alone, which does not depend on the load.
     fn decide_readiness_at_t0(&mut self, now: Instant) {
         if let Some(budget) = self.record.as_ref().map(|record| record.budget) {
             self.decide_readiness(now, &budget);
         }
     }
 
-    /// Fails readiness once the policy says so; there is no way back.
+    /// Fails readiness, irrevocably, once the policy says so.
     fn decide_readiness(&mut self, now: Instant, budget: &Budget) {
         if self.ready && self.readiness_must_fail(now, budget) {
             self.ready = false;
@@ -530,7 +530,7 @@ impl Conductor {
     }
 
     fn readiness_must_fail(&self, now: Instant, budget: &Budget) -> bool {
-        // Without a deletion nothing but the failing probe takes this process out of its Services.
+        // Without a deletion, only the failing probe takes this process out of its Services.
         let deletion = self.record.as_ref().is_some_and(|record| {
             matches!(
                 record.cause,
@@ -551,7 +551,7 @@ impl Conductor {
         }
     }
 
-    /// The soft deadline and the last moment to close the listener, wherever the drain stands.
+    /// Raises the moments of the soft deadline and of closing the listener once they are due, in any step.
     fn cross_deadlines(&mut self, now: Instant, budget: &Budget) {
         if !self.step.carries() {
             return;
@@ -565,7 +565,7 @@ impl Conductor {
         }
     }
 
-    /// Waits until clients can be asked to leave without coming back: endpoints gone, then settled.
+    /// Waits until clients that are asked to leave will not come back: endpoints gone, then settled.
     fn route(&mut self, now: Instant, removed: Option<Instant>, budget: &Budget) -> Option<Step> {
         if now >= budget.route_end {
             if removed.is_none() && self.endpoints == Endpoints::Removed {
@@ -583,7 +583,7 @@ impl Conductor {
                 self.raise(now, Moment::Removed);
                 Some(Step::Routing { removed: Some(now) })
             }
-            // Slices are rebalanced and recreated: what was gone may be back.
+            // Slices are rebalanced and recreated: an endpoint that was gone may be back.
             Some(_) if self.shape.observed && self.endpoints == Endpoints::Routed => {
                 self.set_removed_at(None);
                 Some(Step::Routing { removed: None })
@@ -593,7 +593,7 @@ impl Conductor {
         }
     }
 
-    /// Whether the endpoints are gone, or must be taken for gone.
+    /// Returns how the wait has ended, if the endpoints are gone or must be assumed to be gone.
     fn removal(&self, now: Instant, record: &Record) -> Option<RoutingEnd> {
         if !self.shape.observed {
             return Some(RoutingEnd::NotApplicable);
@@ -608,13 +608,13 @@ impl Conductor {
         }
     }
 
-    /// How a wait ended for which there was no more time.
+    /// Returns how a wait ended that ran out of time.
     fn out_of_time(&self, removed: Option<Instant>) -> RoutingEnd {
         if !self.shape.observed {
             return RoutingEnd::NotApplicable;
         }
-        // Somebody may rightly still come for a while: kube-proxy goes on sending to the last pod until its probe fails.
-        // Who comes when settle and quiet could both have passed routes here by an old list.
+        // Requests may rightly come for a while: kube-proxy goes on sending to the last pod until its probe fails.
+        // A client that comes after settle and quiet could both have passed uses an outdated list of endpoints.
         let while_after = self.settings.settle.saturating_add(self.settings.quiet);
         let comes = removed
             .zip(self.load.last_new)
@@ -639,11 +639,11 @@ impl Conductor {
         }
     }
 
-    /// When clients can be asked to leave a process whose endpoints went at `removed`: the removal has had its time to
-    /// settle, and nobody came for half of the quiet period.
+    /// Returns when clients can be asked to leave a process whose endpoints went at `removed`: the removal has had its
+    /// time to settle, and nobody has come for half of the quiet period.
     ///
-    /// Not for all of it: requests that began a moment before are waited for in any case, and the rest of the quiet
-    /// period [passes meanwhile](Self::quiet_at). If somebody does route here still, those who were asked to leave
+    /// Half is enough: the drain waits for requests that have just begun in any case, and the rest of the quiet
+    /// period [passes meanwhile](Self::quiet_at). If somebody still routes here, clients that were asked to leave
     /// come back once more, and are served.
     fn settled_at(&self, removed: Instant) -> Instant {
         if !self.shape.observed {
@@ -653,7 +653,7 @@ impl Conductor {
         later(removed, self.settings.settle).max(silence)
     }
 
-    /// When, seen from here, nobody routes to this process any more, so that it may go. Where the end of routing was
+    /// Returns when the process may go, because nobody seems to route to it any more. If the end of routing was
     /// never seen, silence counts from T0 on.
     fn quiet_at(&self, record: &Record) -> Instant {
         if !self.shape.observed {
@@ -667,7 +667,7 @@ impl Conductor {
         later(since, self.settings.quiet)
     }
 
-    /// Since when no request has come on a new connection, if it was not longer ago than this.
+    /// Returns when the last request came on a new connection, but no earlier than `earliest`.
     fn silent_since(&self, earliest: Instant) -> Instant {
         self.load
             .last_new
@@ -680,7 +680,7 @@ impl Conductor {
         Step::Leaving
     }
 
-    /// Waits until every connection has spoken once more and gone, and nobody came for the quiet period.
+    /// Waits until every connection has sent one more request and gone, and nobody has come for the quiet period.
     fn leave(&mut self, now: Instant, budget: &Budget) -> Option<Step> {
         let quiet_at = self.record.as_ref().map(|record| self.quiet_at(record))?;
         let gone = self.all_have_left() && now >= quiet_at;
@@ -692,13 +692,13 @@ impl Conductor {
         Some(Step::Emptying)
     }
 
-    /// Who comes late shows a load balancer that lags, and it is worth waiting until it has caught up. Outside of a
-    /// cluster nobody will ever send it elsewhere.
+    /// Whether all connections have ended. A late one shows that a load balancer lags, and it is worth waiting until
+    /// that has caught up; but outside of a cluster, nobody will ever route the client elsewhere.
     fn all_have_left(&self) -> bool {
         self.load.connections == 0 && (self.load.late_connections == 0 || !self.shape.observed)
     }
 
-    /// Waits for requests and jobs. Late requests hold nothing up here: they are served to their end while
+    /// Waits for requests and jobs. Late requests do not delay this step: they are served to their end while
     /// the listener closes.
     fn empty(&mut self, now: Instant, budget: &Budget) -> Option<Step> {
         let load = &self.load;
@@ -715,7 +715,7 @@ impl Conductor {
         Step::Closing
     }
 
-    /// Waits until the backlog is swept, and what came out of it is served.
+    /// Waits until the backlog is swept, and the connections from it are served.
     fn close(&mut self, now: Instant, budget: &Budget) -> Option<Step> {
         if self.load.is_empty() && self.load.pools == 0 {
             return Some(self.run_hooks());
@@ -733,7 +733,7 @@ impl Conductor {
         Step::Cutting
     }
 
-    /// Waits, within a bound, until what was cut is gone.
+    /// Waits, within a bound, until everything that was cut is gone.
     fn cut(&mut self, now: Instant, budget: &Budget) -> Option<Step> {
         if !self.load.is_empty() && now < budget.cut_end {
             return None;
@@ -749,7 +749,7 @@ impl Conductor {
         }
     }
 
-    /// Runs the hooks one by one, then waits, as long as there is time, until all jobs are given back.
+    /// Runs the hooks one by one, then waits until all jobs are given back, as long as there is time.
     fn hook(&mut self, now: Instant, left: usize, budget: &Budget) -> Option<Step> {
         if let Some((_, until)) = self.running_hook {
             if now < until.min(budget.teardown_end) {
@@ -851,7 +851,7 @@ impl Conductor {
 // === impl Step ===
 
 impl Step {
-    /// Requests and jobs are still carried in this step.
+    /// Whether requests and jobs are still served in this step.
     fn carries(self) -> bool {
         matches!(
             self,

@@ -1,4 +1,4 @@
-//! [`LogThrottle`]: a bound for log lines that somebody outside can cause as often as they like.
+//! [`LogThrottle`]: limits log lines that somebody outside can cause as often as they like.
 
 use std::{
     sync::{Mutex, PoisonError},
@@ -7,7 +7,7 @@ use std::{
 
 use tokio::time::Instant;
 
-/// Lets one log line through per interval and counts those that it holds back.
+/// A throttle that lets one log line through per interval and counts those that it holds back.
 #[derive(Debug)]
 pub struct LogThrottle {
     interval: Duration,
@@ -23,7 +23,7 @@ struct State {
 // === impl LogThrottle ===
 
 impl LogThrottle {
-    /// Returns a throttle that lets one line through in every such interval.
+    /// Returns a throttle that lets one line through per `interval`.
     pub const fn every(interval: Duration) -> Self {
         Self {
             interval,

@@ -1,4 +1,4 @@
-//! What the lifecycle exports. Everything is read from the [`Drain`] at the scrape, so that no figure can
+//! The metrics of the lifecycle. Everything is read from the [`Drain`] at the scrape, so that no figure can
 //! be forgotten or late.
 
 #[cfg(target_os = "linux")]
@@ -18,11 +18,11 @@ use super::{
     report::phase_seconds,
 };
 
-/// The gauge by which `lameduck doctor` knows how long jobs take.
+/// The name of the gauge from which `lameduck doctor` learns how long jobs take.
 pub const LONGEST_RUN: &str = "lameduck_job_longest_run_seconds";
 
 struct LifecycleCollector {
-    /// The drain holds the registry that holds this.
+    /// Weak, because the drain holds the registry, which holds this collector.
     drain: WeakDrain,
     phase: IntGaugeVec,
     phase_seconds: GaugeVec,
@@ -58,7 +58,7 @@ pub(super) fn register(drain: &Drain) {
         .expect("no name of the process is one of ours");
 }
 
-/// So that figures can be told apart by the version in a rollout.
+/// Returns a gauge that names the version, so that figures of a rollout can be told apart by version.
 fn build_info() -> prometheus::Result<IntGaugeVec> {
     let help = "1, for the version of lameduck that runs.";
     let info = IntGaugeVec::new(Opts::new("lameduck_build_info", help), &["version"])?;
@@ -221,7 +221,7 @@ impl Collector for LifecycleCollector {
     }
 }
 
-/// A set of states: 1 for the one that holds, 0 for the others.
+/// Sets the gauges of a set of states: 1 for the current one, 0 for the others.
 fn show<const N: usize>(gauges: &IntGaugeVec, states: [&str; N], now: Option<&str>) {
     for state in states {
         let gauge = gauges.with_label_values(&[state]);
@@ -229,7 +229,7 @@ fn show<const N: usize>(gauges: &IntGaugeVec, states: [&str; N], now: Option<&st
     }
 }
 
-/// Two scrapes at once may see the same value: a counter only ever catches up.
+/// Raises a counter to a value. Two scrapes at once may do this with the same value, which counts only once.
 fn catch_up(counter: &IntCounterVec, labels: &[&str], value: u64) {
     let counter = counter.with_label_values(labels);
     counter.inc_by(value.saturating_sub(counter.get()));

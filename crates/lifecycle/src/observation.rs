@@ -1,7 +1,7 @@
-//! What a drain learns from outside: why it must go, until when, and who still routes here.
+//! The facts that a drain learns from outside: the cause, the deadline, and whether anybody still routes here.
 //!
-//! These are the lifecycle's own terms. Who fills them in (the Kubernetes room, a test, somebody's own
-//! service registry) is not known here.
+//! These are the lifecycle's own terms. It does not know who fills them in: the Kubernetes room, a test, or
+//! somebody's own service registry.
 
 use serde::Serialize;
 use tokio::time::Instant;
@@ -11,7 +11,7 @@ use tokio::time::Instant;
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Cause {
-    /// A signal came, and nobody has said yet what stands behind it.
+    /// A signal came, and its cause is not known yet.
     #[default]
     Unknown,
     /// A signal outside of Kubernetes: a terminal, a supervisor.
@@ -24,13 +24,13 @@ pub enum Cause {
     PodDeleted,
     /// The pod was deleted, and the control plane named a disruption: eviction, preemption, node drain.
     Disrupted,
-    /// The container is restarted or the node goes down; the pod is not deleted, as far as anybody can
-    /// see while it lasts.
+    /// The container is restarted or the node goes down; as far as anybody can see during the drain, the pod is
+    /// not deleted.
     ContainerStopped,
 }
 
 impl Cause {
-    /// All of them.
+    /// All causes.
     pub const ALL: [Self; 7] = [
         Self::Unknown,
         Self::Signal,
@@ -41,7 +41,7 @@ impl Cause {
         Self::ContainerStopped,
     ];
 
-    /// The word used in logs, metrics and the ledger.
+    /// Returns the word used in logs, metrics and the ledger.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Unknown => "unknown",
@@ -54,7 +54,7 @@ impl Cause {
         }
     }
 
-    /// The same word; none while nobody knows, because that is nothing to tell anybody.
+    /// Returns the same word, or none while the cause is unknown, because that is not worth reporting.
     pub const fn known(self) -> Option<&'static str> {
         match self {
             Self::Unknown => None,
@@ -63,16 +63,16 @@ impl Cause {
     }
 }
 
-/// Until when, and who said so.
+/// The instant of SIGKILL, and its source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Kill {
     /// SIGKILL comes at this instant.
     pub at: Instant,
-    /// Who said so.
+    /// The source of this instant.
     pub source: DeadlineSource,
 }
 
-/// Who said how long the process has.
+/// The source of the deadline.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
@@ -80,18 +80,18 @@ pub enum DeadlineSource {
     /// The setting `grace`.
     #[default]
     Settings,
-    /// `deletionGracePeriodSeconds` of the own Pod.
+    /// `deletionGracePeriodSeconds` of the process's own Pod.
     DeletionGracePeriod,
-    /// `deletionTimestamp` of the own Pod, because a preStop hook took its part of the grace period.
+    /// `deletionTimestamp` of the process's own Pod, because a preStop hook used part of the grace period.
     DeletionTimestamp,
-    /// `terminationGracePeriodSeconds` of the own Pod's spec.
+    /// `terminationGracePeriodSeconds` in the spec of the process's own Pod.
     PodSpec,
     /// A configured cap, because no deletion was seen.
     Cap,
 }
 
 impl DeadlineSource {
-    /// All of them.
+    /// All sources.
     pub const ALL: [Self; 5] = [
         Self::Settings,
         Self::DeletionGracePeriod,
@@ -100,7 +100,7 @@ impl DeadlineSource {
         Self::Cap,
     ];
 
-    /// The word used in metrics and reports.
+    /// Returns the word used in metrics and reports.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Settings => "settings",
@@ -112,20 +112,20 @@ impl DeadlineSource {
     }
 }
 
-/// Who routes to this process.
+/// The state of this process's endpoints.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Endpoints {
-    /// Nobody has looked yet, or the answer is not there yet.
+    /// Nobody has looked yet, or the answer has not come yet.
     #[default]
     Unknown,
     /// At least one endpoint of this process is ready.
     Routed,
     /// There were endpoints of this process; none of them is ready any more.
     Removed,
-    /// No Service holds this process.
+    /// No Service selects this process.
     InNone,
-    /// It can't be seen, and why.
+    /// The endpoints can't be seen, for this reason.
     Unobservable(Unobservable),
 }
 
@@ -133,52 +133,52 @@ pub enum Endpoints {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Unobservable {
-    /// 401, 403, 404.
+    /// The API server answered 401, 403 or 404.
     NoPermission,
-    /// No API server, no answer, only errors.
+    /// There is no API server, or it gives no answer, or only errors.
     Unavailable,
-    /// The Pod was deleted by force, and nobody answers its process any more.
+    /// The Pod was deleted by force, and the API server no longer answers its process.
     PodGone,
 }
 
-/// The other endpoints of the Services that this process is in; decides the readiness policy `auto`.
+/// The state of the other endpoints of this process's Services. The readiness policy `auto` depends on it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Peers {
-    /// Not known yet.
+    /// The state is not known yet.
     #[default]
     Unknown,
-    /// In every Service another endpoint is ready and not terminating.
+    /// In every Service, another endpoint is ready and not terminating.
     Ready,
-    /// In some Service this endpoint is the last one; another may come.
+    /// In some Service, this endpoint is the last one; another may come.
     NoneReady,
-    /// In some Service this endpoint is the only one, and no other will come before it is gone.
+    /// In some Service, this endpoint is the only one, and no other will come before it is gone.
     NeverAny,
 }
 
-/// What the rooms carry at one instant, summed over all of them.
+/// The load of all rooms together at one instant.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Load {
-    /// Listeners that are open.
+    /// Open listeners.
     pub listeners: usize,
     /// Connections that came before [`Moment::Removed`](super::Moment::Removed).
     pub connections: usize,
-    /// Requests on them, each until the last byte of its answer.
+    /// Requests on these connections, each until the last byte of its answer.
     pub requests: usize,
-    /// Connections that came after it.
+    /// Connections that came after [`Moment::Removed`](super::Moment::Removed).
     pub late_connections: usize,
-    /// Requests on them.
+    /// Requests on these late connections.
     pub late_requests: usize,
-    /// The last time a request came over a connection that was new.
+    /// The last time that the first request of a new connection came.
     pub last_new: Option<Instant>,
-    /// Jobs that are reserved and not yet durably settled, reservations under way included.
+    /// Jobs that are reserved and not yet durably settled, including reservations under way.
     pub jobs: usize,
-    /// Worker pools that have not yet given back, by process id, whatever they still held.
+    /// Worker pools that have not yet given back, by process id, the jobs that they still held.
     pub pools: usize,
 }
 
 impl Load {
-    /// Nobody is connected or could be, nothing runs. (Pools close later, see [`Load::pools`].)
+    /// Whether nobody is connected or can connect, and nothing runs. (Pools close later, see [`Load::pools`].)
     pub fn is_empty(&self) -> bool {
         self.listeners == 0
             && self.all_connections() == 0
@@ -186,12 +186,12 @@ impl Load {
             && self.jobs == 0
     }
 
-    /// Connections of any age.
+    /// Returns the number of all connections, late ones included.
     pub fn all_connections(&self) -> usize {
         self.connections + self.late_connections
     }
 
-    /// Requests of any age.
+    /// Returns the number of all requests, late ones included.
     pub fn all_requests(&self) -> usize {
         self.requests + self.late_requests
     }

@@ -1,4 +1,4 @@
-//! The drain report: what happened, in one value, for the log, the ledger, the termination message.
+//! The drain report: one value that describes a drain for the log, the ledger and the termination message.
 
 use std::collections::BTreeMap;
 
@@ -14,37 +14,37 @@ use super::{
     phase::{Moment, Phase},
 };
 
-/// What happened in a drain. All durations are seconds.
+/// The report of a drain. All durations are in seconds.
 #[derive(Clone, Debug, Serialize)]
 #[non_exhaustive]
 pub struct DrainReport {
-    /// The same in every place where this drain is told of.
+    /// The id of this drain, the same in every log line and report.
     pub drain_id: String,
     /// The Pod that drained, in a cluster.
     pub pod: Option<String>,
-    /// The node that it ran on, where that is known.
+    /// The node that it ran on, if that is known.
     pub node: Option<String>,
-    /// How it ended, in one word.
+    /// How the drain ended, in one word.
     pub outcome: Outcome,
-    /// Why it began.
+    /// Why the drain began.
     pub cause: Cause,
     /// T0 by the wall clock.
     pub began_at: Timestamp,
-    /// From T0 to this report.
+    /// Time from T0 to this report.
     pub seconds: f64,
-    /// From T0 to the deadline.
+    /// Time from T0 to the deadline.
     pub budget_seconds: f64,
-    /// Who said so.
+    /// The source of the deadline.
     pub deadline_source: DeadlineSource,
-    /// A second signal came.
+    /// Whether a second signal came.
     pub hurried: bool,
-    /// It came to the soft deadline: what still ran was told to stop.
+    /// Whether the drain reached the soft deadline, when everything that still ran was told to stop.
     pub told_to_stop: bool,
     /// How long each phase took.
     pub phases: BTreeMap<&'static str, f64>,
     /// How the wait for the end of routing ended.
     pub routing: Option<RoutingEnd>,
-    /// From T0 until no endpoint of this process was routed to, where that was seen.
+    /// Time from T0 until no endpoint of this process was routed to, if that was seen.
     pub removal_seconds: Option<f64>,
     /// Requests since T0.
     pub requests: Requests,
@@ -61,7 +61,7 @@ pub struct DrainReport {
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Outcome {
-    /// Everything came to its own end, or was given back by a handler that ended in time.
+    /// Everything ended by itself, or was given back by a handler that ended in time.
     Clean,
     /// Requests were cut, or jobs given back, at the hard deadline.
     Cut,
@@ -74,46 +74,46 @@ pub enum Outcome {
 /// Requests since T0.
 #[derive(Clone, Copy, Debug, Default, Serialize)]
 pub struct Requests {
-    /// Taken in since T0.
+    /// Requests begun since T0.
     pub served: u64,
-    /// Of these, over connections that came after the endpoints were gone.
+    /// The part of them on connections that came after the endpoints were gone.
     pub late: u64,
-    /// In flight at the hard deadline.
+    /// Requests in flight at the hard deadline.
     pub cut: u64,
 }
 
 /// Connections since T0.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Connections {
-    /// Closed by us because they stayed idle.
+    /// Connections that we closed because they stayed idle.
     pub idle_closed: u64,
-    /// Cut at the hard deadline with a request or a websocket on them.
+    /// Connections that were cut at the hard deadline with a request or a websocket on them.
     pub cut: u64,
-    /// All that were cut, by protocol and by what they were doing: `http/1.1 serving`, `upgraded`.
+    /// All connections that were cut, by protocol and activity: `http/1.1 serving`, `upgraded`.
     pub cut_by: BTreeMap<String, u64>,
 }
 
 /// Jobs since T0.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Jobs {
-    /// Ended well.
+    /// Jobs that ended well.
     pub finished: u64,
-    /// Attempts that failed: they are tried again, or dead.
+    /// Attempts that failed: their jobs are retried, or dead.
     pub failed: u64,
-    /// Given back, attempt not counted.
+    /// Jobs that were given back without counting the attempt.
     pub released: Ids,
-    /// Not even given back; their lease frees them.
+    /// Jobs that could not be given back; their lease frees them.
     pub left: Ids,
 }
 
-/// One hook.
+/// The report of one hook.
 #[derive(Clone, Debug, Serialize)]
 pub struct HookReport {
-    /// Its name.
+    /// The name of the hook.
     pub name: String,
     /// How long it took.
     pub seconds: f64,
-    /// Why it failed.
+    /// Why it failed, if it did.
     pub error: Option<String>,
 }
 
@@ -150,7 +150,7 @@ impl DrainReport {
             hooks,
         };
         report.count(drain);
-        // A starved connection has not come to count what it lost.
+        // A starved connection has not had the chance to count its losses.
         let left = record.left.all_requests() as u64;
         report.requests.cut = report.requests.cut.max(left);
         report.outcome = report.judge(record, failed);
@@ -162,12 +162,12 @@ impl DrainReport {
         self.outcome == Outcome::Clean
     }
 
-    /// What is worth summing up over many drains, by name: each is gone before anybody scrapes it.
+    /// Returns the figures to sum up over many drains, by name: a process is gone before anybody scrapes it.
     ///
     /// | name | is |
     /// | --- | --- |
-    /// | `budget_seconds` | what it had; beside the sum of durations, the share that drains use |
-    /// | `tight` | 1 where it took more than four fifths of that |
+    /// | `budget_seconds` | the time that it had; together with the sum of durations, the share that drains use |
+    /// | `tight` | 1 if it took more than four fifths of that |
     /// | `requests_late`, `requests_cut`, `connections_cut` | as in the report |
     /// | `jobs_released`, `jobs_left` | as in the report, of a drain that came to the soft deadline: before it hardly anything is given back |
     /// | `routing_…` | 1 for how the wait for the end of routing ended |
@@ -228,7 +228,7 @@ impl DrainReport {
 }
 
 impl Outcome {
-    /// The word used in logs, metrics and the ledger.
+    /// Returns the word used in logs, metrics and the ledger.
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Clean => "clean",
@@ -239,7 +239,7 @@ impl Outcome {
     }
 }
 
-/// How long each phase since T0 took; the last one until `now`.
+/// Returns how long each of these phases took; the last one until `now`.
 pub(super) fn phase_seconds(
     phases: &[(Phase, Instant)],
     now: Instant,
@@ -257,12 +257,12 @@ pub(super) fn phase_seconds(
         .collect()
 }
 
-/// However the wait ended: endpoints may be gone while somebody still connects.
+/// Returns the time until the endpoints were gone, however the wait ended: clients may connect even after that.
 fn removal(record: &Record) -> Option<f64> {
     record.removed_at.map(|at| rounded(at - record.t0))
 }
 
-/// Milliseconds are what people read.
+/// Rounds to milliseconds, which is what people read.
 pub(super) fn rounded(duration: std::time::Duration) -> f64 {
     (duration.as_secs_f64() * 1_000.0).round() / 1_000.0
 }

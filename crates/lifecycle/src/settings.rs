@@ -1,4 +1,4 @@
-//! How long to wait for what: every wait, share and margin of a drain, with its default, stated once.
+//! The settings of a drain: every wait, share and margin, with its default, stated once.
 //!
 //! `docs/architecture.md` justifies each default by a number.
 
@@ -8,31 +8,31 @@ use serde::Serialize;
 
 /// The settings of a drain. Reserves that do not fit into the grace period are scaled down with it (see
 /// [`Budget`](super::Budget)), so that every step still gets its share of a period of two seconds; `settle`,
-/// `quiet` and `fallback_wait` are cut off where their step ends.
+/// `quiet` and `fallback_wait` are cut off at the end of their step.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct DrainSettings {
-    /// From SIGTERM to SIGKILL, where nobody tells it better: `terminationGracePeriodSeconds`.
+    /// Time from SIGTERM to SIGKILL, unless an observer reports a better one: `terminationGracePeriodSeconds`.
     pub grace: Duration,
-    /// Left unused at the end of the grace period, because the kubelet counts from when it begins to stop
+    /// Time left unused at the end of the grace period, because the kubelet counts from when it begins to stop
     /// the container, a little before the signal arrives. At most a tenth of the grace period.
     pub margin: Duration,
     /// The lame-duck share of the budget, 0 to 1: until when idle connections may speak once more.
     pub lame_duck_share: f64,
     /// How readiness follows the start of a drain.
     pub readiness: ReadinessPolicy,
-    /// From removal in the API to removal in every kube-proxy and load balancer, where no traffic shows it.
+    /// Time from removal in the API to removal in every kube-proxy and load balancer, if no traffic shows it.
     pub settle: Duration,
-    /// No request on a *new* connection for this long, since the removal, shows that nobody routes here: the process may
-    /// go. Clients are asked to leave after half of it, so that the rest passes while they do.
+    /// Time after the removal without a request on a *new* connection, which shows that nobody routes here: the
+    /// process may go. Clients are asked to leave after half of it, so that the rest passes while they do.
     pub quiet: Duration,
-    /// How long after T0 removal is assumed where it can't be observed.
+    /// Time from T0 after which removal is assumed if it can't be observed.
     pub fallback_wait: Duration,
-    /// Between the soft and the hard deadline: what handlers get to come to an end.
+    /// Time between the soft and the hard deadline, in which handlers can come to an end.
     pub stop_notice: Duration,
-    /// Kept for the teardown hooks, behind the hard deadline.
+    /// Time reserved for the teardown hooks, after the hard deadline.
     pub teardown: Duration,
-    /// Kept for reports, behind the teardown.
+    /// Time reserved for reports, after the teardown.
     pub reporting: Duration,
 }
 
@@ -40,16 +40,16 @@ pub struct DrainSettings {
 ///
 /// Deleting a pod already makes its endpoint `ready=false, terminating=true`; a failing readiness probe
 /// also clears `serving`, and with it kube-proxy's fallback to serving-terminating endpoints (KEP-1669).
-/// Without a deletion nothing but the failing probe removes the endpoint: then every policy is immediate.
+/// Without a deletion, only the failing probe removes the endpoint, so every policy is immediate.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ReadinessPolicy {
-    /// Fails at T0.
+    /// Readiness fails at T0.
     Immediate,
-    /// Fails once the endpoint is gone.
+    /// Readiness fails once the endpoint is gone.
     AfterRemoval,
-    /// Fails at T0, unless no other endpoint of a Service is ready: then held until another one is, or
-    /// the lame-duck share is spent. A workload of one replica, where none can come, does not hold.
+    /// Readiness fails at T0, unless no other endpoint of a Service is ready: then it is held until another one
+    /// is, or the lame-duck share is spent. It is not held for a workload of one replica, where no other can come.
     #[default]
     Auto,
 }
