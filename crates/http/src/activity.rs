@@ -1,4 +1,4 @@
-//! What a connection is doing: the one thing that its stream, its driver and its requests all know.
+//! The activity of a connection: the state that its stream, its driver and its requests share.
 
 use std::{
     sync::{
@@ -22,7 +22,7 @@ use super::{
     uploads::Uploads,
 };
 
-/// Lives as long as the socket, through an upgrade too, and counts the connection meanwhile.
+/// The activity of a connection. It lives as long as the socket, even after an upgrade, and counts the connection.
 #[derive(Debug)]
 pub(super) struct Activity {
     guard: ConnectionGuard,
@@ -33,60 +33,60 @@ pub(super) struct Activity {
     begun: AtomicUsize,
     /// Bytes received since the last request ended.
     received: AtomicUsize,
-    /// Part of a TLS record has been received, which no read has delivered.
+    /// Whether part of a TLS record has been received that no read has delivered.
     half_record: AtomicBool,
-    /// Part of an HTTP/2 frame or header block has been received.
+    /// Whether part of an HTTP/2 frame or header block has been received.
     half_frame: AtomicBool,
-    /// HTTP/1: the request in flight came with a body, and its answer has not begun.
+    /// HTTP/1: whether the request in flight came with a body, and its answer has not begun.
     has_upload: AtomicBool,
-    /// HTTP/1: there is room for more of a body, and nothing has come since.
+    /// HTTP/1: whether there is room for more of a body, and nothing has come since.
     awaits_body: AtomicBool,
-    /// HTTP/2: unanswered requests whose client is to send more of a body, and how much has come of all bodies.
+    /// HTTP/2: unanswered requests whose client must send more of a body, and the bytes of all bodies so far.
     awaited_bodies: AtomicUsize,
     body_progress: AtomicUsize,
-    /// The rest of a body is waited for no longer.
+    /// Whether the connection no longer waits for the rest of a body.
     body_given_up: AtomicBool,
-    /// HTTP/2: the answers that are on their way.
+    /// HTTP/2: the answers that are being sent.
     answers: Mutex<Vec<Watched>>,
-    /// We have closed our side, and read on only so that the peer gets our last answer.
+    /// Whether we have closed our side, and read on only so that the peer gets our last answer.
     closing: AtomicBool,
-    /// Nothing is left in hyper's write buffer.
+    /// Whether hyper's write buffer is empty.
     flushed: AtomicBool,
-    /// The socket takes no more bytes: the peer does not read.
+    /// Whether the socket takes no more bytes, because the peer does not read.
     stuck: AtomicBool,
     written: AtomicUsize,
     peer_closed: AtomicBool,
     gone: CancellationToken,
 }
 
-/// What a connection is doing, as far as closing it is concerned.
+/// The activity of a connection, as far as closing it is concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Doing {
-    /// Nothing received since the last answer left.
+    /// Nothing has been received since the last answer left.
     Idle,
     /// Part of a request has been received.
     Receiving,
     /// A request is being served, or its answer has not left yet.
     Serving,
-    /// Nothing is being done but to wait for the rest of a request's body, since so much of it has come.
+    /// It only waits for the rest of a request's body, of which so many bytes have come.
     Uploading(usize),
-    /// An answer does not leave: the peer has not read on since it had read so many bytes.
+    /// An answer does not leave: the peer has read nothing since so many bytes were written.
     Stuck(usize),
-    /// Our side is closed, after its last answer. Nothing that still comes will be begun.
+    /// Our side is closed, after its last answer. No further request will be begun.
     Closing,
 }
 
-/// Counts a request while it lives, to the last byte of its answer.
+/// A guard that counts a request to the last byte of its answer.
 #[derive(Debug)]
 pub(super) struct InFlight {
     activity: Arc<Activity>,
     protocol: Protocol,
-    /// None for probes and scrapes: they are served, but no drain waits for them.
+    /// `None` for probes and scrapes: they are served, but no drain waits for them.
     _guard: Option<RequestGuard>,
     sending: Sending,
 }
 
-/// A request of HTTP/1 with a body, until its answer begins.
+/// A guard for an HTTP/1 request with a body, until its answer begins.
 #[derive(Debug)]
 pub(super) struct Upload(Arc<Activity>);
 
@@ -121,8 +121,8 @@ impl Activity {
     }
 
     pub(super) fn doing(&self) -> Doing {
-        // HTTP/2 has frames that are no part of any request, both ways and at any time: what it has received
-        // and written says nothing, where in a frame it is does.
+        // HTTP/2 has frames that belong to no request, both ways and at any time: only the position
+        // within a frame matters, not the number of bytes received or written.
         let streams = self.protocol() == Protocol::Http2;
         let unsent = !streams && !self.flushed.load(Relaxed);
         let received = !streams && self.received.load(Relaxed) > 0;
@@ -141,8 +141,8 @@ impl Activity {
         }
     }
 
-    /// How much has come of the request bodies, where the rest of them is all there is to wait for. Where an answer has
-    /// begun, its handler and its client talk with each other, and may pause.
+    /// Returns how much of the request bodies has come, if the rest of them is all there is to wait for. Once an
+    /// answer has begun, its handler and its client talk with each other, and may pause.
     fn uploading(&self, streams: bool) -> Option<usize> {
         if streams {
             let awaited = self.awaited_bodies.load(Relaxed);
@@ -154,7 +154,7 @@ impl Activity {
         }
     }
 
-    /// Bytes received since the last request ended.
+    /// Returns the bytes received since the last request ended.
     pub(super) fn received_so_far(&self) -> usize {
         self.received.load(Relaxed)
     }
@@ -163,12 +163,12 @@ impl Activity {
         self.in_flight.load(Relaxed)
     }
 
-    /// Requests so far.
+    /// Returns the number of requests so far.
     pub(super) fn begun(&self) -> usize {
         self.begun.load(Relaxed)
     }
 
-    /// It came after the endpoints were gone.
+    /// Whether it came after the endpoints were gone.
     pub(super) fn is_late(&self) -> bool {
         self.guard.is_late()
     }
@@ -181,7 +181,7 @@ impl Activity {
         &self.meter
     }
 
-    /// From here on it speaks this.
+    /// Sets the protocol that the connection speaks from here on.
     pub(super) fn speaks(&self, protocol: Protocol) {
         let before = self.protocol();
         let active = self.in_flight() > 0;
@@ -190,8 +190,8 @@ impl Activity {
         self.protocol.store(protocol as u8, Relaxed);
     }
 
-    /// A request has begun. A probe or a scrape counts as no traffic: neither it nor its connection is
-    /// waited for.
+    /// Begins a request. A probe or a scrape does not count as traffic: a drain waits neither for it nor for its
+    /// connection.
     pub(super) fn request(self: &Arc<Self>, is_probe: bool) -> InFlight {
         let protocol = self.protocol();
         let meter = self.meter.of(protocol);
@@ -219,13 +219,13 @@ impl Activity {
         }
     }
 
-    /// HTTP/1: a request has a body, which may still be under way.
+    /// HTTP/1: notes that a request has a body, which may still be under way.
     pub(super) fn upload(self: &Arc<Self>) -> Upload {
         self.has_upload.store(true, Relaxed);
         Upload(self.clone())
     }
 
-    /// The rest of the body is waited for no longer: its request is answered. False where that was said before.
+    /// Gives up waiting for the rest of the body, so that its request is answered. Returns false if it already has.
     pub(super) fn give_up_body(&self) -> bool {
         !self.body_given_up.swap(true, Relaxed)
     }
@@ -234,7 +234,7 @@ impl Activity {
         self.body_given_up.load(Relaxed)
     }
 
-    /// An answer of HTTP/2 is on its way.
+    /// Watches an HTTP/2 answer that is being sent.
     pub(super) fn answers(&self, answer: &Arc<InFlight>) {
         let mut answers = self.watched();
         if answers.len() == answers.capacity() {
@@ -243,8 +243,8 @@ impl Activity {
         answers.push(Watched::new(Arc::downgrade(answer)));
     }
 
-    /// Looks at the answers of HTTP/2 that are on their way, and resets the streams of those of which nothing has left
-    /// for so long. Says how many stand still beyond that.
+    /// Looks at the HTTP/2 answers that are being sent, and resets the streams of those of which nothing has left for
+    /// `patience`. Returns how many stand still whose streams can't be reset.
     pub(super) fn look_at_answers(&self, now: Instant, patience: Duration) -> usize {
         let mut stuck = 0;
         self.watched().retain_mut(|answer| {
@@ -259,15 +259,15 @@ impl Activity {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// How it ended, unless that was said before; whether it was not.
+    /// Sets how the connection ended, unless that is already set. Returns whether it was not.
     pub(super) fn ends(&self, reason: Reason) -> bool {
         self.reason
             .compare_exchange(NO_REASON, reason as u8, Relaxed, Relaxed)
             .is_ok()
     }
 
-    /// The hard deadline finds it upgraded. Whoever sees that first counts it: the stream, when the user's code
-    /// reads or writes, or who waits for its end.
+    /// Counts an upgraded connection as cut at the hard deadline, once. Either the stream calls this, when the user's
+    /// code reads or writes, or the task that waits for its end.
     pub(super) fn cut_upgraded(&self) {
         if self.ends(Reason::Cut) {
             let totals = self.guard.traffic().totals();
@@ -276,7 +276,7 @@ impl Activity {
         }
     }
 
-    /// Cancelled when the socket is closed.
+    /// Returns a token that is cancelled when the socket is closed.
     pub(super) fn gone(&self) -> CancellationToken {
         self.gone.clone()
     }
@@ -285,14 +285,14 @@ impl Activity {
         self.peer_closed.load(Relaxed)
     }
 
-    // --- told by the stream ---
+    // --- reported by the stream ---
 
     pub(super) fn received(&self, bytes: usize) {
         self.received.fetch_add(bytes, Relaxed);
         self.awaits_body.store(false, Relaxed);
     }
 
-    /// Somebody wants more than has come. While a request of HTTP/1 is in flight, that is more of its body.
+    /// Notes that a reader wants more than has come. While an HTTP/1 request is in flight, that is more of its body.
     pub(super) fn wants_more(&self) {
         if self.in_flight.load(Relaxed) > 0 {
             self.awaits_body.store(true, Relaxed);
@@ -304,7 +304,7 @@ impl Activity {
         self.body_progress.store(uploads.progress(), Relaxed);
     }
 
-    /// The TLS handshake is done, and nothing of a request was in it.
+    /// Notes the end of the TLS handshake, whose bytes belong to no request.
     #[cfg(feature = "tls")]
     pub(super) fn handshaken(&self) {
         self.received.store(0, Relaxed);
@@ -371,13 +371,13 @@ impl Drop for Activity {
     }
 }
 
-/// No connection has ended yet for this reason.
+/// The value that stands for a connection without a reason to end.
 const NO_REASON: u8 = u8::MAX;
 
 // === impl InFlight ===
 
 impl InFlight {
-    /// How far its answer has left; of HTTP/2 alone.
+    /// Returns how much of its answer has left; for HTTP/2 only.
     pub(super) fn sending(&self) -> &Sending {
         &self.sending
     }
@@ -403,7 +403,7 @@ impl Drop for InFlight {
         activity.received.store(0, Relaxed);
         activity.meter.of(self.protocol).requests.dec();
         if activity.in_flight.fetch_sub(1, Relaxed) == 1 {
-            // It may have been upgraded meanwhile: then it stays active.
+            // It may have been upgraded in the meantime, and then stays active.
             let protocol = activity.protocol();
             activity.state_gauge(protocol, true).dec();
             activity.state_gauge(protocol, false).inc();

@@ -1,4 +1,4 @@
-//! An answer's body on its way out, counted to its last byte.
+//! The body of an answer while it is sent, counted to its last byte.
 
 use std::{
     io::IoSlice,
@@ -21,7 +21,7 @@ pin_project! {
     {
         #[pin]
         body: AnswerBody<B>,
-        // Nothing comes from it any more but this.
+        // Whether the body has ended; then only `last` is still to come.
         ended: bool,
         last: Option<Frame<AnswerData<B::Data>>>,
         in_flight: Arc<InFlight>,
@@ -29,7 +29,7 @@ pin_project! {
 }
 
 pin_project! {
-    /// The body of an answer: the service's, or a refusal in its place.
+    /// The body of an answer: the service's, or a refusal instead.
     #[project = AnswerBodyProjection]
     pub(super) enum AnswerBody<B> {
         Service {
@@ -42,7 +42,7 @@ pin_project! {
     }
 }
 
-/// A part of an answer, counted until it has left: HTTP/2 keeps what its peer's window has no room for, long
+/// A part of an answer, counted until it has left: HTTP/2 keeps data that does not fit into its peer's window, long
 /// after the body has ended.
 pub(super) struct CountedData<D: Buf> {
     data: AnswerData<D>,
@@ -91,7 +91,7 @@ impl<B: Body> Body for CountedBody<B> {
             }
             *this.ended = true;
         }
-        // With its end hyper lets go of a stream, and nobody could reset it any more.
+        // At its end hyper lets go of a stream, and then nobody can reset it any more.
         if this.in_flight.is_stream() && this.in_flight.sending().must_wait(cx.waker()) {
             return Poll::Pending;
         }
@@ -110,7 +110,7 @@ impl<B: Body> Body for CountedBody<B> {
     }
 }
 
-/// What the body of an answer gives next.
+/// The next frame of an answer's body.
 type AnswerFrame<B> = Result<Frame<AnswerData<<B as Body>::Data>>, <B as Body>::Error>;
 
 // === impl AnswerBody ===
@@ -174,7 +174,7 @@ impl<D: Buf> CountedData<D> {
 impl<D: Buf> Drop for CountedData<D> {
     fn drop(&mut self) {
         if self.in_flight.is_stream() {
-            // What is left by now will not be sent any more.
+            // The remaining bytes will not be sent any more.
             self.left(self.data.remaining());
             self.in_flight.sending().wake();
         }

@@ -1,4 +1,4 @@
-//! What can be served.
+//! The bounds of a service that can be served.
 
 use http::{Request, Response};
 use http_body::Body;
@@ -7,15 +7,15 @@ use tower::Service;
 
 use lameduck_lifecycle::BoxError;
 
-/// Any tower service that answers HTTP requests: an axum `Router`, tonic's `Routes`, your own. A name for the
-/// bounds; whatever fulfils them is one.
+/// Any tower service that answers HTTP requests: an axum `Router`, tonic's `Routes`, or your own. This is only a name
+/// for the bounds, implemented for every type that fulfils them.
 pub trait HttpService:
     Service<Request<Incoming>, Response = Response<Self::Body>, Error: Into<BoxError>, Future: Send>
     + Clone
     + Send
     + 'static
 {
-    /// What its answers are made of.
+    /// The body of its answers.
     type Body: Body<Data: Send, Error: Into<BoxError>> + Send + 'static;
 }
 

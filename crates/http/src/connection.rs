@@ -1,4 +1,4 @@
-//! One connection, from its first byte to its last.
+//! A connection, from its first byte to its last.
 //!
 //! ```text
 //!   Idle ──byte──▶ Receiving ──head complete──▶ Serving ──last byte of the answer──▶ Idle
@@ -11,10 +11,10 @@
 //! | `CloseIdle` | closed, longest idle first | served, then closed | served, then closed |
 //! | `Cut` | cut | cut and counted | cut and counted |
 //!
-//! hyper closes an HTTP/1 connection by itself after an answer that says `Connection: close`. What it can't
-//! do is close an *idle* one: its `graceful_shutdown` closes a reused connection on which half a request
-//! head has been received, and waits for ever for a fresh one. So an idle connection is taken apart here,
-//! looked at once more, and put together again where there is anything to read.
+//! hyper closes an HTTP/1 connection by itself after an answer that says `Connection: close`. But it can't
+//! close an *idle* one properly: its `graceful_shutdown` closes a reused connection on which half a request
+//! head has been received, and waits forever for a fresh one. So an idle connection is taken apart here,
+//! checked once more, and put together again if there is anything to read.
 
 #[cfg(test)]
 mod fuzz;
@@ -52,11 +52,11 @@ use super::{
     streams::Streams,
 };
 
-/// Bytes of a request body that an HTTP/2 client may send ahead of its handler, on one stream or on all: hyper's own
-/// default.
+/// Number of bytes of request bodies that an HTTP/2 client may send ahead of the handlers, on one stream or on all
+/// together: hyper's own default.
 const STREAM_WINDOW: u32 = 1 << 20;
 
-/// What a connection needs to know.
+/// The context of a connection. Each connection of a server gets a copy.
 #[derive(Clone)]
 pub(super) struct Connection {
     pub(super) drain: Drain,
@@ -69,14 +69,14 @@ pub(super) struct Connection {
     pub(super) tls: Option<super::tls::Tls>,
 }
 
-/// A connection that has been upgraded: in the hands of the user's code, and still counted.
+/// A connection that has been upgraded: the user's code owns it, and it still counts.
 pub(super) struct Upgraded {
     activity: Weak<Activity>,
     gone: CancellationToken,
     drain: Drain,
 }
 
-/// One connection at work.
+/// The state of one connection while it is served.
 struct Driver<S> {
     connection: Connection,
     activity: Arc<Activity>,
@@ -87,8 +87,8 @@ struct Driver<S> {
 // === impl Connection ===
 
 impl Connection {
-    /// Serves an accepted socket to its end, or until it has been upgraded. It counts from the call on, not
-    /// from the first poll.
+    /// Serves an accepted socket to its end, or until it has been upgraded. It counts from this call on, not
+    /// only from the first poll.
     pub(super) fn accepted<S>(
         self,
         socket: Socket,
@@ -138,7 +138,7 @@ impl Connection {
 // === impl Driver ===
 
 impl<S> Driver<S> {
-    /// TLS, where the listener speaks it; `None` where it did not come about in time.
+    /// Performs the TLS handshake, if the listener speaks TLS; returns `None` if it did not succeed in time.
     #[cfg(feature = "tls")]
     async fn handshake(&mut self, socket: Socket) -> io::Result<Option<Stream>> {
         use tokio_util::either::Either;
@@ -185,7 +185,7 @@ impl<S> Driver<S> {
         }
     }
 
-    /// Says how the connection ended, unless it was upgraded: then it has not.
+    /// Notes how the connection ended. One that was upgraded has not ended yet.
     fn ended(&self, result: Result<(), BoxError>) {
         let server = self.connection.traffic.server();
         match result {
@@ -205,7 +205,7 @@ impl<S> Driver<S> {
         }
     }
 
-    /// Lets go of the connection; what has been upgraded lives on without.
+    /// Lets go of the connection, and returns it if it has been upgraded and lives on.
     fn upgraded(self) -> Option<Upgraded> {
         (self.activity.protocol() == Protocol::Upgraded).then(|| Upgraded {
             activity: Arc::downgrade(&self.activity),
@@ -214,7 +214,7 @@ impl<S> Driver<S> {
         })
     }
 
-    /// Notes why the connection does not go on.
+    /// Notes and counts why the connection is ended.
     fn interrupted(&self, interrupt: Interrupt) {
         use std::sync::atomic::Ordering::SeqCst;
         self.activity.ends(interrupt.reason());
@@ -229,11 +229,11 @@ impl<S> Driver<S> {
                     Doing::Receiving => "receiving",
                     Doing::Serving | Doing::Uploading(_) => "serving",
                     Doing::Stuck(_) => "not read by its peer",
-                    // Its last answer has left; nobody loses anything.
+                    // Its last answer has left, so nobody loses anything.
                     Doing::Closing => return,
                 };
                 totals.cut(&format!("{} {doing}", self.activity.protocol().as_str()));
-                // Who has not come to the end of a request head by now asks for nothing that could be lost.
+                // A client that has not sent a whole request head by now loses nothing.
                 if !matches!(doing, "idle" | "receiving") {
                     totals.connections_cut.fetch_add(1, SeqCst);
                 }
@@ -255,7 +255,7 @@ impl<S> Driver<S> {
         }
     }
 
-    /// Which protocol; `None` where the connection ended before it said.
+    /// Detects the protocol; returns `None` if the connection ended before that.
     async fn sniff<T>(&mut self, mut io: Io<T>) -> Result<Option<(Sniffed, Io<T>)>, BoxError>
     where
         T: AsyncRead + AsyncWrite + Waiting + Unpin,
@@ -268,7 +268,7 @@ impl<S> Driver<S> {
                     return Ok(result?.map(|protocol| (protocol, io.rewind(sniffer.into_read()))));
                 }
                 Err(Interrupt::CloseIdle) => match self.close_idle(io, Bytes::new()).await? {
-                    // It spoke at the last instant.
+                    // Bytes came at the last instant.
                     Some(again) => io = again,
                     None => return Ok(None),
                 },
@@ -287,7 +287,7 @@ impl<S> Driver<S> {
     {
         loop {
             let mut connection = http1::Builder::new()
-                // A client that half-closes after its request still gets its answer.
+                // A client that half-closes after its request still gets an answer.
                 .half_close(true)
                 .max_buf_size(self.connection.settings.max_head)
                 .serve_connection(TokioIo::new(io), self.service.clone())
@@ -295,7 +295,7 @@ impl<S> Driver<S> {
             let interrupt = loop {
                 match self.patience.wait_for(Pin::new(&mut connection)).await {
                     Ok(result) => return Ok(result?),
-                    // Its request is answered with 408 now, and the connection closed behind that.
+                    // Its request is now answered with 408, and then the connection is closed.
                     Err(Interrupt::Stalled) if self.activity.give_up_body() => {
                         self.interrupted(Interrupt::Stalled);
                     }
@@ -344,11 +344,11 @@ impl<S> Driver<S> {
                     return Poll::Ready(Ok(result));
                 }
                 match self.patience.poll(cx) {
-                    // Idle for longer than any proxy keeps a connection. Whoever sends a request at this very
-                    // instant is still answered, as with any GOAWAY.
+                    // It has been idle for longer than any proxy keeps a connection. A request that is sent at
+                    // this very instant is still answered, as with any GOAWAY.
                     Poll::Ready(Interrupt::CloseIdle) => self.interrupted(Interrupt::CloseIdle),
                     Poll::Ready(interrupt) => return Poll::Ready(Err(interrupt)),
-                    // Asked only now: the moment may just have come.
+                    // This is checked last, because the moment may just have come.
                     Poll::Pending if self.patience.must_go_away() => {}
                     Poll::Pending => return Poll::Pending,
                 }
@@ -367,8 +367,8 @@ impl<S> Driver<S> {
         }
     }
 
-    /// Closes a connection that was taken apart, unless there is something to read after all: then it comes
-    /// back, to be served.
+    /// Closes a connection that was taken apart, unless there is something to read after all: then it is
+    /// returned, to be served.
     async fn close_idle<T>(&mut self, mut io: Io<T>, read: Bytes) -> io::Result<Option<Io<T>>>
     where
         T: AsyncRead + AsyncWrite + Waiting + Unpin,
@@ -381,7 +381,7 @@ impl<S> Driver<S> {
             return Ok(None);
         }
         if read.is_empty() && io.has_waiting_bytes() {
-            // The kernel has them already, or half a TLS record of them: a read will soon.
+            // The kernel has the bytes already, or half a TLS record of them: a read will soon deliver them.
             tokio::select! {
                 n = io.read_buf(&mut read) => if n? == 0 { return Ok(None) },
                 () = tokio::time::sleep(self.connection.settings.header_timeout) => {
@@ -400,7 +400,7 @@ impl<S> Driver<S> {
         self.interrupted(Interrupt::CloseIdle);
         tokio::select! {
             result = io.shutdown() => result?,
-            // Its peer is waited for no longer than everybody's.
+            // It waits for its peer no longer than any other connection does.
             () = self.connection.drain.reached(Moment::Cut) => {}
         }
         Ok(None)
@@ -410,8 +410,8 @@ impl<S> Driver<S> {
 // === impl Upgraded ===
 
 impl Upgraded {
-    /// Waits for its end. At the hard deadline [`Io`] ends it, whenever the user's code next reads or writes;
-    /// it is counted here, since that code may do neither.
+    /// Waits for its end. After the hard deadline, [`Io`] ends it when the user's code next reads or writes;
+    /// it is counted here, because that code may do neither.
     pub(super) async fn ended(self) {
         tokio::select! {
             biased;
@@ -425,7 +425,7 @@ impl Upgraded {
     }
 }
 
-/// Reads what is there, without waiting; false where the peer has closed.
+/// Reads the available bytes, without waiting; returns false if the peer has closed.
 async fn read_what_is_there<T>(io: &mut Io<T>, read: &mut BytesMut) -> io::Result<bool>
 where
     T: AsyncRead + Unpin,

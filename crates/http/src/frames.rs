@@ -1,9 +1,9 @@
-//! Where in HTTP/2's framing a connection stands, which hyper says nothing of: whether part of a request head has been
-//! received, and which request bodies are still to come.
+//! Tracks the HTTP/2 frames of a connection, because hyper does not report them: whether part of a request head has
+//! been received, and which request bodies are still to come.
 
 use super::{sniff::PREFACE, uploads::Uploads};
 
-/// Length, type, flags and stream (RFC 9113, section 4.1).
+/// Size of a frame's head: length, type, flags and stream (RFC 9113, section 4.1).
 const HEAD: usize = 9;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
@@ -13,13 +13,13 @@ const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
 
-/// Follows the bytes of one connection in both directions, the client's from its preface on.
+/// A parser that follows the bytes of one connection in both directions, the client's from its preface on.
 #[derive(Debug)]
 pub(super) struct Frames {
     preface_left: usize,
     received: Direction,
     sent: Direction,
-    /// HEADERS have come, and CONTINUATION is to follow.
+    /// Whether HEADERS have come, and CONTINUATION must follow.
     block_open: bool,
     uploads: Uploads,
 }
@@ -34,16 +34,16 @@ struct Direction {
     word: [u8; 4],
 }
 
-/// What comes next in a direction.
+/// The next piece of one direction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Step {
     /// Part of a frame's head.
     Head,
-    /// So many bytes of a frame's payload.
+    /// This number of bytes of a frame's payload.
     Payload { kind: u8, bytes: usize },
 }
 
-/// A frame that has come to its end.
+/// A frame that is complete.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Frame {
     kind: u8,
@@ -56,7 +56,7 @@ struct Frame {
 // === impl Frames ===
 
 impl Frames {
-    /// Follows a connection whose request bodies may have so many bytes under way each.
+    /// Follows a connection whose streams begin with this window for request bodies.
     pub(super) fn new(stream_window: u32) -> Self {
         Self {
             preface_left: PREFACE.len(),
@@ -76,7 +76,7 @@ impl Frames {
         self.received.head_read > 0 || self.block_open
     }
 
-    /// The client has sent these bytes.
+    /// Follows bytes that the client has sent.
     pub(super) fn received(&mut self, mut bytes: &[u8]) {
         let preface = bytes.len().min(self.preface_left);
         self.preface_left -= preface;
@@ -91,7 +91,7 @@ impl Frames {
         }
     }
 
-    /// We have sent these bytes.
+    /// Follows bytes that we have sent.
     pub(super) fn sent(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             self.sent.step(&mut bytes);
@@ -128,7 +128,7 @@ impl Frames {
 // === impl Direction ===
 
 impl Direction {
-    /// Takes what belongs together from the beginning of these bytes, of which there are some.
+    /// Takes the next piece of a frame from the beginning of `bytes`, which must not be empty.
     fn step(&mut self, bytes: &mut &[u8]) -> Step {
         if self.head_read < HEAD {
             let n = bytes.len().min(HEAD - self.head_read);
@@ -151,7 +151,7 @@ impl Direction {
         }
     }
 
-    /// The frame that the last step has completed.
+    /// Returns the frame that the last step has completed.
     fn ended(&mut self) -> Option<Frame> {
         if self.head_read < HEAD || self.payload_left > 0 {
             return None;
@@ -161,7 +161,7 @@ impl Direction {
         Some(Frame {
             kind,
             flags,
-            // Its first bit is reserved, as that of a window's increment.
+            // Its first bit is reserved, and so is that of a window's increment.
             stream: u32::from_be_bytes([a & 0x7f, b, c, d]),
             length: self.length(),
             word: u32::from_be_bytes(self.word) & 0x7fff_ffff,
@@ -187,7 +187,7 @@ mod tests {
         frame
     }
 
-    /// A connection on which that has been received and sent, in this order, in pieces of every size.
+    /// Follows a connection with these frames received and sent, in this order, in pieces of every size.
     fn after(frames: &[(bool, Vec<u8>)]) -> Frames {
         let mut all: Vec<Frames> = (1..20)
             .map(|piece| {
@@ -233,10 +233,10 @@ mod tests {
         assert_eq!(awaited(&[received(HEADERS, 0, 5, &[7; 3])]), 2);
         let ends = [
             received(DATA, END_STREAM, 3, &[]),
-            // Trailers end a body, too.
+            // Trailers end a body as well.
             received(HEADERS, END_HEADERS | END_STREAM, 3, &[7]),
             received(RST_STREAM, 0, 3, &[0, 0, 0, 8]),
-            // An answer that has begun, whatever becomes of the rest of the body.
+            // An answer that has begun ends the wait, whatever becomes of the rest of the body.
             sent(HEADERS, END_HEADERS, 3, &[7]),
             sent(RST_STREAM, 0, 3, &[0; 4]),
         ];

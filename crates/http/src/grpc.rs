@@ -8,7 +8,7 @@ use lameduck_lifecycle::{Drain, Lifecycle};
 
 use super::leaving::leave;
 
-/// See [`ServeHttp::grpc_health`](crate::ServeHttp::grpc_health).
+/// Implements [`ServeHttp::grpc_health`](crate::ServeHttp::grpc_health).
 pub(super) fn health(
     lifecycle: Lifecycle,
     reporter: HealthReporter,
@@ -35,7 +35,7 @@ async fn follow(
         }
         let leaving = drain.readiness_failed();
         tokio::select! {
-            // What a drain said is told, too, before it is followed further.
+            // A change comes first, so that the status that a drain causes is set before the loop ends.
             biased;
             changed = ready.changed() => if changed.is_err() { break },
             () = leaving => break,

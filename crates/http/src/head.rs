@@ -1,20 +1,20 @@
-//! What a request's head must be before any service sees it: the rules that hyper leaves to its user.
+//! The checks of a request's head before any service sees it: the rules that hyper leaves to its user.
 //!
 //! | head | answer | by |
 //! | --- | --- | --- |
-//! | HTTP/1.1 without `Host`; any version with two of them, or with one that is no host | 400 | RFC 9112, 3.2 |
+//! | HTTP/1.1 without `Host`; any version with two of them, or with one that is not a host | 400 | RFC 9112, 3.2 |
 //! | HTTP/2 with neither `:authority` nor `Host`, with both and different, or with user information | 400 | RFC 9113, 8.3.1 |
 //! | `Transfer-Encoding` other than `chunked` alone | 501 | RFC 9112, 6.1 |
 //!
-//! hyper itself answers 400 where a body's length can't be known (`chunked` is not the last coding, or comes with
-//! HTTP/1.0: RFC 9112, 6.1 and 6.3), drops a `Content-Length` beside `chunked`, and closes after both. HTTP/1.0 may
-//! come without `Host`.
+//! hyper itself answers 400 if a body's length can't be known (`chunked` is not the last coding, or comes with
+//! HTTP/1.0: RFC 9112, 6.1 and 6.3), drops a `Content-Length` beside `chunked`, and closes after both. HTTP/1.0
+//! needs no `Host`.
 
 use std::net::Ipv6Addr;
 
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Uri, Version, header, uri::Authority};
 
-/// Why a request is refused before its service sees it.
+/// The reason why a request is refused before its service sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum Refusal {
     #[error("a request of HTTP/1.1 needs a Host header (RFC 9112, section 3.2)")]
@@ -51,10 +51,10 @@ impl Refusal {
     }
 }
 
-/// Checks a head. Where the request's target names its host, the `Host` header says the same afterwards: an origin
-/// server ignores what else was in it (RFC 9112, section 3.2.2).
+/// Checks a head. If the request's target names its host, the `Host` header is set to it: an origin server
+/// ignores the header's own value then (RFC 9112, section 3.2.2).
 pub(super) fn check<B>(request: &mut http::Request<B>) -> Result<(), Refusal> {
-    // Most requests have one Host and no Transfer-Encoding, and nothing else is looked at.
+    // Most requests have one Host and no Transfer-Encoding, and need no further check.
     check_transfer_encoding(request.headers())?;
     let host = host(request.headers())?;
     if request.version() >= Version::HTTP_2 {
@@ -77,7 +77,7 @@ pub(super) fn check<B>(request: &mut http::Request<B>) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// The target's own host, where it is in absolute form. That of a CONNECT is where to, and not who is asked.
+/// Returns the target's own host, if it is in absolute form. A CONNECT names its destination there, not this server.
 fn named<'a>(method: &Method, target: &'a Uri) -> Result<Option<&'a Authority>, Refusal> {
     let Some(authority) = target.authority() else {
         return Ok(None);
@@ -103,7 +103,7 @@ fn check_authority(target: &Uri, host: Option<&HeaderValue>) -> Result<(), Refus
     }
 }
 
-/// The same host and port; a port that is the scheme's own may be left out, and case says nothing.
+/// Whether host and port are the same; the scheme's default port may be left out, and case does not matter.
 fn is_same(host: &[u8], authority: &Authority, scheme: Option<&str>) -> bool {
     let default: &[u8] = match scheme {
         Some("https") => b"443",
@@ -117,7 +117,7 @@ fn is_same(host: &[u8], authority: &Authority, scheme: Option<&str>) -> bool {
     parts(host) == parts(authority.as_str().as_bytes())
 }
 
-/// The one `Host` header, if it is one.
+/// Returns the only `Host` header, if there is one, after checking that it is a host.
 fn host(headers: &HeaderMap) -> Result<Option<&HeaderValue>, Refusal> {
     let mut hosts = headers.get_all(header::HOST).into_iter();
     let Some(host) = hosts.next() else {
@@ -141,7 +141,7 @@ fn check_transfer_encoding(headers: &HeaderMap) -> Result<(), Refusal> {
     }
 }
 
-/// Whether this is `uri-host [ ":" port ]` (RFC 3986, section 3.2). An empty one is: some targets have no host.
+/// Whether this is `uri-host [ ":" port ]` (RFC 3986, section 3.2). It may be empty: some targets have no host.
 fn is_host(host: &[u8]) -> bool {
     let (name, port) = split_port(host);
     let port_is_one = port.is_none_or(|port| {
@@ -152,7 +152,7 @@ fn is_host(host: &[u8]) -> bool {
     port_is_one && is_name(name)
 }
 
-/// What precedes the port, and the port.
+/// Splits a host into the name before the port, and the port.
 fn split_port(host: &[u8]) -> (&[u8], Option<&[u8]>) {
     // An address in brackets has colons of its own.
     let from = match host.first() {
@@ -172,7 +172,7 @@ fn is_name(name: &[u8]) -> bool {
     }
 }
 
-/// `IPv6address / IPvFuture`.
+/// Whether this is `IPv6address / IPvFuture`.
 fn is_address(literal: &[u8]) -> bool {
     match literal {
         [b'v' | b'V', future @ ..] => {
@@ -189,7 +189,7 @@ fn is_address(literal: &[u8]) -> bool {
     }
 }
 
-/// `*( unreserved / pct-encoded / sub-delims )`.
+/// Whether this is `*( unreserved / pct-encoded / sub-delims )`.
 fn is_registered_name(mut name: &[u8]) -> bool {
     loop {
         name = match name {
@@ -201,7 +201,7 @@ fn is_registered_name(mut name: &[u8]) -> bool {
     }
 }
 
-/// `unreserved / sub-delims`.
+/// Whether this is `unreserved / sub-delims`.
 fn is_plain(byte: u8) -> bool {
     byte.is_ascii_alphanumeric() || b"-._~!$&'()*+,;=".contains(&byte)
 }

@@ -1,9 +1,9 @@
 //! The byte stream of one connection, between the socket and hyper.
 //!
-//! It knows what hyper does not tell: whether a request, or part of one, has been received; whether every
-//! byte of the last answer has left; whether the peer reads at all; and how to close without destroying what
-//! the peer has not read yet. After an upgrade it is in the hands of the user's code, and then it is the one
-//! that ends at the hard deadline.
+//! It knows what hyper does not report: whether a request, or part of one, has been received; whether every
+//! byte of the last answer has left; whether the peer reads at all; and how to close without destroying data that
+//! the peer has not read yet. After an upgrade the user's code owns the stream, and then the stream itself
+//! ends at the hard deadline.
 
 use std::{
     future::Future,
@@ -25,11 +25,11 @@ use tokio_util::sync::{CancellationToken, WaitForCancellationFutureOwned};
 use super::{activity::Activity, frames::Frames, metrics::Protocol, stream::Waiting};
 
 pin_project! {
-    /// A socket with a memory.
+    /// A socket that records its activity.
     pub(super) struct Io<T> {
         #[pin]
         inner: T,
-        // Read before, by the protocol sniffer or an earlier hyper connection; delivered first.
+        // Bytes read earlier, by the protocol sniffer or a previous hyper connection; they are delivered first.
         prefix: Bytes,
         frames: Option<Frames>,
         activity: Arc<Activity>,
@@ -38,7 +38,7 @@ pin_project! {
         fin_sent: bool,
         peer_closed: bool,
         cut: CancellationToken,
-        // Made when it is needed, after an upgrade.
+        // Created when it is needed, after an upgrade.
         cut_seen: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
     }
 }
@@ -46,7 +46,7 @@ pin_project! {
 // === impl Io ===
 
 impl<T> Io<T> {
-    /// `cut` ends the stream once it has been upgraded; before, that is its driver's task.
+    /// Wraps a socket. `cut` ends the stream once it has been upgraded; until then its driver does.
     pub(super) fn new(
         inner: T,
         activity: Arc<Activity>,
@@ -67,7 +67,7 @@ impl<T> Io<T> {
         }
     }
 
-    /// From here on it delivers HTTP/2, the client's preface first.
+    /// Follows the frames of HTTP/2 from here on, beginning with the client's preface.
     pub(super) fn frames(mut self, stream_window: u32) -> Self {
         self.frames = Some(Frames::new(stream_window));
         self
@@ -83,13 +83,13 @@ impl<T> Io<T> {
 }
 
 impl<T: Waiting> Io<T> {
-    /// Whether bytes are there that no read has delivered yet.
+    /// Whether bytes are available that no read has delivered yet.
     pub(super) fn has_waiting_bytes(&self) -> bool {
         !self.prefix.is_empty() || self.inner.has_waiting_bytes()
     }
 }
 
-/// Notes what is delivered to HTTP/2.
+/// Follows bytes that are delivered to HTTP/2.
 fn follow(frames: &mut Option<Frames>, activity: &Activity, bytes: &[u8]) {
     if let Some(frames) = frames {
         frames.received(bytes);
@@ -98,7 +98,7 @@ fn follow(frames: &mut Option<Frames>, activity: &Activity, bytes: &[u8]) {
     }
 }
 
-/// Notes what HTTP/2 has sent: so many bytes of these.
+/// Follows bytes that HTTP/2 has sent: the first `written` ones of these buffers.
 fn follow_sent<'a>(
     frames: &mut Option<Frames>,
     activity: &Activity,
@@ -120,7 +120,7 @@ fn follow_sent<'a>(
     activity.set_uploads(frames.uploads());
 }
 
-/// After an upgrade: an error from the hard deadline on.
+/// Fails after the hard deadline if the connection has been upgraded.
 fn check_cut(
     activity: &Activity,
     cut: &CancellationToken,
@@ -175,7 +175,7 @@ impl<T: AsyncRead> AsyncRead for Io<T> {
     }
 }
 
-/// Notes what became of a write.
+/// Notes the outcome of a write.
 fn note(activity: &Activity, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
     match &written {
         Poll::Ready(Ok(n)) => activity.wrote(*n),
@@ -215,7 +215,7 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for Io<T> {
         self.inner.is_write_vectored()
     }
 
-    /// hyper flushes the stream only when its own buffer is empty.
+    /// Notes that everything has left: hyper flushes the stream only when its own buffer is empty.
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.project();
         match this.inner.poll_flush(cx) {
@@ -229,9 +229,9 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for Io<T> {
         Poll::Ready(Ok(()))
     }
 
-    /// Sends FIN, then reads and forgets until the peer's FIN, within a bound. Closing a socket with
-    /// unread bytes sends a reset, and a reset makes the peer's kernel drop what it has not delivered yet:
-    /// our last answer (RFC 9112, section 9.6). The bound is also that of the FIN itself, which over TLS waits
+    /// Sends FIN, then reads and discards bytes until the peer's FIN, within a bound. Closing a socket with
+    /// unread bytes sends a reset, and a reset makes the peer's kernel drop data that it has not delivered yet:
+    /// our last answer (RFC 9112, section 9.6). The bound also applies to the FIN itself, which over TLS waits
     /// for a peer that does not read.
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let mut this = self.project();
@@ -257,7 +257,7 @@ impl<T: AsyncRead + AsyncWrite> AsyncWrite for Io<T> {
                     break;
                 }
             }
-            // A peer that never stops sending must not keep us.
+            // A peer that never stops sending must not hold us up.
             if linger.deadline() <= Instant::now() {
                 break;
             }

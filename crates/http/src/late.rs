@@ -1,4 +1,4 @@
-//! Who still comes though nobody should route here, and who comes but is no traffic.
+//! Late requests, which come although nobody should route here, and probes, which are not traffic.
 
 use std::{
     collections::BTreeMap,
@@ -9,19 +9,19 @@ use http::{HeaderMap, HeaderName, header};
 
 use super::listener::Peer;
 
-/// Different senders that are told apart in the warning.
+/// Maximum number of senders that the warning tells apart.
 const SENDERS: usize = 8;
 
-/// Bytes of a user agent that are kept.
+/// Maximum length of a user agent that is kept, in characters.
 const AGENT: usize = 80;
 
-/// What Prometheus sends with each scrape.
+/// The header that Prometheus sends with each scrape.
 pub(super) const SCRAPE: HeaderName =
     HeaderName::from_static("x-prometheus-scrape-timeout-seconds");
 
-/// How those begin who ask whether we are well, each on a new connection every few seconds: the kubelet, and
-/// the health checks of load balancers, as their documentation names them. That they come does not show that
-/// anybody's requests are routed here.
+/// Prefixes of the user agents of health checks, each of which comes on a new connection every few seconds: the
+/// kubelet, and the health checks of load balancers, as their documentation names them. Their requests do not
+/// show that anybody's traffic is routed here.
 const CHECKERS: [&str; 6] = [
     "kube-probe/",
     "GoogleHC/",
@@ -31,11 +31,11 @@ const CHECKERS: [&str; 6] = [
     "Load Balancer Agent",
 ];
 
-/// Late requests by sender.
+/// The number of late requests by sender.
 #[derive(Debug, Default)]
 pub(super) struct LateLog(Mutex<BTreeMap<(String, String), u64>>);
 
-/// Whether a request is a probe or a scrape, and no traffic.
+/// Whether a request is a probe or a scrape rather than traffic.
 pub(super) fn is_probe(headers: &HeaderMap) -> bool {
     let checks = |agent: &str| CHECKERS.iter().any(|checker| agent.starts_with(checker));
     let agent = headers.get(header::USER_AGENT);
@@ -62,7 +62,7 @@ impl LateLog {
         *senders.entry(sender).or_default() += 1;
     }
 
-    /// One warning for all of them, when the listener closes.
+    /// Logs one warning about all of them, when the listener closes.
     pub(super) fn tell(&self, server: &str) {
         let senders = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if senders.is_empty() {

@@ -7,8 +7,8 @@
 //!     │ backlog swept         │ how far has the drain come?              │ counted to the last byte
 //! ```
 //!
-//! Nothing here decides *when*: the conductor raises its [`Moment`](lameduck_lifecycle::Moment)s, and every connection
-//! follows them by itself.
+//! This crate never decides *when*: the conductor raises its [`Moment`](lameduck_lifecycle::Moment)s, and every
+//! connection follows them by itself.
 
 mod activity;
 mod answer;
@@ -59,15 +59,15 @@ use lameduck_lifecycle::{Drain, Lifecycle};
 
 /// Adds HTTP servers to a [`Lifecycle`].
 pub trait ServeHttp: Sized {
-    /// Serves a listener with any tower service: an axum `Router`, tonic's `Routes`, your own.
+    /// Serves a listener with any tower service: an axum `Router`, tonic's `Routes`, or your own.
     ///
-    /// In a drain it goes on serving; connections are asked to leave once nobody routes here, and the
+    /// It goes on serving during a drain; connections are asked to leave once nobody routes here, and the
     /// listener closes last.
     fn http(self, name: &str, listener: impl Into<Listener>, service: impl HttpService) -> Self {
         self.http_with(name, listener, service, HttpSettings::default())
     }
 
-    /// As [`http`](Self::http), with times and limits of its own.
+    /// Like [`http`](Self::http), but with its own times and limits.
     fn http_with(
         self,
         name: &str,
@@ -76,25 +76,25 @@ pub trait ServeHttp: Sized {
         settings: HttpSettings,
     ) -> Self;
 
-    /// Serves [probes and metrics](probes) and the [state of the drain](drain_state) on a listener of their
-    /// own, until after the last report. What comes here is no traffic: no drain waits for it.
+    /// Serves [probes and metrics](probes) and the [state of the drain](drain_state) on a separate listener,
+    /// until after the last report. Its requests do not count as traffic: no drain waits for them.
     fn admin(self, listener: impl Into<Listener>) -> Self;
 
-    /// As [`admin`](Self::admin), with a router of your own.
+    /// Like [`admin`](Self::admin), but with a router of your own.
     fn admin_with(self, listener: impl Into<Listener>, router: axum::Router) -> Self;
 
-    /// Waits at the end, after the report and inside the budget, for one scrape more of everybody who has
-    /// scraped the [admin](Self::admin) listener: a scrape is told by its header
-    /// `X-Prometheus-Scrape-Timeout-Seconds`. So the figures of the drain are seen, and the process goes up to
-    /// a scrape interval later, or at its deadline.
+    /// Waits at the end, after the report and within the budget, for one more scrape by everybody who has
+    /// scraped the [admin](Self::admin) listener: a scrape is recognised by its header
+    /// `X-Prometheus-Scrape-Timeout-Seconds`. The figures of the drain are thus collected, and the process ends up
+    /// to a scrape interval later, or at its deadline.
     fn final_scrape(self) -> Self;
 
-    /// Turns these services, and the server as a whole (`""`), `NOT_SERVING` at the instant at which a drain
-    /// fails readiness, and while a [check](lameduck_lifecycle::Drain::readiness_check) does: a client that watches health is
-    /// its own load balancer, and goes elsewhere. When clients are asked to leave, those that still watch see their stream end, which would go on for ever
-    /// otherwise.
+    /// Sets these services, and the server as a whole (`""`), to `NOT_SERVING` at the instant at which a drain fails
+    /// readiness, and while a [check](lameduck_lifecycle::Drain::readiness_check) fails: a client that watches health
+    /// is its own load balancer, and goes elsewhere. When clients are asked to leave, the streams of those that still
+    /// watch end; otherwise they would go on forever.
     ///
-    /// Calls go on being served, as all requests are: see [`http`](Self::http), which takes tonic's `Routes`.
+    /// Calls are still served, like all requests: see [`http`](Self::http), which takes tonic's `Routes`.
     ///
     /// ```no_run
     /// # async fn example(listener: tokio::net::TcpListener) -> Result<(), Box<dyn std::error::Error>> {
@@ -141,7 +141,7 @@ impl ServeHttp for Lifecycle {
     }
 
     fn admin_with(self, listener: impl Into<Listener>, router: axum::Router) -> Self {
-        // Its own drain, which never begins: probes and scrapes are answered to the very end.
+        // It has its own drain, which never begins: probes and scrapes are answered to the very end.
         let drain = Drain::detached();
         let settings = HttpSettings::default();
         let server = Server::new(listener.into(), "admin", router, drain, settings)

@@ -1,4 +1,4 @@
-//! Whatever a peer sends, however it is cut, at whatever instants the moments come: under paused time.
+//! Random tests of a connection, under paused time: arbitrary bytes in arbitrary pieces against arbitrary moments.
 
 use std::time::Duration;
 
@@ -16,7 +16,7 @@ use tokio::{
 use super::*;
 use crate::sniff::PREFACE;
 
-/// What happens next.
+/// One step of a random test.
 #[derive(Clone, Debug)]
 enum Step {
     Send(Vec<u8>),
@@ -44,7 +44,7 @@ fn paused() -> Runtime {
         .unwrap()
 }
 
-/// A connection over a pipe, to a service that says back what it is told.
+/// Serves a connection over a pipe with a service that echoes request bodies.
 fn serve(drain: &Drain, pipe: DuplexStream) -> JoinHandle<()> {
     let traffic = drain.traffic("fuzz");
     let connection = Connection {
@@ -69,7 +69,7 @@ fn serve(drain: &Drain, pipe: DuplexStream) -> JoinHandle<()> {
     })
 }
 
-/// Raises a moment, and all that lie before it, as the conductor does.
+/// Raises a moment, and all moments before it, as the conductor does.
 fn raise(drain: &Drain, moment: Moment) {
     for earlier in Moment::ALL {
         drain.token(earlier).cancel();
@@ -79,7 +79,7 @@ fn raise(drain: &Drain, moment: Moment) {
     }
 }
 
-/// All gauges of connections and requests together.
+/// Returns the sum of all gauges of connections and requests.
 fn carried(drain: &Drain) -> f64 {
     let families = drain.registry().gather();
     let gauges = families.iter().filter(|family| {
@@ -91,7 +91,7 @@ fn carried(drain: &Drain) -> f64 {
         .sum()
 }
 
-/// Bytes that lead somewhere more often than random ones do.
+/// Bytes that get further than random ones would.
 fn bytes() -> impl Strategy<Value = Vec<u8>> {
     let known: Vec<&[u8]> = vec![
         b"GET / HTTP/1.1\r\nhost: x\r\n\r\n",
@@ -137,7 +137,7 @@ fn step() -> impl Strategy<Value = Step> {
     ]
 }
 
-/// Whether a run starts as HTTP/2; else random runs rarely get there.
+/// Steps of a run. Some runs start as HTTP/2, because random ones rarely get there.
 fn history() -> impl Strategy<Value = Vec<Step>> {
     (any::<bool>(), prop::collection::vec(step(), 0..20)).prop_map(|(http2, mut steps)| {
         if http2 {
@@ -157,7 +157,7 @@ async fn play(steps: Vec<Step>) {
         tokio::spawn(async move { tokio::io::copy(&mut read, &mut tokio::io::sink()).await });
     for step in steps {
         match step {
-            // The server may have closed, or may not read on.
+            // The server may have closed the connection, or may have stopped reading.
             Step::Send(bytes) => {
                 let sent = write.write_all(&bytes);
                 let _ = timeout(Duration::from_secs(1), sent).await;
@@ -174,7 +174,7 @@ async fn play(steps: Vec<Step>) {
     ended
         .expect("it ends at the hard deadline")
         .expect("no panic");
-    // What ran in tasks of its own has heard of it.
+    // Gives the tasks of streams time to notice the cut.
     sleep(Duration::from_millis(1)).await;
     assert_eq!(carried(&drain), 0.0);
     let traffic = &drain.all_traffic()[0];
@@ -184,13 +184,13 @@ async fn play(steps: Vec<Step>) {
         .expect("the peer sees the end");
 }
 
-/// A request's bytes and its body, so cut, with pauses between the pieces.
+/// A valid request that is sent in pieces, with pauses between them.
 #[derive(Clone, Debug)]
 struct Valid {
     body: Vec<u8>,
     chunked: bool,
     pieces: Vec<(usize, u64)>,
-    /// Raised after so many pieces.
+    /// A moment that is raised after so many pieces.
     moment: Option<(usize, Moment)>,
 }
 
@@ -248,7 +248,7 @@ async fn converse(requests: Vec<Valid>) {
     let (mut peer, pipe) = duplex(64 * 1024);
     let served = serve(&drain, pipe);
     for request in requests {
-        // Between two requests it may have been closed; then nothing was sent that could be lost.
+        // The connection may have been closed between two requests; then nothing is lost.
         sleep(Duration::from_millis(1)).await;
         if served.is_finished() {
             break;
@@ -268,7 +268,7 @@ async fn converse(requests: Vec<Valid>) {
             let (piece, behind) = rest.split_at(rest.len().min(*length));
             peer.write_all(piece).await.expect("nobody closes it now");
             rest = behind;
-            // The first byte is sent, and then the moment comes.
+            // The moment comes only after the first byte has been sent.
             if let Some((_, moment)) = request.moment.filter(|(after, _)| *after == n) {
                 raise(&drain, moment);
             }
@@ -293,7 +293,7 @@ async fn converse(requests: Vec<Valid>) {
     assert_eq!(carried(&drain), 0.0);
 }
 
-/// Carries bytes in pieces, with pauses between them, for ever anew.
+/// Copies bytes in pieces, with pauses between them, repeating the pattern until the end.
 async fn carry(
     mut from: tokio::io::ReadHalf<DuplexStream>,
     mut to: tokio::io::WriteHalf<DuplexStream>,
@@ -310,7 +310,7 @@ async fn carry(
     let _ = to.shutdown().await;
 }
 
-/// One request of a client by the rules; false where it was refused by GOAWAY, which says that it was not begun.
+/// Sends a request as a correct client does; returns false if GOAWAY refused it, which means that it was not begun.
 async fn ask(sender: h2::client::SendRequest<Bytes>, body: Vec<u8>, at: u64) -> bool {
     sleep(Duration::from_millis(at)).await;
     let Ok(mut sender) = sender.ready().await else {
@@ -320,7 +320,7 @@ async fn ask(sender: h2::client::SendRequest<Bytes>, body: Vec<u8>, at: u64) -> 
     let Ok((answer, mut stream)) = sender.send_request(request, false) else {
         return false;
     };
-    // Refused it may be while it is sent.
+    // The request may be refused while it is being sent.
     let _ = stream.send_data(body.clone().into(), true);
     let mut answer = match answer.await {
         Ok(answer) => answer.into_body(),
@@ -381,7 +381,7 @@ async fn streams(
     assert_eq!(carried(&drain), 0.0);
 }
 
-/// The peer does not close its side in return, and the hard deadline comes while that is waited for.
+/// The peer does not close its side in return, and the hard deadline comes during that wait.
 #[test]
 fn an_idle_connection_that_is_being_closed_ends_at_the_hard_deadline_too() {
     let get = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n".to_vec();
@@ -407,7 +407,7 @@ proptest! {
         paused().block_on(play(steps));
     }
 
-    /// Pauses are shorter than a round trip that is too long for the GOAWAY timeout.
+    /// The pauses are too short to exceed the GOAWAY timeout.
     #[test]
     fn a_stream_is_answered_or_refused_however_its_frames_are_cut(
         requests in prop::collection::vec(
