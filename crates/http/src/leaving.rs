@@ -1,8 +1,8 @@
 //! Streams and websockets that end properly when clients are asked to leave.
 //!
-//! What has no end of its own must be given one: a client whose event stream is cut reports an error, one
-//! whose stream has ended connects again, and by then reaches somebody who stays. All of them at once would
-//! be a stampede on those who stay, so each takes a moment of its own.
+//! A stream without an end of its own must be given one: a client whose event stream is cut reports an error,
+//! but one whose stream ends connects again, and then reaches a process that stays. If all streams ended at once,
+//! their clients would overrun those processes, so each ends at a moment of its own.
 
 use std::{
     future::Future,
@@ -16,7 +16,7 @@ use pin_project_lite::pin_project;
 
 use lameduck_lifecycle::{Drain, Moment};
 
-/// Over which time streams and websockets are ended.
+/// The time over which the ends of streams and websockets are spread.
 const SPREAD: Duration = Duration::from_secs(1);
 
 pin_project! {
@@ -26,16 +26,16 @@ pin_project! {
         #[pin]
         stream: S,
         leave: Leave,
-        // It has ended, one way or the other, and stays so.
+        // Whether it has ended, in either way; it stays ended.
         ended: bool,
     }
 }
 
-/// Ready when clients are asked to leave, and ever after, however often it is polled.
+/// A future that is ready when clients are asked to leave, and from then on whenever it is polled.
 pub(super) struct Leave(Option<Pin<Box<dyn Future<Output = ()> + Send>>>);
 
-/// Ends a stream when clients are asked to leave, between two of its items, each stream at a moment of its
-/// own within a second. For event streams, and for any body that would go on for ever.
+/// Ends a stream between two of its items when clients are asked to leave, each stream at a moment of its
+/// own within a second. Use it for event streams, and for any body that would go on forever.
 ///
 /// ```
 /// use std::{convert::Infallible, time::Duration};
@@ -121,7 +121,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_stream_that_has_ended_may_be_polled_again() {
         let drain = Drain::detached();
-        // A stream may do anything when it is polled after its end; this one goes on.
+        // A stream may do anything when it is polled after its end; this one yields more items.
         let mut numbers = 0;
         let some = stream::poll_fn(move |_| {
             numbers += 1;

@@ -1,4 +1,4 @@
-//! Where connections come from: a TCP port or a unix socket, with or without TLS.
+//! Listeners, which accept connections on a TCP port or a unix socket, with or without TLS.
 
 use std::{
     fmt, io,
@@ -13,8 +13,8 @@ use tokio_util::either::Either;
 
 use super::stream::Socket;
 
-/// A bound listener, as [`ServeHttp::http`](crate::ServeHttp::http) takes it. Made of tokio's listeners, or
-/// [bound](Self::bind) by an address in words.
+/// A bound listener for [`ServeHttp::http`](crate::ServeHttp::http). It is made from tokio's listeners, or
+/// [bound](Self::bind) to an address given as text.
 #[derive(Debug)]
 pub struct Listener {
     pub(super) accept: Acceptor,
@@ -22,28 +22,28 @@ pub struct Listener {
     pub(super) tls: Option<super::tls::Tls>,
 }
 
-/// The socket that is listened on.
+/// The listening socket.
 #[derive(Debug)]
 pub(super) enum Acceptor {
     Tcp(TcpListener),
     Unix {
         listener: UnixListener,
-        /// Removed in the end, where we made it.
+        /// Removes the socket file at the end, if we created it.
         _path: Option<Unlinked>,
     },
 }
 
-/// Who is at the other end; see [`Origin::peer`](super::Origin::peer).
+/// The other end of a connection; see [`Origin::peer`](super::Origin::peer).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Peer {
-    /// Over TCP.
+    /// A peer that is connected over TCP.
     Tcp(SocketAddr),
-    /// Over a unix socket: somebody on this machine.
+    /// A peer that is connected over a unix socket, on this machine.
     Unix,
 }
 
-/// Removes a socket's file when dropped, if it is still the one that we made: a successor may have put its own
+/// Removes a socket's file when dropped, if it is still the one that we created: a successor may have put its own
 /// in the same place.
 #[derive(Debug)]
 pub(super) struct Unlinked {
@@ -62,11 +62,11 @@ impl Listener {
     /// `[::]:PORT` accepts IPv6 and IPv4, whatever the system's default is, and IPv4 alone where the kernel has no
     /// IPv6.
     ///
-    /// A socket file that a dead process left behind is replaced; one that somebody answers on is not. The
+    /// A socket file that a dead process left behind is replaced; one that a process still listens on is not. The
     /// file is removed when the listener closes.
     ///
     /// # Errors
-    /// As the operating system says; `AddrInUse` where somebody listens there.
+    /// Returns the operating system's error; `AddrInUse` if somebody listens there.
     pub async fn bind(address: &str) -> io::Result<Self> {
         match address.strip_prefix("unix:") {
             None => Ok(bind_tcp(address).await?.into()),
@@ -74,14 +74,14 @@ impl Listener {
         }
     }
 
-    /// Speaks TLS on it.
+    /// Makes the listener speak TLS.
     #[cfg(feature = "tls")]
     pub fn tls(mut self, tls: super::tls::Tls) -> Self {
         self.tls = Some(tls);
         self
     }
 
-    /// Where it listens, in words.
+    /// Returns the address that it listens on, as text.
     pub fn local_addr(&self) -> io::Result<String> {
         match &self.accept {
             Acceptor::Tcp(listener) => Ok(listener.local_addr()?.to_string()),
@@ -130,7 +130,7 @@ async fn bind_tcp(address: &str) -> io::Result<TcpListener> {
     }
 }
 
-/// Binds every address of the machine. The socket says itself that IPv4 is welcome: the default is
+/// Binds every address of the machine. The socket itself is set to accept IPv4: the default is
 /// `net.ipv6.bindv6only`, which some systems set.
 fn bind_both_families(all: SocketAddrV6) -> io::Result<TcpListener> {
     let socket = TcpSocket::new_v6()?;
@@ -141,8 +141,8 @@ fn bind_both_families(all: SocketAddrV6) -> io::Result<TcpListener> {
     socket.listen(1024)
 }
 
-/// `ipv6.disable=1` on the kernel's command line leaves no such sockets; where only the interfaces have none, the
-/// address may be what is missing.
+/// Whether IPv6 is missing. With `ipv6.disable=1` on the kernel's command line there are no such sockets; if only the
+/// interfaces lack IPv6, the address may be missing.
 fn lacks_ipv6(error: &io::Error) -> bool {
     let error = Errno::from_io_error(error);
     error.is_some_and(|error| [Errno::AFNOSUPPORT, Errno::ADDRNOTAVAIL].contains(&error))
@@ -184,10 +184,10 @@ impl Acceptor {
         }
     }
 
-    /// Accepts everything that the kernel has accepted for us, then closes the listener. Between the last
-    /// accept and the close lie a few microseconds in which a connection can still come, and be reset.
+    /// Accepts every connection that the kernel has accepted for us, then closes the listener. In the few
+    /// microseconds between the last accept and the close, a connection can still come and be reset.
     ///
-    /// Not by tokio's `accept`, which believes that nothing is there until epoll says otherwise.
+    /// It does not use tokio's `accept`, which assumes that nothing is there until epoll says otherwise.
     pub(super) fn sweep(self, mut serve: impl FnMut(Socket, Peer)) -> io::Result<usize> {
         let mut swept = 0;
         match self {
@@ -204,7 +204,7 @@ impl Acceptor {
                 }
             }
             Self::Unix { listener, _path } => {
-                // First nobody finds it any more, then those that had found it are served.
+                // The file goes first, so that no client finds it any more; then the clients that found it are served.
                 drop(_path);
                 let listener = listener.into_std()?;
                 while let Some((stream, _)) = next(|| listener.accept()) {
@@ -221,7 +221,7 @@ impl Acceptor {
     }
 }
 
-/// The next of the backlog. One that has given up meanwhile is no reason to reset those behind it.
+/// Returns the next connection of the backlog, skipping those that have given up in the meantime.
 fn next<T>(mut accept: impl FnMut() -> io::Result<T>) -> Option<T> {
     use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted, WouldBlock};
     loop {
@@ -240,9 +240,9 @@ fn next<T>(mut accept: impl FnMut() -> io::Result<T>) -> Option<T> {
 }
 
 fn tcp(stream: TcpStream, peer: SocketAddr) -> (Socket, Peer) {
-    // Fails on a socket that is gone already.
+    // Fails only if the socket is already gone.
     let _ = stream.set_nodelay(true);
-    // A listener of both families tells IPv4 as ::ffff:10.0.0.1, by which nobody would know it in a log.
+    // A listener of both families reports IPv4 as ::ffff:10.0.0.1, which nobody would recognise in a log.
     let peer = SocketAddr::new(peer.ip().to_canonical(), peer.port());
     (Either::Left(stream), Peer::Tcp(peer))
 }
@@ -252,7 +252,7 @@ fn tcp(stream: TcpStream, peer: SocketAddr) -> (Socket, Peer) {
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            // The port says nothing about who it is.
+            // The port does not identify the peer.
             Self::Tcp(address) => address.ip().fmt(f),
             Self::Unix => f.write_str("unix socket"),
         }

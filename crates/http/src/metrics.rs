@@ -1,4 +1,4 @@
-//! What this room exports. One set of families for all servers of a program.
+//! The metrics of the HTTP room. All servers of a program share one set of families.
 //!
 //! | metric | says |
 //! | --- | --- |
@@ -17,15 +17,15 @@ use prometheus::{
 
 use lameduck_lifecycle::Drain;
 
-/// What a connection speaks.
+/// The protocol of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Protocol {
-    /// It has not said yet.
+    /// The protocol is not known yet.
     Unknown,
     Http1,
     Http2,
-    /// Websocket, CONNECT, or whatever else began with a 101.
+    /// A websocket, CONNECT, or any other protocol that began with a 101.
     Upgraded,
 }
 
@@ -37,25 +37,25 @@ pub(super) enum Reason {
     Peer,
     /// We closed it after an answer, because one side had said `Connection: close`.
     Answered,
-    /// The same in a drain, after we had asked the client to leave.
+    /// We closed it after an answer during a drain, after we had asked the client to leave.
     Leave,
     /// We had sent GOAWAY, and its last stream has ended.
     GoAway,
     /// We closed it while it was idle.
     Idle,
-    /// Half a request head, or half a TLS handshake, for too long.
+    /// A request head or a TLS handshake was incomplete for too long.
     HeaderTimeout,
-    /// The rest of a request's body did not come, in a drain.
+    /// The rest of a request's body did not come during a drain.
     BodyTimeout,
     /// The peer stopped reading.
     WriteTimeout,
-    /// The hard deadline.
+    /// It was cut at the hard deadline.
     Cut,
-    /// It broke the protocol, or the network broke it.
+    /// The peer violated the protocol, or the network failed.
     Error,
 }
 
-/// The families.
+/// The metric families, shared by all servers.
 struct Families {
     connections: IntGaugeVec,
     closed: IntCounterVec,
@@ -65,7 +65,7 @@ struct Families {
     empty: GaugeVec,
 }
 
-/// The metrics of one server, every series made beforehand: counting is one atomic addition.
+/// The metrics of one server. Every series is created in advance, so that counting is one atomic addition.
 #[derive(Debug)]
 pub(super) struct Meter {
     protocols: [PerProtocol; Protocol::ALL.len()],
@@ -199,7 +199,7 @@ impl Families {
 // === impl Meter ===
 
 impl Meter {
-    /// The meter of a server by this name.
+    /// Returns the meter of the server with this name.
     pub(super) fn new(drain: &Drain, server: &str) -> Arc<Self> {
         let families = drain.kept(|| {
             Families::register(drain.registry())
@@ -233,7 +233,7 @@ impl Meter {
         &self.protocols[protocol as usize]
     }
 
-    /// The last connection has ended, so long after T0.
+    /// Sets the time from T0 until the last connection ended.
     pub(super) fn empty_after(&self, time: Duration) {
         self.empty.set(time.as_secs_f64());
     }

@@ -1,4 +1,4 @@
-//! Where a request came from, and how far the drain has come: for handlers.
+//! The origin of a request and the progress of the drain, for handlers.
 
 use std::{convert::Infallible, sync::Arc};
 
@@ -9,8 +9,8 @@ use lameduck_lifecycle::Drain;
 
 use super::listener::Peer;
 
-/// What the server knows about a request's connection. In the extensions of every request, for any tower
-/// service; an extractor for axum's handlers.
+/// The server's knowledge of a request's connection. It is in the extensions of every request, for any tower
+/// service, and is an extractor for axum's handlers.
 #[derive(Clone, Debug)]
 pub struct Origin(Arc<Facts>);
 
@@ -28,27 +28,27 @@ impl Origin {
         Self(Arc::new(Facts { drain, peer, late }))
     }
 
-    /// How far the drain has come.
+    /// Returns the drain, which tells how far it has come.
     pub fn drain(&self) -> &Drain {
         &self.0.drain
     }
 
-    /// Who is at the other end of the connection.
+    /// Returns the other end of the connection.
     pub fn peer(&self) -> &Peer {
         &self.0.peer
     }
 
-    /// The connection was made after the endpoints were gone: somebody still routes here. The request is
-    /// served as any other; a handler may want to say so in its log.
+    /// Whether the connection was made after the endpoints were gone: somebody still routes here. The request is
+    /// served like any other, but a handler may want to log this.
     pub fn is_late(&self) -> bool {
         self.0.late
     }
 }
 
-/// How far the drain has come, for a handler that has no end of its own or wants to end early.
+/// The drain, for a handler that has no end of its own or wants to end early.
 ///
-/// A request that did not come through this server (a router called directly, in a test) gets one that never
-/// begins.
+/// A request that did not come through this server (for example, when a test calls a router directly) gets a
+/// drain that never begins.
 ///
 /// ```
 /// # use lameduck_http::CurrentDrain;
@@ -74,7 +74,7 @@ impl<S: Sync> FromRequestParts<S> for CurrentDrain {
     }
 }
 
-/// Fails with 500 where the request did not come through this server.
+/// Fails with 500 if the request did not come through this server.
 impl<S: Sync> FromRequestParts<S> for Origin {
     type Rejection = (StatusCode, &'static str);
 

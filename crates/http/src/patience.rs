@@ -1,4 +1,4 @@
-//! How long a connection is waited for, given what it is doing and how far the drain has come.
+//! Limits how long we wait for a connection, given what it is doing and how far the drain has come.
 
 use std::{
     future::{Future, poll_fn},
@@ -19,61 +19,61 @@ use super::{
     settings::HttpSettings,
 };
 
-/// How often the answers of HTTP/2 are looked at in the time that they may stand still.
+/// How many times HTTP/2 answers are checked within the time for which they may stand still.
 const LOOKS: u32 = 4;
 
-/// Why a connection is not to go on though its protocol could.
+/// The reason to end a connection although its protocol could go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Interrupt {
-    /// It is idle, and it is time to close it.
+    /// The connection is idle, and it is time to close it.
     CloseIdle,
-    /// Half a request head for too long.
+    /// A request head has been incomplete for too long.
     TooSlow,
     /// The rest of a request's body does not come, and a drain waits for it.
     Stalled,
     /// The peer has stopped reading.
     Stuck,
-    /// The peer does not acknowledge that it has seen our GOAWAY.
+    /// The peer has not acknowledged our GOAWAY.
     Unacknowledged,
-    /// The hard deadline.
+    /// The hard deadline has come.
     Cut,
 }
 
-/// One connection's timers. Polled by its driver whenever the protocol is pending.
+/// The timers of one connection. Its driver polls them whenever the protocol is pending.
 pub(super) struct Patience {
     drain: Drain,
     settings: Arc<HttpSettings>,
     activity: Arc<Activity>,
     accepted: Instant,
-    /// It came after clients were asked to leave.
+    /// Whether it came after clients were asked to leave.
     late: bool,
-    /// Since when they are, as far as this connection has seen.
+    /// When this connection saw that clients are asked to leave.
     leave_since: Option<Instant>,
     stage: Stage,
     stage_since: Instant,
     next_stage: Pin<Box<WaitForCancellationFutureOwned>>,
-    /// Whom the next stage and the timer wake, where they have been told.
+    /// The waker that is registered with the next stage and the timer.
     waker: Option<Waker>,
     stage_registered: bool,
     timer_registered: bool,
-    /// What it does, since when, and how many requests had begun then.
+    /// The current activity, when it began, and how many requests had begun by then.
     doing: (Doing, Instant, usize),
-    /// In a drain: how much of a request had been received, and since when no more.
+    /// In a drain: how much of a request has been received, and when the last of it came.
     heard: (usize, Instant),
     timer: Pin<Box<Sleep>>,
-    /// It speaks HTTP/2, which is asked to leave by GOAWAY.
+    /// Whether it speaks HTTP/2, which is asked to leave by GOAWAY.
     streams: bool,
-    /// Since when GOAWAY is under way.
+    /// When GOAWAY was sent.
     gone_away: Option<Instant>,
-    /// When the answers of HTTP/2 that are on their way are looked at again.
+    /// When to check the HTTP/2 answers again that are being sent.
     next_look: Option<Instant>,
-    /// One of them stands still, and its stream can't be reset.
+    /// Whether one of them stands still and its stream can't be reset.
     unread: bool,
-    /// Between 0 and 1, so that not all connections do the same at the same instant.
+    /// A random number between 0 and 1, so that not all connections act at the same instant.
     jitter: f64,
 }
 
-/// How far the drain has come, for a connection.
+/// The stage of the drain, as far as connections are concerned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Stage {
     Serving,
@@ -85,7 +85,7 @@ enum Stage {
 // === impl Stage ===
 
 impl Stage {
-    /// The moment at which the next one begins.
+    /// Returns the moment at which the next stage begins.
     fn end(self) -> Moment {
         match self {
             Self::Serving => Moment::Leave,
@@ -143,20 +143,20 @@ impl Patience {
         }
     }
 
-    /// From here on the connection speaks HTTP/2.
+    /// Notes that the connection speaks HTTP/2 from here on.
     pub(super) fn streams(&mut self) {
         self.streams = true;
     }
 
-    /// Whether it is time to send GOAWAY: spread over a while for connections that were there before, after
-    /// the first request on one that came later. A client that waits for our SETTINGS before it sends would
-    /// otherwise be told to leave before it could ask anything.
+    /// Whether it is time to send GOAWAY. This is spread over a while for connections that were there before, and
+    /// follows the first request on one that came later: otherwise, a client that waits for our SETTINGS before it
+    /// sends would be told to leave before it could send a request.
     pub(super) fn must_go_away(&self) -> bool {
         let unread = self.unread && self.gone_away.is_none();
         unread || self.go_away_at().is_some_and(|at| at <= Instant::now())
     }
 
-    /// GOAWAY is on its way.
+    /// Notes that GOAWAY is being sent.
     pub(super) fn goes_away(&mut self) {
         self.gone_away = Some(Instant::now());
     }
@@ -165,7 +165,7 @@ impl Patience {
         self.gone_away.is_some()
     }
 
-    /// Waits for what the connection does, as long as there is patience for it.
+    /// Waits for a future of the connection, until patience ends.
     pub(super) async fn wait_for<F: Future>(
         &mut self,
         mut future: Pin<&mut F>,
@@ -177,11 +177,11 @@ impl Patience {
         .await
     }
 
-    /// Pending while the connection may go on; wakes the task when that may have changed, or when it
+    /// Returns pending while the connection may go on. Wakes the task when that may have changed, or when it
     /// [must go away](Self::must_go_away), unless it must already.
     ///
-    /// Called whenever the connection has nothing to do, twice with every request; so nothing is registered
-    /// again that is registered already.
+    /// It is called whenever the connection has nothing to do, twice with every request; so it registers no waker
+    /// twice.
     pub(super) fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Interrupt> {
         if !self.waker.as_ref().is_some_and(|w| w.will_wake(cx.waker())) {
             self.waker = Some(cx.waker().clone());
@@ -214,7 +214,7 @@ impl Patience {
             let Some(wake) = instants.min() else {
                 return Poll::Pending;
             };
-            // A timer that fires too early does no harm and costs less than moving it with every request.
+            // A timer that fires too early does no harm, and costs less than resetting it with every request.
             if wake < self.timer.deadline() || self.timer.is_elapsed() {
                 self.timer.as_mut().reset(wake);
                 self.timer_registered = false;
@@ -259,9 +259,9 @@ impl Patience {
         }
     }
 
-    /// Whether nothing is left of an HTTP/2 connection but answers that its peer does not take. Looks at them now and
-    /// then, resets the streams of those that stand still, and where that is not possible lets the connection
-    /// [go away](Self::must_go_away): the others come to their end.
+    /// Whether an HTTP/2 connection has nothing left but answers that its peer does not take. Checks them now and
+    /// then, and resets the streams of those that stand still. If that is not possible, the connection must
+    /// [go away](Self::must_go_away), and its other streams come to their end.
     fn is_stuck(&mut self) -> bool {
         let in_flight = self.activity.in_flight();
         if in_flight == 0 {
@@ -283,22 +283,22 @@ impl Patience {
         false
     }
 
-    /// When patience ends, and how.
+    /// Returns when patience ends, and with which interrupt.
     fn due(&self) -> Option<(Instant, Interrupt)> {
         let (doing, since, _) = self.doing;
         let settings = &self.settings;
-        // In a drain nobody who has fallen silent may keep the others waiting.
+        // In a drain, a silent client must not keep the others waiting.
         let in_drain = self
             .leave_since
             .map(|leave| later(since.max(leave), settings.lame_duck_pause));
         match doing {
-            // What is being closed has its own bound, the linger.
+            // A connection that is being closed has its own bound, the linger.
             Doing::Serving | Doing::Closing => None,
             Doing::Uploading(_) => Some((in_drain?, Interrupt::Stalled)),
             Doing::Stuck(_) => Some((later(since, settings.write_timeout), Interrupt::Stuck)),
             Doing::Receiving => {
                 let at = later(since, settings.header_timeout);
-                // A head that comes slowly is no pause.
+                // A head that arrives slowly does not count as a pause.
                 let pause =
                     in_drain.map(|pause| pause.max(later(self.heard.1, settings.lame_duck_pause)));
                 Some((pause.map_or(at, |pause| at.min(pause)), Interrupt::TooSlow))
@@ -322,18 +322,18 @@ impl Patience {
         }
     }
 
-    /// The longer idle before, the sooner closed: who has just spoken is the likeliest to speak again.
+    /// Returns when to close an idle connection: the longer idle, the sooner, as a recent one is likeliest to be reused.
     fn closing_delay(&self, idle_before: Duration) -> Duration {
         let share = 1.0 / (1.0 + idle_before.as_secs_f64());
         self.spread().mul_f64(share * (0.9 + 0.1 * self.jitter))
     }
 
-    /// The time over which clients are told to go. A day is as good as forever, and can be multiplied.
+    /// Returns the time over which clients are told to go. A day is as good as forever, and can be multiplied.
     fn spread(&self) -> Duration {
         self.settings.spread.min(Duration::from_secs(86_400))
     }
 
-    /// When GOAWAY is due, where it is and has not been sent.
+    /// Returns when GOAWAY is due, if it has to be sent and has not been.
     fn go_away_at(&self) -> Option<Instant> {
         if !self.streams || self.gone_away.is_some() {
             return None;

@@ -1,5 +1,5 @@
-//! What Kubernetes and Prometheus ask: `/livez`, `/readyz`, `/startupz`, `/metrics`; and what people ask
-//! beside them: `/drain`.
+//! The endpoints for Kubernetes and Prometheus (`/livez`, `/readyz`, `/startupz`, `/metrics`) and for operators
+//! (`/drain`).
 
 use std::{convert::Infallible, fmt::Write};
 
@@ -18,7 +18,7 @@ use prometheus::TextEncoder;
 
 use super::{late::SCRAPE, origin::Origin, scrapes::Scrapes};
 
-/// Probes and metrics as a router, for a listener of its own ([`ServeHttp::admin`]) or to be merged into
+/// Returns a router for probes and metrics, for a separate listener ([`ServeHttp::admin`]) or to be merged into
 /// another router.
 ///
 /// - `/livez` succeeds as long as the process can answer, through the whole drain: a container that is
@@ -41,8 +41,8 @@ pub fn probes(drain: Drain) -> Router {
         .with_state(drain)
 }
 
-/// `/drain` as a router: the [state of the drain](lameduck_lifecycle::DrainState) as JSON, also before there is
-/// one. It names jobs, so it is for the eyes of operators: [`ServeHttp::admin`] has it, [`probes`] do not.
+/// Returns a router for `/drain`: the [state of the drain](lameduck_lifecycle::DrainState) as JSON, even before
+/// there is one. It names jobs, so it is only for operators: [`ServeHttp::admin`] has it, [`probes`] do not.
 ///
 /// [`ServeHttp::admin`]: crate::ServeHttp::admin
 pub fn drain_state(drain: Drain) -> Router {
@@ -50,7 +50,7 @@ pub fn drain_state(drain: Drain) -> Router {
 }
 
 async fn livez(RawQuery(query): RawQuery) -> Response {
-    // That it is answered is all there is to it.
+    // The process is alive if it answers at all.
     answer("livez", query.as_deref(), &[CheckResult::passing("ping")])
 }
 
@@ -63,7 +63,7 @@ async fn startupz(State(drain): State<Drain>, RawQuery(query): RawQuery) -> Resp
     answer("startupz", query.as_deref(), &checks[..1])
 }
 
-/// As `k8s.io/apiserver/pkg/server/healthz` renders it, but with the reasons.
+/// Renders the checks like `k8s.io/apiserver/pkg/server/healthz`, but with the reasons.
 fn answer(probe: &str, query: Option<&str>, checks: &[CheckResult]) -> Response {
     let passed = checks.iter().all(|check| check.failed.is_none());
     if passed && !is_verbose(query) {
@@ -90,7 +90,7 @@ fn answer(probe: &str, query: Option<&str>, checks: &[CheckResult]) -> Response 
     (status, text).into_response()
 }
 
-/// `?verbose`, whatever is given as its value.
+/// Whether the query contains `verbose`, with any value.
 fn is_verbose(query: Option<&str>) -> bool {
     let mut parameters = query.unwrap_or_default().split('&');
     parameters.any(|parameter| parameter.split('=').next() == Some("verbose"))
@@ -108,7 +108,7 @@ async fn metrics(
     match TextEncoder::new().encode_to_string(&drain.registry().gather()) {
         Ok(text) => {
             let whole = stream::once(async move {
-                // Dropped when the answer is on its way.
+                // This is dropped when the answer is being sent.
                 let _scrape = scrape;
                 Ok::<_, Infallible>(text)
             });

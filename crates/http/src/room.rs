@@ -1,8 +1,8 @@
-//! How many connections there may be at a time.
+//! Limits the number of connections at a time.
 //!
-//! Each takes a file, and the process has so many of them. What all listeners may have together is one budget, or
-//! two of them could take every file from the database; and what is for probes is apart, or a flood of requests
-//! could keep the kubelet out, which then restarts the container.
+//! Each connection takes a file descriptor, of which the process has a limited number. All listeners share one
+//! budget; otherwise two of them could take every file from the database. Probes have a separate one; otherwise a
+//! flood of requests could keep the kubelet out, which would then restart the container.
 //!
 //! | share of the files | for |
 //! | --- | --- |
@@ -21,16 +21,16 @@ pub(super) enum For {
     Admin,
 }
 
-/// The room of one listener.
+/// The limit of one listener's connections.
 #[derive(Clone, Debug)]
 pub(super) struct Room {
     /// Shared with the other listeners of its kind.
     shared: Arc<Semaphore>,
-    /// Its own limit, where it has one.
+    /// Its own limit, if it has one.
     own: Option<Arc<Semaphore>>,
 }
 
-/// A connection's place; it is free again when this is dropped.
+/// A connection's place, which becomes free again when this is dropped.
 #[derive(Debug)]
 pub(super) struct Place {
     _shared: OwnedSemaphorePermit,
@@ -40,7 +40,7 @@ pub(super) struct Place {
 // === impl Room ===
 
 impl Room {
-    /// The room of a listener that may have so many at a time, inside what all of its kind may have.
+    /// Returns the room of a listener with its own limit, within the limit for all listeners of its kind.
     pub(super) fn new(whom: For, limit: Option<usize>) -> Self {
         static TRAFFIC: OnceLock<Arc<Semaphore>> = OnceLock::new();
         static ADMIN: OnceLock<Arc<Semaphore>> = OnceLock::new();
@@ -59,7 +59,7 @@ impl Room {
         }
     }
 
-    /// A place, where there is one at once.
+    /// Returns a place, if one is free now.
     pub(super) fn try_place(&self) -> Option<Place> {
         let own = match &self.own {
             Some(own) => Some(own.clone().try_acquire_owned().ok()?),
@@ -73,7 +73,7 @@ impl Room {
 
     /// Waits for a place.
     pub(super) async fn place(&self) -> Option<Place> {
-        // Closed by nobody.
+        // Nobody closes the semaphores.
         let own = match &self.own {
             Some(own) => Some(own.clone().acquire_owned().await.ok()?),
             None => None,
@@ -85,7 +85,7 @@ impl Room {
     }
 }
 
-/// Files that the process may have open.
+/// Returns the number of files that the process may have open.
 fn open_files() -> u64 {
     let files = rustix::process::getrlimit(rustix::process::Resource::Nofile);
     files.current.unwrap_or(u64::MAX)
@@ -96,7 +96,7 @@ fn share(files: u64, tenths: u64) -> usize {
 }
 
 fn semaphore(places: usize) -> Arc<Semaphore> {
-    // What a semaphore can hold is more than a machine has ports.
+    // A semaphore can hold more permits than a machine has ports.
     Arc::new(Semaphore::new(places.clamp(1, Semaphore::MAX_PERMITS)))
 }
 

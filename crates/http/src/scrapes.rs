@@ -1,8 +1,8 @@
-//! The last scrape.
+//! The final scrape.
 //!
-//! Prometheus comes every 15 to 60 s, a drain takes 5, and what a process counts in its last seconds is seen
-//! by nobody. Where nothing else outlives it (a drain ledger does), it can wait, after its last figure is
-//! set and inside its budget, until everybody who scrapes it has been there once more.
+//! Prometheus scrapes every 15 to 60 s, but a drain takes 5, so nobody sees the figures of a process's last
+//! seconds. If nothing else keeps them (a drain ledger does), the process can wait, after its last figure is
+//! set and within its budget, until everybody who scrapes it has done so once more.
 
 use std::{
     collections::HashMap,
@@ -18,16 +18,16 @@ use tokio::{
 
 use lameduck_lifecycle::Lifecycle;
 
-/// Who has not come for so long is not waited for: no Prometheus is that slow.
+/// How long after its last scrape a scraper is still expected: no Prometheus is slower than that.
 const FORGET: Duration = Duration::from_secs(150);
 
-/// Scrapers that are told apart; who comes beyond that is not waited for.
+/// Maximum number of scrapers that are told apart; nobody waits for more.
 const SCRAPERS: usize = 16;
 
-/// From the body's end to the last byte in the kernel: one poll of the connection.
+/// Time from the body's end until the kernel has the last byte: one poll of the connection.
 const ON_ITS_WAY: Duration = Duration::from_millis(50);
 
-/// Who scrapes, and when each came last.
+/// The scrapers, and when each came last.
 #[derive(Debug, Default)]
 pub(super) struct Scrapes {
     seen: Mutex<HashMap<String, Instant>>,
@@ -54,7 +54,7 @@ impl Drop for Scrape {
 // === impl Scrapes ===
 
 impl Scrapes {
-    /// A scrape by this one. It counts when what is returned is dropped: with its answer on the way.
+    /// Begins a scrape by this scraper. It counts once the returned value is dropped, when its answer is being sent.
     pub(super) fn begin(self: Arc<Self>, scraper: String) -> Scrape {
         Scrape {
             scrapes: self,
@@ -82,7 +82,7 @@ impl Scrapes {
         }
     }
 
-    /// How many have not come since then, of those that still come at all.
+    /// Returns how many of the scrapers that still come have not come since then.
     fn missing(&self, since: Instant) -> usize {
         let seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
         let lives = |at: &Instant| since.saturating_duration_since(*at) < FORGET;
@@ -90,7 +90,7 @@ impl Scrapes {
     }
 }
 
-/// See [`ServeHttp::final_scrape`](crate::ServeHttp::final_scrape).
+/// Implements [`ServeHttp::final_scrape`](crate::ServeHttp::final_scrape).
 pub(super) fn final_scrape(lifecycle: Lifecycle) -> Lifecycle {
     let scrapes = lifecycle.drain().kept(Scrapes::default);
     lifecycle.on_report("final scrape", move |_| async move {

@@ -1,7 +1,7 @@
-//! How far an answer of HTTP/2 has left: what its peer grants no window for stays here.
+//! Tracks how much of an HTTP/2 answer has left: data for which its peer grants no window stays here.
 //!
-//! HTTP/1 needs none of this: there the socket itself says that the peer does not read. Over HTTP/2 a peer can
-//! read on, and grant no window to a stream or to all of them.
+//! HTTP/1 does not need this, because the socket itself shows that the peer does not read. Over HTTP/2 a peer can
+//! read on, and yet grant no window to a stream or to all of them.
 
 use std::{
     sync::{
@@ -17,36 +17,36 @@ use tokio::time::Instant;
 
 use super::{activity::InFlight, streams::StreamTask};
 
-/// What may be left of an answer when its stream's task ends. What is left of more keeps the task waiting, so that
-/// there is something to end where the peer takes no more of it; of less it is not worth a frame of its own.
+/// How many bytes of an answer may be left when its stream's task ends. If more are left, the task waits, so that it
+/// can still be ended if the peer takes no more of them; fewer are not worth a frame of their own.
 const LEFT_ALONE: usize = 16 << 10;
 
-/// The bytes of one answer.
+/// The progress of one answer, in bytes.
 #[derive(Debug, Default)]
 pub(super) struct Sending {
     handed: AtomicUsize,
     sent: AtomicUsize,
     /// The task that waits until enough has left.
     waiting: AtomicWaker,
-    /// Absent where it is not known; then only its connection can be closed.
+    /// The stream's task. If it is not known, only the whole connection can be closed.
     pub(super) task: Option<StreamTask>,
 }
 
-/// An answer that is looked at now and then.
+/// An answer that is checked now and then.
 #[derive(Debug)]
 pub(super) struct Watched {
     answer: Weak<InFlight>,
     sent: usize,
-    /// Since when no byte of it has left though there are some.
+    /// Since when no byte of it has left although some are waiting.
     still_since: Option<Instant>,
 }
 
-/// What became of an answer since it was last looked at.
+/// The result of checking an answer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Look {
-    /// It has left, or been given up.
+    /// It has left, or has been given up.
     Gone,
-    /// It moves, or there is nothing that could.
+    /// It makes progress, or has nothing to send now.
     Fine,
     /// Its stream has been reset.
     Reset,
@@ -65,12 +65,12 @@ impl Sending {
         self.sent.fetch_add(bytes, Relaxed);
     }
 
-    /// Something that was handed over has left, or will never.
+    /// Wakes the waiting task: a part that was handed over has left, or never will.
     pub(super) fn wake(&self) {
         self.waiting.wake();
     }
 
-    /// Whether so much is left that its end must wait. Wakes the task when that may have changed.
+    /// Whether so much is left that the end of the answer must wait. Wakes the task when that may have changed.
     pub(super) fn must_wait(&self, waker: &Waker) -> bool {
         self.is_behind() && {
             self.waiting.register(waker);
@@ -103,7 +103,7 @@ impl Watched {
         self.answer.strong_count() == 0
     }
 
-    /// Looks at it, and resets its stream where nothing of it has left for so long.
+    /// Checks the answer, and resets its stream if nothing of it has left for `patience`.
     pub(super) fn look(&mut self, now: Instant, patience: Duration) -> Look {
         let Some(answer) = self.answer.upgrade() else {
             return Look::Gone;
@@ -123,7 +123,7 @@ impl Watched {
         }
         match &sending.task {
             Some(task) if task.reset() => {
-                // It takes a moment until h2 has let go of it.
+                // It takes a moment until h2 lets go of it.
                 self.still_since = Some(now);
                 Look::Reset
             }

@@ -1,6 +1,6 @@
-//! A listener, from its first connection to its last.
+//! A server: it serves a listener, from its first connection to its last.
 //!
-//! The listener stays open through the whole drain: who still comes is late, and served. It closes at
+//! The listener stays open through the whole drain: connections that still come are late, but served. It closes at
 //! [`Moment::Close`], after its backlog has been swept: closing a listening socket resets every connection
 //! that the kernel has accepted and we have not.
 
@@ -25,19 +25,19 @@ use super::{
 /// Serves a listener until the drain has emptied it.
 pub(super) struct Server<S> {
     listener: Listener,
-    /// Counts as open from before the program runs.
+    /// Counts the listener as open, even before the program runs.
     open: ListenerGuard,
     service: S,
     drain: Drain,
-    /// The one that handlers see.
+    /// The drain that handlers see.
     shown: Drain,
     whom: For,
     traffic: Arc<Traffic>,
     settings: HttpSettings,
 }
 
-/// After an error of `accept` that does not go away by itself (no descriptors left), how long to wait: first,
-/// and at the most. A connection that ends frees a descriptor at any time.
+/// The first and the longest wait after an error of `accept` that does not go away by itself (no descriptors
+/// left). A connection that ends frees a descriptor at any time.
 const ACCEPT_BACKOFF: [Duration; 2] = [Duration::from_millis(5), Duration::from_secs(1)];
 
 // === impl Server ===
@@ -63,8 +63,8 @@ impl<S> Server<S> {
         }
     }
 
-    /// For those who look after the process: its handlers see another drain than the one that this server follows
-    /// itself.
+    /// Makes this an admin server: its handlers see this drain, which is not the one that the server itself
+    /// follows.
     pub(super) fn for_admins_of(mut self, drain: Drain) -> Self {
         self.shown = drain;
         self.whom = For::Admin;
@@ -101,13 +101,13 @@ impl<S> Server<S> {
             #[cfg(feature = "tls")]
             tls: listener.tls,
         };
-        // Owns what it needs, so that nobody's service has to be `Sync`.
+        // The closure owns its captures, so that no service has to be `Sync`.
         let mut serve = move |socket: Socket, peer: Peer, place: Option<Place>| {
             let serving = connection.clone().accepted(socket, peer, service.clone());
             let tasks = tracker.clone();
             tracker.spawn(async move {
                 if let Some(upgraded) = serving.await {
-                    // In a task of its own, which is much smaller.
+                    // This is a task of its own because it is much smaller.
                     tasks.spawn(async move {
                         upgraded.ended().await;
                         drop(place);
@@ -138,7 +138,7 @@ impl<S> Server<S> {
     }
 }
 
-/// Accepts until the listener is to close.
+/// Accepts connections until it is time to close the listener.
 async fn accept(
     acceptor: &Acceptor,
     room: &Room,
@@ -172,11 +172,11 @@ async fn accept(
     }
 }
 
-/// How often it is said that nobody can be accepted. Whoever holds many connections can bring that about as often as
-/// one of them ends.
+/// The interval between log lines about connections that can't be accepted. A client that holds many connections
+/// can cause one each time that it ends a connection.
 const SAY_AGAIN: Duration = Duration::from_secs(60);
 
-/// What to do when nobody can be accepted.
+/// The waiting and logging while no connection can be accepted.
 struct BackOff<'a> {
     server: &'a str,
     next: Duration,
@@ -211,7 +211,7 @@ impl<'a> BackOff<'a> {
 
     async fn wait(&mut self, error: io::Error) {
         use io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
-        // The peer gave up before we came to it.
+        // The peer gave up before we accepted it.
         if matches!(
             error.kind(),
             ConnectionAborted | ConnectionReset | Interrupted

@@ -1,5 +1,5 @@
-//! Between hyper and the user's service: refuses what is no proper request, counts each request to the last byte of
-//! its answer, and lets answers say `Connection: close` once clients are to leave.
+//! The layer between hyper and the user's service: it refuses invalid requests, counts each request to the last byte
+//! of its answer, and adds `Connection: close` to answers once clients are asked to leave.
 
 use std::{
     future::Future,
@@ -29,7 +29,7 @@ use super::{
     streams::StreamTask,
 };
 
-/// Not a header of any RFC in force, but read by many clients (RFC 2068, section 19.7.1.1).
+/// The `Keep-Alive` header. No RFC in force defines it, but many clients read it (RFC 2068, section 19.7.1.1).
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 
 /// One connection's view of the user's service.
@@ -39,7 +39,7 @@ pub(super) struct Counted<S> {
     pub(super) context: Arc<RequestContext>,
 }
 
-/// What all requests of a connection share.
+/// The context that all requests of a connection share.
 pub(super) struct RequestContext {
     pub(super) drain: Drain,
     pub(super) origin: Origin,
@@ -52,15 +52,15 @@ pin_project! {
     pub(super) struct Answering<F> {
         #[pin]
         answer: F,
-        // Why the service does not see it.
+        // The reason why the service does not see the request.
         refused: Option<Refusal>,
-        // There is a body, which may still be under way.
+        // Present if the request has a body, which may still be under way.
         upload: Option<Upload>,
         in_flight: Option<InFlight>,
         context: Arc<RequestContext>,
         version: Version,
         method: Method,
-        // The client wants it closed after this answer.
+        // Whether the client wants the connection closed after this answer.
         closes: bool,
     }
 }
@@ -70,7 +70,7 @@ pin_project! {
 impl RequestContext {
     /// Counts a request, and tells its handler where it came from.
     fn begin<B>(&self, request: &mut Request<B>) -> InFlight {
-        // A connection shows by its first request whose it is; later ones matter only to a drain.
+        // The first request shows whether a connection belongs to a probe; later ones matter only to a drain.
         let draining = self.drain.has(Moment::Began);
         let probe = (draining || self.activity.begun() == 0) && is_probe(request.headers());
         if draining && self.origin.is_late() && self.drain.is_observed() && !probe {
@@ -81,7 +81,7 @@ impl RequestContext {
         self.activity.request(probe)
     }
 
-    /// The answer has begun: a body of HTTP/2 is looked at until it has left.
+    /// Begins an answer. An HTTP/2 body is watched until it has left.
     fn answers<B: Body>(&self, mut in_flight: InFlight, body: &AnswerBody<B>) -> Arc<InFlight> {
         let watched = in_flight.is_stream() && !body.is_end_stream();
         if watched {
@@ -94,8 +94,8 @@ impl RequestContext {
         in_flight
     }
 
-    /// What an HTTP/1 answer says of its connection. `Connection` is no header of HTTP/2 (RFC 9113, section
-    /// 8.2.2), and an upgraded connection is not HTTP any more.
+    /// Adds the headers about the connection to an HTTP/1 answer. HTTP/2 has no `Connection` header (RFC 9113,
+    /// section 8.2.2), and an upgraded connection is no longer HTTP.
     fn mark<B>(&self, response: &mut Response<B>, version: Version, connect: bool, closes: bool) {
         let upgraded = response.status() == StatusCode::SWITCHING_PROTOCOLS
             || (connect && response.status().is_success());
@@ -121,13 +121,13 @@ fn say_close<B>(response: &mut Response<B>, version: Version) {
     let close = HeaderValue::from_static("close");
     response.headers_mut().insert(header::CONNECTION, close);
     if version == Version::HTTP_10 {
-        // Else hyper adds a `keep-alive` to it, for a client of HTTP/1.0 that has asked for that.
+        // Otherwise hyper adds `keep-alive` to it, for an HTTP/1.0 client that has asked for that.
         *response.version_mut() = version;
     }
 }
 
-/// An answer in the service's place. The connection of HTTP/1 is closed behind it: whoever breaks these rules may
-/// see the end of the request elsewhere than we do.
+/// Returns an answer instead of the service's. An HTTP/1 connection is closed after it: a client that breaks these
+/// rules may disagree with us about where the request ends.
 fn refuse<B>(refusal: Refusal, version: Version, method: &Method) -> Response<AnswerBody<B>> {
     let words = (*method != Method::HEAD).then(|| Bytes::from(format!("{refusal}\n")));
     let mut response = Response::new(AnswerBody::Refusal { words });
@@ -158,7 +158,7 @@ where
 
     fn call(&self, mut request: Request<Incoming>) -> Self::Future {
         let in_flight = self.context.begin(&mut request);
-        // Those of HTTP/2 are told by its frames.
+        // Bodies of HTTP/2 are tracked by its frames.
         let has_body = !in_flight.is_stream() && !request.body().is_end_stream();
         Answering {
             in_flight: Some(in_flight),
@@ -168,7 +168,7 @@ where
             version: request.version(),
             method: request.method().clone(),
             closes: says_close(request.headers()),
-            // Not called before it is polled.
+            // The service is not called until this is polled.
             answer: self.service.clone().oneshot(request),
         }
     }
@@ -184,7 +184,7 @@ where
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let Some(in_flight) = this.in_flight.take() else {
-            // It has been answered.
+            // The request has already been answered.
             return Poll::Pending;
         };
         let given_up = this.upload.is_some() && this.context.activity.body_is_given_up();

@@ -1,4 +1,4 @@
-//! HTTP/1.1 or HTTP/2? A client that speaks h2c with prior knowledge begins with a fixed preface
+//! Detects HTTP/1.1 or HTTP/2. A client that speaks h2c with prior knowledge begins with a fixed preface
 //! (RFC 9113, section 3.4); everything else is HTTP/1.
 
 use std::io;
@@ -6,17 +6,17 @@ use std::io;
 use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt};
 
-/// RFC 9113, section 3.4.
+/// The client's preface of HTTP/2 (RFC 9113, section 3.4).
 pub(super) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// What a connection turned out to speak.
+/// The protocol that was detected on a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Sniffed {
     Http1,
     Http2,
 }
 
-/// Recognises a protocol, byte by byte if need be. Cancel safe: what was read stays in `read`.
+/// Recognises a protocol, byte by byte if need be. It is cancel safe: bytes that were read stay in `read`.
 #[derive(Debug, Default)]
 pub(super) struct Sniffer {
     read: BytesMut,
@@ -25,7 +25,7 @@ pub(super) struct Sniffer {
 // === impl Sniffer ===
 
 impl Sniffer {
-    /// Reads until the protocol is clear; `None` where the peer closed without a byte.
+    /// Reads until the protocol is clear; returns `None` if the peer closed without sending a byte.
     pub(super) async fn sniff(
         &mut self,
         io: &mut (impl AsyncRead + Unpin),
@@ -41,7 +41,7 @@ impl Sniffer {
         }
     }
 
-    /// What was read, for whoever speaks the protocol.
+    /// Returns the bytes that were read, for the implementation of the protocol.
     pub(super) fn into_read(self) -> Bytes {
         self.read.freeze()
     }

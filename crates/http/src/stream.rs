@@ -1,4 +1,4 @@
-//! What a connection's bytes travel over: TCP or a unix socket, with or without TLS.
+//! The byte streams of connections: TCP or a unix socket, with or without TLS.
 
 use std::os::fd::AsFd;
 
@@ -9,19 +9,19 @@ use tokio_util::either::Either;
 /// A connected socket.
 pub(super) type Socket = Either<TcpStream, UnixStream>;
 
-/// What hyper reads from and writes to.
+/// The stream that hyper reads from and writes to.
 #[cfg(not(feature = "tls"))]
 pub(super) type Stream = Socket;
-/// What hyper reads from and writes to.
+/// The stream that hyper reads from and writes to.
 #[cfg(feature = "tls")]
 pub(super) type Stream = Either<Socket, Box<super::tls::TlsStream>>;
 
-/// A stream of which one can ask whether there is something to read, without reading it.
+/// A stream that can tell whether there is something to read, without reading it.
 pub(super) trait Waiting {
-    /// Whether bytes are there that no read has delivered yet.
+    /// Whether bytes are available that no read has delivered yet.
     ///
-    /// tokio reads a socket only after epoll has said that it is readable, which a busy runtime learns
-    /// late: a read that is pending does not show that nothing is there.
+    /// tokio reads a socket only after epoll has reported it as readable, which a busy runtime learns
+    /// late: a pending read does not prove that nothing is there.
     fn has_waiting_bytes(&self) -> bool;
 }
 
@@ -59,7 +59,7 @@ impl Waiting for tokio::io::DuplexStream {
     }
 }
 
-/// What has failed, or was closed, holds nothing that could be lost.
+/// Whether the kernel has bytes to read. A socket that has failed or was closed has none that could be lost.
 fn kernel_has_bytes(socket: impl AsFd) -> bool {
     let mut byte = [0];
     recv(socket, &mut byte, RecvFlags::PEEK | RecvFlags::DONTWAIT).is_ok_and(|(_, n)| n > 0)

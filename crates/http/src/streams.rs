@@ -1,7 +1,7 @@
-//! The tasks of HTTP/2's streams, each of which can be ended by itself.
+//! The tasks of HTTP/2 streams, each of which can be ended on its own.
 //!
-//! hyper runs each stream in a task of its own and waits in it, without an end, for a peer to grant its window.
-//! When the task is dropped, h2 resets the stream and forgets what was to be sent; the other streams of the
+//! hyper runs each stream in a task of its own, which waits without a limit for the peer to grant a window.
+//! When the task is dropped, h2 resets the stream and discards its unsent data; the other streams of the
 //! connection go on.
 
 use std::{
@@ -12,7 +12,7 @@ use std::{
 use tokio::task::AbortHandle;
 
 tokio::task_local! {
-    /// The task of the stream that is polled now.
+    /// The task of the stream that is being polled.
     static STREAM: StreamTask;
 }
 
@@ -20,19 +20,19 @@ tokio::task_local! {
 #[derive(Clone, Debug, Default)]
 pub(super) struct StreamTask(Arc<OnceLock<AbortHandle>>);
 
-/// Runs hyper's streams.
+/// The executor that runs hyper's streams.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Streams;
 
 // === impl StreamTask ===
 
 impl StreamTask {
-    /// The one that the caller runs in, where it does in one.
+    /// Returns the stream task that the caller runs in, if any.
     pub(super) fn current() -> Option<Self> {
         STREAM.try_with(Self::clone).ok()
     }
 
-    /// Ends it; false where it has ended.
+    /// Ends the task, which resets its stream; returns false if it has already ended.
     pub(super) fn reset(&self) -> bool {
         match self.0.get() {
             Some(task) if !task.is_finished() => {
@@ -54,7 +54,7 @@ where
     fn execute(&self, stream: F) {
         let task = StreamTask::default();
         let running = tokio::spawn(STREAM.scope(task.clone(), stream));
-        // Set by nobody else.
+        // Nobody else sets it.
         let _ = task.0.set(running.abort_handle());
     }
 }

@@ -1,7 +1,7 @@
-//! TLS by rustls, with certificates that are read again when their files change.
+//! TLS with rustls, and certificates that are read again when their files change.
 //!
-//! A certificate lives shorter than a pod: cert-manager renews it in a Secret, the kubelet exchanges the
-//! mounted files, and whoever read them once at start serves an expired one weeks later.
+//! A certificate may live shorter than a pod: cert-manager renews it in a Secret, the kubelet replaces the
+//! mounted files, and a process that read them only at the start serves an expired one weeks later.
 
 use std::{
     fs, io,
@@ -30,43 +30,43 @@ use super::{
 
 pub(super) type TlsStream = tokio_rustls::server::TlsStream<Records<Socket>>;
 
-/// How often the files are looked at, at the most; only when somebody connects.
+/// Minimum time between two checks of the files, which happen only when somebody connects.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-/// How a [`Listener`](super::Listener) speaks TLS.
+/// The TLS configuration of a [`Listener`](super::Listener).
 #[derive(Clone, Debug)]
 pub struct Tls {
     config: Arc<ServerConfig>,
     files: Option<Arc<Files>>,
 }
 
-/// Why there is no TLS.
+/// Error when TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum TlsError {
-    /// A file can't be read, or holds no PEM of this kind.
+    /// A file can't be read, or contains no PEM of this kind.
     #[error("cannot read {what} from {path}: {error}")]
     Unreadable {
-        /// The certificate chain or the private key.
+        /// The content of the file: the certificate chain or the private key.
         what: &'static str,
-        /// The file.
+        /// The path of the file.
         path: String,
-        /// Why.
+        /// The reason.
         error: rustls::pki_types::pem::Error,
     },
-    /// Certificate and key are no pair, or of a kind that is not known here.
+    /// Certificate and key do not match, or are of an unsupported kind.
     #[error("the certificate in {cert} and the key in {key} cannot be used together: {error}")]
     Mismatch {
-        /// The certificate's file.
+        /// The path of the certificate.
         cert: String,
-        /// The key's.
+        /// The path of the key.
         key: String,
-        /// Why.
+        /// The reason.
         error: rustls::Error,
     },
 }
 
-/// A certificate in files, and the one that is served now.
+/// The files of a certificate, and the certificate that is served now.
 #[derive(Debug)]
 struct Files {
     cert: PathBuf,
@@ -75,23 +75,23 @@ struct Files {
     looked: Mutex<(Instant, [Option<Stamp>; 2])>,
 }
 
-/// Changes with a file's content, through the symbolic links by which Kubernetes exchanges it.
+/// Inode, time and size of a file, which change with its content, even if Kubernetes replaces it by symbolic links.
 type Stamp = (u64, SystemTime, u64);
 
 pin_project! {
-    /// The bytes below TLS. Its records tell whether part of one has come that rustls can't deliver yet: a
-    /// connection in the middle of a record is not idle.
+    /// The bytes below TLS. It follows the records, to know whether part of one has come that rustls can't deliver
+    /// yet: a connection in the middle of a record is not idle.
     pub(super) struct Records<T> {
         #[pin]
         inner: T,
         framing: Framing,
-        // Every byte of a handshake is one of a request to come.
+        // Whether the handshake is going on. Its bytes count as part of the request to come.
         handshaking: bool,
         activity: Arc<Activity>,
     }
 }
 
-/// Where in a record: type, version and length are five bytes (RFC 8446, section 5.1).
+/// The position in a record, whose type, version and length are five bytes (RFC 8446, section 5.1).
 #[derive(Debug, Default)]
 struct Framing {
     head: [u8; 5],
@@ -102,12 +102,12 @@ struct Framing {
 // === impl Tls ===
 
 impl Tls {
-    /// Serves this certificate chain with this key, both PEM files, HTTP/2 and HTTP/1.1 by ALPN. The files
-    /// are read again within seconds after they have changed; as long as they do not fit together, the
-    /// certificate that was served before stays.
+    /// Serves this certificate chain with this key, both PEM files, and offers HTTP/2 and HTTP/1.1 by ALPN. The
+    /// files are read again within seconds after they have changed; as long as they do not match, the
+    /// previous certificate stays in use.
     ///
     /// # Errors
-    /// Where they can't be read, or are no pair.
+    /// Fails if the files can't be read, or do not match.
     pub fn from_pem_files(
         cert: impl Into<PathBuf>,
         key: impl Into<PathBuf>,
@@ -134,7 +134,7 @@ impl Tls {
         })
     }
 
-    /// By a configuration of one's own, client certificates and reloading included.
+    /// Uses a configuration of your own, which also covers client certificates and reloading.
     pub fn with_config(config: Arc<ServerConfig>) -> Self {
         Self {
             config,
@@ -142,7 +142,7 @@ impl Tls {
         }
     }
 
-    /// The handshake. The peer's time for it is limited by whoever polls this.
+    /// Performs the handshake. The caller limits the peer's time for it.
     pub(super) async fn accept(
         self,
         socket: Socket,
@@ -175,12 +175,12 @@ impl Files {
             }
             looked.0 = Instant::now();
         }
-        // A panic in there leaves the certificate as it is.
+        // A panic in it leaves the certificate as it is.
         let _ = tokio::task::spawn_blocking(move || self.reload()).await;
     }
 
     fn reload(&self) {
-        // The lock is not held while files are read: every handshake takes it.
+        // The lock is not held while files are read, because every handshake takes it.
         let looked = || self.looked.lock().unwrap_or_else(PoisonError::into_inner);
         let now = stamps(&self.cert, &self.key);
         if now == looked().1 {
@@ -192,7 +192,7 @@ impl Files {
                 *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
                 tracing::info!(cert = %self.cert.display(), "certificate reloaded");
             }
-            // Perhaps only one of the two has been exchanged so far: look again next time.
+            // Perhaps only one of the two has been replaced so far: check again next time.
             Err(error) => {
                 tracing::warn!(%error, "certificate not reloaded; the old one is served on")
             }

@@ -1,22 +1,22 @@
 //! The request bodies of an HTTP/2 connection that are still to come, and whether their client may send them.
 //!
-//! A client that sends nothing has not always forgotten its upload: while a handler is slow to read, we grant no window,
-//! and it can't go on. Only where both windows have room is it the client that is waited for.
+//! A client that sends nothing has not always forgotten its upload: while a handler is slow to read, we grant no
+//! window, and the client can't go on. Only if both windows have room do we wait for the client.
 
-/// The window that a connection begins with (RFC 9113, section 6.9.2).
+/// The initial window of a connection (RFC 9113, section 6.9.2).
 const CONNECTION_WINDOW: i64 = 65_535;
 
-/// Bodies that are followed at a time, more than a connection may have streams. One beyond that is never awaited.
+/// Maximum number of bodies followed at a time, more than a connection may have streams; others are never awaited.
 const BODIES: usize = 1024;
 
-/// The request bodies of one connection that have begun, have not ended, and are not answered.
+/// The request bodies of one connection that have begun, have not ended, and have no answer yet.
 #[derive(Debug)]
 pub(super) struct Uploads {
     bodies: Vec<Body>,
-    /// What its client may still send of a body, before it is granted more.
+    /// The initial window of a stream: the bytes of a body that a client may send before it is granted more.
     stream_window: i64,
     connection_window: i64,
-    /// Bytes of bodies that have come, of all streams.
+    /// Number of bytes of bodies that have come, on all streams.
     progress: usize,
 }
 
@@ -38,7 +38,7 @@ impl Uploads {
         }
     }
 
-    /// How many bodies wait for nothing but their client.
+    /// Returns how many bodies wait for nothing but their client.
     pub(super) fn awaited(&self) -> usize {
         if self.connection_window <= 0 {
             return 0;
@@ -46,7 +46,7 @@ impl Uploads {
         self.bodies.iter().filter(|body| body.window > 0).count()
     }
 
-    /// How much has come so far.
+    /// Returns the number of bytes of bodies that have come so far.
     pub(super) fn progress(&self) -> usize {
         self.progress
     }
@@ -60,12 +60,12 @@ impl Uploads {
         }
     }
 
-    /// So many bytes of a body have come, part of a frame.
+    /// Notes that this many bytes of a body have come, as part of a frame.
     pub(super) fn progressed(&mut self, bytes: usize) {
         self.progress = self.progress.wrapping_add(bytes);
     }
 
-    /// A frame of a body has come. It takes from the windows with everything that is in it.
+    /// Notes that a frame of a body has come. Everything in it, padding included, counts against the windows.
     pub(super) fn received(&mut self, stream: u32, bytes: usize) {
         let bytes = i64::try_from(bytes).unwrap_or(i64::MAX);
         self.connection_window -= bytes;
@@ -74,7 +74,7 @@ impl Uploads {
         }
     }
 
-    /// We let the client send so many bytes more.
+    /// Notes that we let the client send this many more bytes.
     pub(super) fn granted(&mut self, stream: u32, bytes: u32) {
         let window = match stream {
             0 => Some(&mut self.connection_window),

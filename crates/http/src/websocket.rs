@@ -1,8 +1,8 @@
-//! A websocket that says goodbye.
+//! A websocket that is closed properly when clients are asked to leave.
 //!
-//! A peer that gets a Close frame with 1001 ("going away", RFC 6455, section 7.4.1) knows that it is to
-//! connect again. Whoever just drops the connection loses what the peer has sent meanwhile; so its answer, a
-//! Close frame of its own, is waited for, and what comes before is still delivered.
+//! A peer that gets a Close frame with 1001 ("going away", RFC 6455, section 7.4.1) knows that it should
+//! connect again. Just dropping the connection would lose messages that the peer has sent in the meantime; so we
+//! wait for its answer, a Close frame of its own, and still deliver the messages before it.
 
 use std::time::Duration;
 
@@ -45,7 +45,7 @@ pub struct WebSocket {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
     Open,
-    /// Our Close frame is sent; the peer has until then to answer.
+    /// Our Close frame is sent; the peer has until this instant to answer.
     Closing(Instant),
     Closed,
 }
@@ -53,7 +53,7 @@ enum State {
 // === impl WebSocket ===
 
 impl WebSocket {
-    /// Watches over a websocket. The drain is the request's (an extractor).
+    /// Wraps a websocket. Take the drain from the request, by the extractor [`CurrentDrain`](crate::CurrentDrain).
     pub fn new(socket: ws::WebSocket, drain: Drain) -> Self {
         Self {
             socket,
@@ -62,8 +62,8 @@ impl WebSocket {
         }
     }
 
-    /// The next message; `None` when the websocket has ended. When clients are asked to leave it sends the
-    /// Close frame, goes on delivering what the peer has sent before it saw that, and ends with the peer's
+    /// Returns the next message, or `None` if the websocket has ended. When clients are asked to leave, it sends the
+    /// Close frame, goes on delivering messages that the peer sent before it saw that frame, and ends with the peer's
     /// own Close frame, after 5 s without one, or at the hard deadline.
     pub async fn recv(&mut self) -> Option<Result<Message, Error>> {
         loop {
@@ -88,11 +88,11 @@ impl WebSocket {
         }
     }
 
-    /// Sends a message. After our Close frame there is no more to send (RFC 6455, section 5.5.1): what comes
-    /// then is dropped, for the peer will ask again where it connects next.
+    /// Sends a message. Nothing may be sent after our Close frame (RFC 6455, section 5.5.1): later messages
+    /// are dropped, because the peer will ask again wherever it connects next.
     ///
     /// # Errors
-    /// Where the connection is broken.
+    /// Fails if the connection is broken.
     pub async fn send(&mut self, message: Message) -> Result<(), Error> {
         match self.state {
             State::Open => self.socket.send(message).await,
@@ -105,7 +105,7 @@ impl WebSocket {
             code: close_code::AWAY,
             reason: "going away".into(),
         }));
-        // First, for this may be dropped before the frame has left: it is said once, and the next read sends it on.
+        // Set first: this may be dropped before the frame has left, which must be sent once; the next read flushes it.
         self.state = State::Closing(Instant::now() + ECHO);
         if self.socket.send(close).await.is_err() {
             self.state = State::Closed;
