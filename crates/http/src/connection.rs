@@ -6,8 +6,8 @@
 //!
 //! | moment | idle | receiving | serving |
 //! | --- | --- | --- | --- |
-//! | serving | closed after the idle timeout | closed after the header timeout | closed where its peer does not read |
-//! | `Leave` | HTTP/1 may speak once more; HTTP/2 gets GOAWAY | served, then closed; closed where its sender pauses | answer says close, GOAWAY; 408 where the sender of its body pauses |
+//! | serving | closed after the idle timeout | closed after the header timeout | closed if its peer does not read |
+//! | `Leave` | HTTP/1 may speak once more; HTTP/2 gets GOAWAY | served, then closed; closed if its sender pauses | answer says close, GOAWAY; 408 if the sender of its body pauses |
 //! | `CloseIdle` | closed, longest idle first | served, then closed | served, then closed |
 //! | `Cut` | cut | cut and counted | cut and counted |
 //!

@@ -85,8 +85,8 @@ pub trait ServeHttp: Sized {
 
     /// Waits at the end, after the report and within the budget, for one more scrape by everybody who has
     /// scraped the [admin](Self::admin) listener: a scrape is recognised by its header
-    /// `X-Prometheus-Scrape-Timeout-Seconds`. The figures of the drain are thus collected, and the process ends up
-    /// to a scrape interval later, or at its deadline.
+    /// `X-Prometheus-Scrape-Timeout-Seconds`. The figures of the drain are thus collected, and the process ends
+    /// at most one scrape interval later, or at its deadline.
     fn final_scrape(self) -> Self;
 
     /// Sets these services, and the server as a whole (`""`), to `NOT_SERVING` at the instant at which a drain fails

@@ -59,7 +59,7 @@ type FileId = (u64, u64);
 impl Listener {
     /// Binds `HOST:PORT`, or `unix:PATH`.
     ///
-    /// `[::]:PORT` accepts IPv6 and IPv4, whatever the system's default is, and IPv4 alone where the kernel has no
+    /// `[::]:PORT` accepts IPv6 and IPv4, whatever the system's default is, and IPv4 alone if the kernel has no
     /// IPv6.
     ///
     /// A socket file that a dead process left behind is replaced; one that a process still listens on is not. The

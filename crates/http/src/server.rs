@@ -63,7 +63,7 @@ impl<S> Server<S> {
         }
     }
 
-    /// Makes this an admin server: its handlers see this drain, which is not the one that the server itself
+    /// Makes this an admin server: its handlers see `drain`, which is not the one that the server itself
     /// follows.
     pub(super) fn for_admins_of(mut self, drain: Drain) -> Self {
         self.shown = drain;
@@ -107,7 +107,7 @@ impl<S> Server<S> {
             let tasks = tracker.clone();
             tracker.spawn(async move {
                 if let Some(upgraded) = serving.await {
-                    // This is a task of its own because it is much smaller.
+                    // A separate task, because it is much smaller than this one.
                     tasks.spawn(async move {
                         upgraded.ended().await;
                         drop(place);

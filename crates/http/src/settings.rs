@@ -19,8 +19,8 @@ pub struct HttpSettings {
     /// How long a sender may pause in the middle of a request, in its head or its body, once clients are asked to
     /// leave. Then it is answered with 408 if possible, and the connection is closed. Without such a bound, a single
     /// upload that its client has forgotten would hold up every drain until the hard deadline. Before clients are
-    /// asked to leave, a body may pause for as long as its handler waits. Default 5 s: longer than it takes to resend a lost
-    /// packet twice.
+    /// asked to leave, a body may pause for as long as its handler waits. Default 5 s: longer than it takes to
+    /// resend a lost packet twice.
     pub lame_duck_pause: Duration,
     /// The timeout sent to HTTP/1 clients as `Keep-Alive: timeout=…`, in whole seconds. Clients that read it (Node's
     /// agent, Apache's client, browsers) close an idle connection themselves before it has passed, so that in a drain

@@ -105,7 +105,7 @@ impl WebSocket {
             code: close_code::AWAY,
             reason: "going away".into(),
         }));
-        // Set first: this may be dropped before the frame has left, which must be sent once; the next read flushes it.
+        // Set first: if this future is dropped, the frame must not be sent twice, and the next read flushes it.
         self.state = State::Closing(Instant::now() + ECHO);
         if self.socket.send(close).await.is_err() {
             self.state = State::Closed;

@@ -19,7 +19,7 @@ use super::settings::DrainSettings;
 pub struct Budget {
     /// The start of the drain.
     pub t0: Instant,
-    /// The end of the wait for the end of routing.
+    /// The end of the wait for routing to stop.
     pub route_end: Instant,
     /// The lame-duck share is spent: idle connections are closed.
     pub lame_duck_end: Instant,
@@ -29,7 +29,7 @@ pub struct Budget {
     pub close: Instant,
     /// The hard deadline: everything that is left is cut and given back.
     pub hard: Instant,
-    /// The end of the wait for everything that was cut to be gone.
+    /// The end of the wait until everything that was cut is gone.
     pub cut_end: Instant,
     /// The end of the last hook.
     pub teardown_end: Instant,
