@@ -322,7 +322,7 @@ impl Patience {
         }
     }
 
-    /// Returns the delay before closing. The longer a connection was idle, the sooner: a recent one is likelier reused.
+    /// Returns the delay before closing, which is shorter the longer a connection was idle: recent ones may be reused.
     fn closing_delay(&self, idle_before: Duration) -> Duration {
         let share = 1.0 / (1.0 + idle_before.as_secs_f64());
         self.spread().mul_f64(share * (0.9 + 0.1 * self.jitter))

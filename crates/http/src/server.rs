@@ -173,7 +173,7 @@ async fn accept(
 }
 
 /// The interval between log lines about connections that can't be accepted. A client that holds many connections
-/// can cause one each time that it ends a connection.
+/// can bring that about whenever one of them ends.
 const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 /// The waiting and logging while no connection can be accepted.
