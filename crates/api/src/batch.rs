@@ -33,7 +33,7 @@ use lameduck_jobs::job::{NewJob, QueueName};
 /// A job of a batch: one of the three payloads, and what else is to be said.
 // Each value is parsed on its own, so that an error can name it.
 #[derive(Default, Deserialize, ToSchema)]
-#[serde(deny_unknown_fields, default)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Line<'a> {
     /// JSON; the handler gets it byte for byte as it is written here. `null` is none: it counts as absent, as with
     /// every other member.
