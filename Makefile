@@ -9,7 +9,7 @@ BUILD = $(CARGO) build --locked --bins --tests
 help:                     ## this list
 	@awk -F':.*## ' '/^[a-z0-9-]+:.*## /{printf "  make %-10s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
-test: lint features package unit api deploy watch image power-cuts ## everything that CI runs; needs Debian's packages in .ci/packages
+test: lint features package unit deploy watch image power-cuts ## everything that CI runs; needs Debian's packages in .ci/packages
 
 lint:                     ## format, clippy, documentation and its pages
 	tests/docs/check.py

@@ -10,7 +10,7 @@ import urllib.request
 from lameduck_client import Client
 from lameduck_client.api.handlers import tell_outcome
 from lameduck_client.api.jobs import show_job, show_result, submit_batch, submit_job
-from lameduck_client.models import Completed, Line, Problem, Working
+from lameduck_client.models import Completed, CompletedOutcome, Line, Problem, Working, WorkingOutcome
 from lameduck_client.types import File
 
 
@@ -36,8 +36,8 @@ def main(base, claims):
     with urllib.request.urlopen(f"{claims}/{job.id}") as answer:
         claim = answer.read().decode()
     tell = {"client": client, "lameduck_claim": claim}
-    assert tell_outcome.sync(job.id, **tell, body=Working(outcome="working", within="30m")).state == "deferred"
-    assert tell_outcome.sync(job.id, **tell, body=Completed(outcome="completed", result="42")).state == "completed"
+    assert tell_outcome.sync(job.id, **tell, body=Working(outcome=WorkingOutcome.WORKING, within="30m")).state == "deferred"
+    assert tell_outcome.sync(job.id, **tell, body=Completed(outcome=CompletedOutcome.COMPLETED, result="42")).state == "completed"
     assert ended(client, job.id).result == "42"
 
     refused = submit_job.sync(client=client, queue="nobody", body=File(io.BytesIO(b"x")))
