@@ -25,11 +25,6 @@ pub struct Health(Arc<watch::Sender<bool>>);
 // === impl Health ===
 
 impl Health {
-    /// Whether the program was well at the latest look.
-    pub fn is_well(&self) -> bool {
-        *self.0.borrow()
-    }
-
     /// Waits until the program is not well.
     pub async fn failed(&self) {
         // The channel is open as long as `self` is.

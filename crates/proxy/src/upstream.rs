@@ -180,15 +180,16 @@ impl Upstream {
 
     /// Sends a request, and returns when the head of its answer has come.
     pub(crate) async fn send(&self, request: Request<ToProgram>) -> Result<Answer, Unanswered> {
-        let Some(again) = repeatable(&request) else {
+        if !is_repeatable(&request) {
             return self.send_afresh(request).await;
-        };
+        }
         let mut request = request;
         while let Some(mut sender) = self.take_kept() {
             // It may have been closed, or still be busy with the end of the previous answer.
             if sender.ready().await.is_err() {
                 continue;
             }
+            let again = without_body(&request);
             match sender.send_request(request).await {
                 Ok(response) => {
                     return Ok(Answer {
@@ -201,7 +202,7 @@ impl Upstream {
                 Err(error)
                     if error.is_canceled() || error.is_incomplete_message() || is_io(&error) =>
                 {
-                    request = copy(&again);
+                    request = again;
                 }
                 Err(error) => return Err(Unanswered::Broken(error)),
             }
@@ -267,26 +268,24 @@ impl Lent {
     }
 }
 
-/// Returns what it takes to send a request once more, if that does no harm (RFC 9110, section 9.2.2): its
-/// method is idempotent, and no byte of a body was taken from the client.
-fn repeatable(request: &Request<ToProgram>) -> Option<Request<()>> {
+/// Whether a request can be sent once more without harm (RFC 9110, section 9.2.2): its method is idempotent, and
+/// no byte of a body was taken from the client.
+fn is_repeatable(request: &Request<ToProgram>) -> bool {
     let idempotent = matches!(
         *request.method(),
         Method::GET | Method::HEAD | Method::OPTIONS | Method::TRACE | Method::PUT | Method::DELETE
     );
-    if !idempotent || !request.body().is_end_stream() {
-        return None;
-    }
-    let mut again = Request::new(());
+    idempotent && request.body().is_end_stream()
+}
+
+/// Copies the head of a request, which is all of one that is [repeatable](is_repeatable).
+fn without_body(request: &Request<ToProgram>) -> Request<ToProgram> {
+    let mut again = Request::new(ToProgram::Empty);
     *again.method_mut() = request.method().clone();
     *again.uri_mut() = request.uri().clone();
     *again.version_mut() = request.version();
     *again.headers_mut() = request.headers().clone();
-    Some(again)
-}
-
-fn copy(again: &Request<()>) -> Request<ToProgram> {
-    again.clone().map(|()| ToProgram::Empty)
+    again
 }
 
 fn is_io(error: &hyper::Error) -> bool {
@@ -356,10 +355,10 @@ mod tests {
     fn only_what_does_no_harm_is_sent_twice() {
         let request = |method: &str| Request::builder().method(method).body(ToProgram::Empty);
         for method in ["GET", "HEAD", "OPTIONS", "TRACE", "PUT", "DELETE"] {
-            assert!(repeatable(&request(method).unwrap()).is_some(), "{method}");
+            assert!(is_repeatable(&request(method).unwrap()), "{method}");
         }
         for method in ["POST", "PATCH", "LOCK"] {
-            assert!(repeatable(&request(method).unwrap()).is_none(), "{method}");
+            assert!(!is_repeatable(&request(method).unwrap()), "{method}");
         }
     }
 }
