@@ -7,7 +7,9 @@ use lameduck_doctor::Workload;
 use rustix::process::Signal;
 
 use crate::{
-    config::{Address, DEFAULT_ADMIN, Database, SecretFile, Settings, Target, Time, Value},
+    config::{
+        Address, DEFAULT_ADMIN, Database, DrainFlags, SecretFile, Settings, Target, Time, Value,
+    },
     run,
 };
 
@@ -122,7 +124,7 @@ pub struct Run {
 
     /// The drain's settings.
     #[command(flatten)]
-    pub drain: run::DrainArgs,
+    pub drain: DrainFlags,
 
     /// The program and its arguments.
     #[arg(required = true, trailing_var_arg = true, value_name = "COMMAND")]

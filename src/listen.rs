@@ -52,10 +52,8 @@ impl Listeners {
             api = api.tls(Tls::from_pem_files(cert, key)?);
         }
         let admin = bind("admin", process.admin.as_str()).await?;
-        for (setting, listener) in [("listen", &api), ("admin", &admin)] {
-            let address = listener.local_addr().unwrap_or_default();
-            tracing::info!(address, setting, "listening");
-        }
+        announce("listen", &api);
+        announce("admin", &admin);
         Ok(Self { api, admin })
     }
 
@@ -65,6 +63,12 @@ impl Listeners {
             .admin(self.admin)
             .http("api", self.api, api.router())
     }
+}
+
+/// Logs where a listener listens.
+pub fn announce(setting: &'static str, listener: &Listener) {
+    let address = listener.local_addr().unwrap_or_default();
+    tracing::info!(address, setting, "listening");
 }
 
 /// Binds the address of a setting.

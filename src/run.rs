@@ -5,7 +5,7 @@
 //!               signals ─────────────────────▶ the program              without: it is supervised alone
 //! ```
 
-use std::{convert::Infallible, io, path::PathBuf, process::ExitCode, time::Duration};
+use std::{convert::Infallible, io, process::ExitCode};
 
 use anyhow::{Context, bail};
 use lameduck::{
@@ -13,7 +13,7 @@ use lameduck::{
     http::Listener,
     jobs::handler::exec,
     kubernetes::Kubernetes,
-    lifecycle::{DrainSettings, ReadinessPolicy, ReportFile, Signals},
+    lifecycle::{ReportFile, Signals},
     prelude::*,
     proxy::{
         Address, Gate, Program, Proxy, Running, Tell, Upstream, free_port, pass_signals_on,
@@ -23,11 +23,7 @@ use lameduck::{
 use rustix::process::Signal;
 use tokio::runtime::Runtime;
 
-use crate::{
-    cli,
-    config::{Share, Time, Value},
-    fail, listen, logging, terminal,
-};
+use crate::{cli, fail, listen, logging, terminal};
 
 /// When the program hears of a drain.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,47 +36,6 @@ pub enum TellWhen {
     Signal(Signal),
     /// At T0, by a POST request for this path.
     Request(String),
-}
-
-/// The settings of the drain, by the names that `serve` has for them.
-#[derive(Clone, Debug, clap::Args)]
-#[command(next_help_heading = "Settings of the drain")]
-pub struct DrainArgs {
-    /// From SIGTERM to SIGKILL: terminationGracePeriodSeconds, or TimeoutStopSec [default: 30s].
-    #[arg(long, env = "LAMEDUCK_GRACE", value_name = "DURATION", value_parser = Time::from_text)]
-    pub grace: Option<Time>,
-
-    /// When readiness fails in a drain: immediate, after-removal, auto [default: auto].
-    #[arg(long, env = "LAMEDUCK_READINESS", value_name = "POLICY", value_parser = ReadinessPolicy::from_text)]
-    pub readiness: Option<ReadinessPolicy>,
-
-    /// From removal in the API to removal everywhere.
-    #[arg(long, env = "LAMEDUCK_SETTLE", value_name = "DURATION", value_parser = Time::from_text)]
-    pub settle: Option<Time>,
-
-    /// Without a request on a new connection for this long, nobody routes here.
-    #[arg(long, env = "LAMEDUCK_QUIET", value_name = "DURATION", value_parser = Time::from_text)]
-    pub quiet: Option<Time>,
-
-    /// After this long removal is assumed where it can't be observed.
-    #[arg(long, env = "LAMEDUCK_FALLBACK_WAIT", value_name = "DURATION", value_parser = Time::from_text)]
-    pub fallback_wait: Option<Time>,
-
-    /// The share of the grace period in which idle connections may speak once more, 0 to 1.
-    #[arg(long, env = "LAMEDUCK_LAME_DUCK_SHARE", value_name = "SHARE", value_parser = Share::from_text)]
-    pub lame_duck_share: Option<Share>,
-
-    /// What the program gets to come to an end at the least, from its stop signal to SIGKILL.
-    #[arg(long, env = "LAMEDUCK_STOP_NOTICE", value_name = "DURATION", value_parser = Time::from_text)]
-    pub stop_notice: Option<Time>,
-
-    /// Wait at the end, inside the grace period, until everybody who scrapes has been there once more.
-    #[arg(long, env = "LAMEDUCK_FINAL_SCRAPE")]
-    pub final_scrape: bool,
-
-    /// A file that the drain report is written to, as JSON.
-    #[arg(long, env = "LAMEDUCK_REPORT", value_name = "FILE")]
-    pub report: Option<PathBuf>,
 }
 
 /// Runs a program to its end. The exit status is the program's own.
@@ -130,12 +85,12 @@ async fn serve(asked: cli::Run, signals: Signals, begin_on: &[i32]) -> anyhow::R
         bail!("'tell' names a request, and without 'listen' the program's address is not known");
     }
     let admin = listen::bind("admin", &asked.admin).await?;
-    let front_address = front.as_ref().map(|(listener, _)| ("listen", listener));
-    for (setting, listener) in front_address.into_iter().chain([("admin", &admin)]) {
-        let address = listener.local_addr().unwrap_or_default();
-        tracing::info!(address, setting, "listening");
+    if let Some((listener, _)) = &front {
+        listen::announce("listen", listener);
     }
-    let report = asked.drain.report.clone().map(ReportFile::prepare);
+    listen::announce("admin", &admin);
+    let settings = asked.drain.in_force();
+    let report = settings.report.clone().map(ReportFile::prepare);
     let report = report.transpose().context("setting 'report'")?;
 
     let running = match program(&asked, front.as_ref().map(|(_, upstream)| upstream)).start() {
@@ -155,11 +110,11 @@ async fn serve(asked: cli::Run, signals: Signals, begin_on: &[i32]) -> anyhow::R
     let ended = running.ended();
 
     let mut lifecycle = Lifecycle::builder()
-        .settings(asked.drain.settings())
+        .settings(settings.drain())
         .signals(signals)
         .admin(admin)
         .on_report("log line", logging::report);
-    if asked.drain.final_scrape {
+    if settings.final_scrape {
         lifecycle = lifecycle.final_scrape();
     }
     if let Some(file) = report {
@@ -261,28 +216,5 @@ impl TellWhen {
                 "'{text}' is none of last, at-start, at-start=SIGNAL and at-start=/PATH"
             )),
         }
-    }
-}
-
-// === impl DrainArgs ===
-
-impl DrainArgs {
-    fn settings(&self) -> DrainSettings {
-        let mut settings = DrainSettings::default();
-        let set = |setting: &mut Duration, given: Option<Time>| {
-            if let Some(given) = given {
-                *setting = given.0;
-            }
-        };
-        set(&mut settings.grace, self.grace);
-        set(&mut settings.settle, self.settle);
-        set(&mut settings.quiet, self.quiet);
-        set(&mut settings.fallback_wait, self.fallback_wait);
-        set(&mut settings.stop_notice, self.stop_notice);
-        settings.readiness = self.readiness.unwrap_or(settings.readiness);
-        if let Some(share) = self.lame_duck_share {
-            settings.lame_duck_share = share.0;
-        }
-        settings
     }
 }

@@ -186,9 +186,12 @@ pub fn variable_of(name: &str) -> String {
     format!("LAMEDUCK_{}", name.replace('-', "_").to_uppercase())
 }
 
-/// Returns the value of a setting from flags and variables.
+/// Returns the value of a setting from flags and variables; none where the command has no such flag.
 pub fn matched<T: Value>(matches: &ArgMatches, field: &str) -> Option<Given<T>> {
     let name = name_of(field);
+    if matches.try_contains_id(&name).is_err() {
+        return None;
+    }
     let value = matches.get_one::<T>(&name)?.clone();
     let source = match matches.value_source(&name) {
         Some(ValueSource::EnvVariable) => Source::Variable(variable_of(&name)),

@@ -44,10 +44,11 @@ pub use self::{
     problem::{Problem, Problems},
     secret::SecretFile,
     settings::{
-        HookSettings, ProcessSettings, ProcessValues, QueueSettings, QueueValues, Settings,
+        DrainFlags, HookSettings, ProcessSettings, ProcessValues, QueueSettings, QueueValues,
+        Settings,
     },
     show::{check, show},
-    value::{Bytes, CommandLine, Share, Target, Time, Value},
+    value::{Bytes, CommandLine, Target, Time, Value},
 };
 
 /// Default address of the listener for probes and metrics.

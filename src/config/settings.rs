@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use clap::{ArgMatches, Args, Command, FromArgMatches};
+use clap::{Arg, ArgMatches, Args, Command, FromArgMatches};
 use lameduck::{
     jobs::{
         engine::postgres::PostgresOptions,
@@ -224,6 +224,29 @@ pub struct Settings {
     pub process: ProcessSettings,
 }
 
+/// The settings of the process that concern a drain in front of a program, for a command that has no others.
+#[derive(Clone, Debug, Default)]
+pub struct DrainFlags(ProcessSettings);
+
+impl DrainFlags {
+    const NAMES: [&str; 9] = [
+        "grace",
+        "readiness",
+        "settle",
+        "quiet",
+        "fallback-wait",
+        "lame-duck-share",
+        "stop-notice",
+        "final-scrape",
+        "report",
+    ];
+
+    /// Returns the values in force; those that have no flag here have their defaults.
+    pub fn in_force(&self) -> ProcessValues {
+        self.0.in_force()
+    }
+}
+
 fn drain() -> DrainSettings {
     DrainSettings::default()
 }
@@ -283,6 +306,37 @@ impl FromArgMatches for Settings {
     }
 }
 
+// === impl DrainFlags ===
+
+impl Args for DrainFlags {
+    fn augment_args(command: Command) -> Command {
+        let concerns = |arg: &Arg| {
+            arg.get_long()
+                .is_some_and(|name| Self::NAMES.contains(&name))
+        };
+        command
+            .next_help_heading("Settings of the drain")
+            .args(ProcessSettings::args().into_iter().filter(concerns))
+            .next_help_heading(None)
+    }
+
+    fn augment_args_for_update(command: Command) -> Command {
+        Self::augment_args(command)
+    }
+}
+
+impl FromArgMatches for DrainFlags {
+    fn from_arg_matches(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        Ok(Self(ProcessSettings::from_matches(matches)))
+    }
+
+    fn update_from_arg_matches(&mut self, matches: &ArgMatches) -> Result<(), clap::Error> {
+        let earlier = std::mem::take(&mut self.0);
+        self.0 = ProcessSettings::from_matches(matches).or(earlier);
+        Ok(())
+    }
+}
+
 // === impl ProcessValues ===
 
 impl ProcessValues {
@@ -333,6 +387,22 @@ mod tests {
                 "put this table into docs/configuration.md:\n\n{table}"
             );
         }
+    }
+
+    #[test]
+    fn the_flags_of_a_drain_are_settings_of_the_process() {
+        let command = DrainFlags::augment_args(Command::new("run"));
+        let mut names: Vec<_> = command.get_arguments().filter_map(Arg::get_long).collect();
+        names.sort_unstable();
+        let mut expected = DrainFlags::NAMES;
+        expected.sort_unstable();
+        assert_eq!(names, expected);
+
+        let matches = command.get_matches_from(["run", "--grace", "7s", "--final-scrape"]);
+        let values = DrainFlags::from_arg_matches(&matches).unwrap().in_force();
+        assert_eq!(values.drain().grace, Duration::from_secs(7));
+        assert!(values.final_scrape);
+        assert_eq!(values.settle.0, drain().settle);
     }
 
     #[test]
