@@ -254,7 +254,8 @@ async fn a_program_on_a_terminal_is_in_the_foreground_as_behind_tini() {
     );
     for before in ["tini -s --", &ours] {
         // proc_pid_stat(5): the process group is the fifth field, the terminal's foreground group the eighth.
-        let look = r#"read -r _ _ _ _ group _ _ foreground _ < /proc/$$/stat; [ $group = $foreground ] && exit 3"#;
+        // It has been started when it is put there, so it looks until it is.
+        let look = r#"for _ in $(seq 200); do read -r _ _ _ _ group _ _ foreground _ < /proc/$$/stat; [ $group = $foreground ] && exit 3; sleep 0.05; done"#;
         let line = format!("{before} sh -c '{look}'");
         let mut terminal = Command::new("script");
         terminal
